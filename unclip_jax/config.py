@@ -1,0 +1,276 @@
+"""Configs: check them, build objects from them, and run entry points with them.
+
+A config is a Python file with `get_config() -> ml_collections.ConfigDict`; any of its
+values can be overridden on the command line: `--config.optimizer.learning_rate=1e-4`.
+Every room builds its objects with `build`, so that a mistyped key is refused in the
+same words everywhere, with the place it stands in and the nearest valid name.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import numbers
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+REQUIRED = object()  # default of an extra flag that must be given (see `run`)
+
+_LINEN_FIELDS = ("parent", "name")  # every flax.linen.Module has them; not options
+_SCALARS = {
+    "bool": (bool, np.bool_),
+    "int": (numbers.Integral,),
+    "float": (numbers.Real,),
+    "str": (str,),
+}
+
+
+def check_keys(mapping: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
+    """Raises ValueError naming each key of `mapping` that is not in `allowed`."""
+    allowed = list(allowed)
+    for key in mapping:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"unknown key {key!r} in {where}: {hint}"
+                f"(valid: {', '.join(sorted(allowed))})"
+            )
+
+
+def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **given):
+    """Builds the dataclass or Linen module `cls` from a mapping of its fields.
+
+    Args:
+      cls: a dataclass (a Linen module is one).
+      config: field name -> value; lists become tuples, a mapping given for a field
+        whose type is a dataclass builds that dataclass.
+      where: the place the mapping came from, for messages.
+      **given: fields set by the caller; they may not be in `config`.
+
+    Raises:
+      ValueError: an unknown key, a missing field, or a scalar of the wrong type.
+    """
+    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+        raise ValueError(f"{where} must be a mapping of options, got {config!r}")
+    fields = {
+        field.name: field
+        for field in dataclasses.fields(cls)
+        if field.init and field.name not in (*_LINEN_FIELDS, *given)
+    }
+    check_keys(config, fields, where)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in config
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}")
+    values = {
+        name: _field_value(fields[name], value, f"{where}.{name}")
+        for name, value in config.items()
+    }
+    return cls(**values, **given)
+
+
+def _field_value(field: dataclasses.Field, value: Any, where: str) -> Any:
+    if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+        return build(field.type, value, where)
+    kind = getattr(field.type, "__name__", field.type)  # a class or its name
+    if kind in _SCALARS and not (value is None and field.default is None):
+        is_bool = isinstance(value, bool | np.bool_)
+        if not isinstance(value, _SCALARS[kind]) or (is_bool and kind != "bool"):
+            raise ValueError(f"{where} must be of type {kind}, got {value!r}")
+    return _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists become tuples (Linen modules must be hashable), ConfigDicts dicts."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value
+
+
+def to_plain(config: Any, where: str = "config") -> Any:
+    """A copy made of dict, list, str, int, float, bool and None only (JSON-able).
+
+    Raises ValueError naming the place of a value that has no such form.
+    """
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    if isinstance(config, Mapping | ml_collections.ConfigDict):
+        return {str(k): to_plain(v, f"{where}.{k}") for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(v, f"{where}[{i}]") for i, v in enumerate(config)]
+    if isinstance(config, np.ndarray | np.generic):
+        return config.tolist()
+    if isinstance(config, pathlib.PurePath):
+        return str(config)
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = [f for f in dataclasses.fields(config) if f.name not in _LINEN_FIELDS]
+        return {
+            f.name: to_plain(getattr(config, f.name), f"{where}.{f.name}")
+            for f in fields
+        }
+    raise ValueError(f"{where} has no plain form: {config!r}")
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+    """The locked config of `path`; "file.py:words" calls `get_config("words")`."""
+    file, *argument = str(path).split(":", 1)
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f"config file {file!r} does not exist")
+    spec = importlib.util.spec_from_file_location("unclip_jax_config_file", file)
+    if spec is None:
+        raise ValueError(f"config file {file!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config file {file!r} does not define get_config()")
+    config = module.get_config(*argument)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(
+            f"get_config() of {file!r} must return an ml_collections.ConfigDict, "
+            f"got {type(config).__name__}"
+        )
+    return config.lock()
+
+
+def run(
+    main: Callable[[types.SimpleNamespace], int | None],
+    *,
+    config: bool = True,
+    extra_flags: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs an entry point: flags in, `main(args)`, one line for an error, exit code.
+
+    Args:
+      main: called with a namespace holding one attribute per flag; `args.config` is the
+        ConfigDict with the command line's overrides applied. Its return value is the
+        exit code (None is 0).
+      config: whether there are (required) --config and --workdir flags.
+      extra_flags: name -> (default, help). The type is the default's: bool, int, float,
+        str, or list (a flag that may be repeated); None is an optional string and
+        `REQUIRED` a string that must be given.
+      argv: the command line; sys.argv by default.
+
+    Exits with 2 and `error: ...` on stderr for a mistake in what was asked (ValueError,
+    OSError, a bad flag), with 130 when interrupted; other exceptions pass through.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    debug = any(re.fullmatch("--?debug(=true|=1)?", arg) for arg in argv)
+    try:
+        args = _parse(argv, config, extra_flags)
+        if args is None:  # --help
+            print(_usage(main, config, extra_flags))
+            sys.exit(0)
+        sys.exit(main(args) or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command to continue", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, absl_flags.Error) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv, config, extra_flags):
+    values = absl_flags.FlagValues()
+    define = dict(flag_values=values)
+    if config:
+        argv, path = _take_flag(argv, "config")
+        if path is None and not _asks_help(argv):
+            raise ValueError("--config=FILE is required, e.g. configs/icons/prior.py")
+        if path is not None:
+            loaded = load(path)
+            _check_overrides(argv, loaded)
+            config_flags.DEFINE_config_dict("config", loaded, sys_argv=argv, **define)
+        extra_flags = {"workdir": (REQUIRED, "folder of the run"), **extra_flags}
+    absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
+    for name, (default, text) in extra_flags.items():
+        kind = {bool: "bool", int: "integer", float: "float", list: "multi_string"}
+        definer = getattr(absl_flags, f"DEFINE_{kind.get(type(default), 'string')}")
+        definer(name, None if default is REQUIRED else default, text, **define)
+    if _asks_help(argv):
+        return None
+    rest = values(argv)[1:]
+    if rest:
+        raise ValueError(
+            f"unexpected argument {rest[0]!r}; flags look like --name=value"
+        )
+    for name, (default, text) in extra_flags.items():
+        if default is REQUIRED and not values[name].value:
+            raise ValueError(f"--{name} is required: {text}")
+    return types.SimpleNamespace(**{name: values[name].value for name in values})
+
+
+def _take_flag(argv, name):
+    """(argv without --name, its value); accepts --name=value and --name value."""
+    rest, value = [], None
+    arguments = iter(argv)
+    for arg in arguments:
+        if re.fullmatch(f"--?{name}", arg):
+            value = next(arguments, "")
+        elif match := re.fullmatch(f"--?{name}=(.*)", arg):
+            value = match[1]
+        else:
+            rest.append(arg)
+    return rest, value
+
+
+def _asks_help(argv) -> bool:
+    return any(arg in ("-h", "-help", "--help") for arg in argv[1:])
+
+
+def _check_overrides(argv, config) -> None:
+    """Each --config.a.b must name a key that the config has."""
+    for arg in argv:
+        if not (match := re.match(r"--?(?:no)?config\.([^=]+)", arg)):
+            continue
+        node, where = config, "config"
+        for key in match[1].split("."):
+            if not isinstance(node, ml_collections.ConfigDict):
+                raise ValueError(f"{where} is a value, not a section: {arg!r}")
+            check_keys({key: None}, node, where)
+            node, where = node[key], f"{where}.{key}"
+
+
+def _usage(main, config, extra_flags) -> str:
+    lines = [(sys.modules[main.__module__].__doc__ or "").strip(), "", "flags:"]
+    if config:
+        lines += [
+            "  --config=FILE[:words]  a Python file with get_config()",
+            "  --config.KEY=VALUE  overrides a value of it",
+            "  --workdir=FOLDER  folder of the run",
+        ]
+    for name, (default, text) in extra_flags.items():
+        value = "required" if default is REQUIRED else f"default {default!r}"
+        lines.append(f"  --{name}  {text} ({value})")
+    return "\n".join([*lines, "  --debug  show tracebacks"])
+
+
+def _one_line(error: BaseException) -> str:
+    """The message; with its origin when the error was raised by a library."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(pathlib.Path(__file__).parent)
+    ours = not frames or frames[-1].filename.startswith(package)
+    if ours or isinstance(error, absl_flags.Error):
+        return text
+    origin = pathlib.Path(frames[-1].filename).name
+    return f"{text} ({origin}:{frames[-1].lineno}; --debug shows the traceback)"
