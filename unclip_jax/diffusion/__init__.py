@@ -1,0 +1,1 @@
+"""The diffusion core: pure functions of arrays, no modules, no devices."""

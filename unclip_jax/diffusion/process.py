@@ -1,0 +1,208 @@
+"""The forward process, its posterior, parameterisations and training losses.
+
+Notation of Ho et al. 2020 and Nichol & Dhariwal 2021 (IDDPM). Everything here
+computes in float32 whatever the type of the model.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax.diffusion.schedule import Schedule, gather
+
+PREDICTIONS = ("epsilon", "x0", "v")
+
+
+class Prediction(NamedTuple):
+    """What a model says of x_t: x0, epsilon and, if learned, the raw variance."""
+
+    x0: jax.Array
+    epsilon: jax.Array
+    variance: jax.Array | None
+
+
+def q_sample(schedule: Schedule, x_0, t, noise):
+    """x_t ~ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)."""
+    bar = schedule.alphas_cumprod
+    signal = gather(np.sqrt(bar), t, x_0.ndim)
+    return signal * x_0 + gather(np.sqrt(1 - bar), t, x_0.ndim) * noise
+
+
+def target(schedule: Schedule, prediction: str, x_0, t, noise):
+    """What a model of the given parameterisation should output."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "x0":
+        return x_0
+    if prediction == "v":  # Salimans & Ho 2022, appendix D
+        bar = schedule.alphas_cumprod
+        signal = gather(np.sqrt(bar), t, x_0.ndim)
+        return signal * noise - gather(np.sqrt(1 - bar), t, x_0.ndim) * x_0
+    raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
+
+
+def interpret(
+    schedule: Schedule, prediction: str, x_t, t, output, clip: float | None
+) -> Prediction:
+    """Turns a model's output into x0 and epsilon.
+
+    Args:
+      schedule: the process the model was trained on.
+      prediction: "epsilon", "x0" or "v".
+      x_t: (B, ..., C) noised input.
+      t: (B,) timesteps.
+      output: (B, ..., C) or (B, ..., 2C), the second half a learned variance.
+      clip: bound on |x0| (epsilon is recomputed from it), or None.
+    """
+    channels = x_t.shape[-1]
+    variance = output[..., channels:] if output.shape[-1] == 2 * channels else None
+    output = output[..., :channels].astype(jnp.float32)
+    bar = schedule.alphas_cumprod
+    signal = gather(np.sqrt(bar), t, x_t.ndim)
+    sigma = gather(np.sqrt(1 - bar), t, x_t.ndim)
+    if prediction == "epsilon":
+        x0 = (x_t - sigma * output) / signal
+    elif prediction == "x0":
+        x0 = output
+    elif prediction == "v":
+        x0 = signal * x_t - sigma * output
+    else:
+        raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
+    if clip is not None:
+        x0 = jnp.clip(x0, -clip, clip)
+    return Prediction(x0, (x_t - signal * x0) / sigma, variance)
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) for s < t, and the bounds of a learned variance."""
+
+    mean: jax.Array
+    log_variance: jax.Array
+    log_beta: jax.Array
+
+
+def posterior(schedule: Schedule, x_0, x_t, t, s) -> Posterior:
+    """q(x_s | x_t, x_0), IDDPM equations 10 and 11, for strided steps too.
+
+    Args:
+      schedule: the process.
+      x_0, x_t: (B, ..., C).
+      t: (B,) timesteps.
+      s: (B,) previous timesteps; -1 stands for x_0 itself (abar = 1).
+
+    Returns:
+      The mean and the log variance. At s = -1 the variance is 0; its logarithm is
+      that of the variance at the first step that has one, as IDDPM clips it.
+    """
+    padded = np.append(schedule.alphas_cumprod, 1.0)  # index -1 -> abar = 1
+    bar_t, bar_s = (gather(padded, i, x_0.ndim) for i in (t, s))
+    # 1 - abar suffers from cancellation near 0: take it from a float64 table
+    one_minus_t, one_minus_s = (gather(1 - padded, i, x_0.ndim) for i in (t, s))
+    alpha = bar_t / bar_s
+    # of the two equal differences, the one between the smaller numbers is exact
+    beta = jnp.where(bar_s > 0.5, one_minus_t - one_minus_s, bar_s - bar_t) / bar_s
+    mean = (jnp.sqrt(bar_s) * beta * x_0 + jnp.sqrt(alpha) * one_minus_s * x_t) / (
+        one_minus_t
+    )
+    first = np.log(
+        (1 - padded[0]) * (1 - padded[1] / padded[0]) / (1 - padded[1])
+        if schedule.num_steps > 1
+        else schedule.betas[0]
+    )
+    variance = one_minus_s / one_minus_t * beta
+    log_variance = jnp.where(variance > 0, jnp.log(jnp.maximum(variance, 1e-30)), first)
+    return Posterior(mean, log_variance, jnp.log(beta))
+
+
+def learned_log_variance(post: Posterior, raw):
+    """IDDPM equation 15: interpolates log variances by (raw + 1) / 2."""
+    fraction = (raw.astype(jnp.float32) + 1) / 2
+    return fraction * post.log_beta + (1 - fraction) * post.log_variance
+
+
+def normal_kl(mean_1, logvar_1, mean_2, logvar_2):
+    """KL(N_1 || N_2) per element, in nats."""
+    return 0.5 * (
+        logvar_2
+        - logvar_1
+        - 1
+        + jnp.exp(logvar_1 - logvar_2)
+        + jnp.square(mean_1 - mean_2) * jnp.exp(-logvar_2)
+    )
+
+
+def discretized_gaussian_log_likelihood(x, mean, log_scale):
+    """log P of 8-bit images scaled to [-1, 1] under a Gaussian (DDPM, eq. 13)."""
+    centred, inv = x - mean, jnp.exp(-log_scale)
+    cdf_plus = jax.scipy.stats.norm.cdf(inv * (centred + 1 / 255))
+    cdf_minus = jax.scipy.stats.norm.cdf(inv * (centred - 1 / 255))
+    log_plus = jnp.log(cdf_plus.clip(1e-12))
+    log_rest = jnp.log((1 - cdf_minus).clip(1e-12))
+    log_delta = jnp.log((cdf_plus - cdf_minus).clip(1e-12))
+    return jnp.where(x < -0.999, log_plus, jnp.where(x > 0.999, log_rest, log_delta))
+
+
+def _mean_flat(x):
+    return x.mean(tuple(range(1, x.ndim)))
+
+
+def vlb_bits(schedule: Schedule, x_0, x_t, t, pred: Prediction):
+    """(B,) terms of the variational bound in bits per dimension (IDDPM, eq. 4-7)."""
+    true = posterior(schedule, x_0, x_t, t, t - 1)
+    model = posterior(schedule, pred.x0, x_t, t, t - 1)
+    logvar = learned_log_variance(model, pred.variance)
+    kl = normal_kl(true.mean, true.log_variance, model.mean, logvar)
+    nll = -discretized_gaussian_log_likelihood(x_0, model.mean, 0.5 * logvar)
+    return jnp.where(t == 0, _mean_flat(nll), _mean_flat(kl)) / jnp.log(2.0)
+
+
+def min_snr_weight(schedule: Schedule, prediction: str, t, gamma: float):
+    """(B,) weights min(SNR, gamma) on the x0 error (Hang et al. 2023), per output."""
+    bar = schedule.alphas_cumprod
+    snr = bar / (1 - bar)
+    per_output = {"x0": 1.0, "epsilon": snr, "v": snr + 1}[prediction]
+    return gather(np.minimum(snr, gamma) / per_output, t, 1)
+
+
+def training_losses(
+    schedule: Schedule,
+    prediction: str,
+    x_0,
+    x_t,
+    t,
+    noise,
+    output,
+    *,
+    min_snr_gamma: float | None = None,
+) -> dict[str, jax.Array]:
+    """Per-sample losses of a model's output.
+
+    Returns:
+      {"mse": (B,)} and, where the output has twice the channels, {"vb": (B,)}: the
+      bound in bits per dimension with the mean's gradient stopped, times T / 1000
+      (RESCALED_MSE of IDDPM). Train on their sum.
+    """
+    channels = x_0.shape[-1]
+    output = output.astype(jnp.float32)
+    mean_output = output[..., :channels]
+    mse = _mean_flat(
+        jnp.square(target(schedule, prediction, x_0, t, noise) - mean_output)
+    )
+    if min_snr_gamma is not None:
+        mse = mse * min_snr_weight(schedule, prediction, t, min_snr_gamma)
+    losses = {"mse": mse}
+    if output.shape[-1] == 2 * channels:
+        frozen = jnp.concatenate(
+            [jax.lax.stop_gradient(mean_output), output[..., channels:]], axis=-1
+        )
+        pred = interpret(schedule, prediction, x_t, t, frozen, None)
+        bits = vlb_bits(schedule, x_0, x_t, t, pred)
+        losses["vb"] = bits * schedule.num_steps / 1000
+    return losses
+
+
+def to_uint8(x):
+    """[-1, 1] float -> uint8, floor(127.5 x + 128) clipped (as ADM rounds)."""
+    return jnp.clip(jnp.floor(x * 127.5 + 128), 0, 255).astype(jnp.uint8)

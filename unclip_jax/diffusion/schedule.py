@@ -1,0 +1,83 @@
+"""Noise schedules: float64 tables on the host, looked up inside compiled code."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete variance-preserving process of T steps (Ho et al. 2020).
+
+    Attributes:
+      betas: (T,) float64 in (0, 1).
+    """
+
+    betas: np.ndarray
+
+    def __post_init__(self):
+        betas = np.asarray(self.betas, np.float64)
+        if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
+            raise ValueError("betas must be a vector of numbers between 0 and 1")
+        object.__setattr__(self, "betas", betas)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.betas)
+
+    @property
+    def alphas_cumprod(self) -> np.ndarray:
+        """(T,) float64, the product of 1 - beta up to and including each step."""
+        return np.cumprod(1 - self.betas)
+
+
+def squared_cosine(t: float) -> float:
+    """alpha_bar at t in [0, 1] (Nichol & Dhariwal 2021, equation 17)."""
+    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
+    """The schedule called `name`: "cosine", "linear" or "scaled_linear".
+
+    cosine is IDDPM's with betas capped at 0.999; linear is DDPM's 1e-4 to 0.02 at
+    1000 steps, rescaled for other lengths as guided-diffusion does; scaled_linear
+    is latent diffusion's 0.00085 to 0.012, linear in the square root.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if name == "cosine":
+        t = np.arange(num_steps + 1) / num_steps
+        bar = np.array([squared_cosine(u) for u in t])
+        return Schedule(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
+    if name == "linear":
+        scale = 1000 / num_steps
+        return Schedule(np.linspace(scale * 1e-4, min(scale * 0.02, 0.999), num_steps))
+    if name == "scaled_linear":
+        return Schedule(np.linspace(0.00085**0.5, 0.012**0.5, num_steps) ** 2)
+    raise ValueError(
+        f"noise schedule {name!r}: expected 'cosine', 'linear' or 'scaled_linear'"
+    )
+
+
+def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
+    """`num_steps` timesteps from T - 1 down to 0, evenly strided.
+
+    round(i (T - 1) / (n - 1)), the respacing of guided-diffusion and of diffusers'
+    UnCLIPScheduler. A single step starts at T - 1.
+    """
+    if not 1 <= num_steps <= num_train_steps:
+        raise ValueError(
+            f"sampling steps must be between 1 and {num_train_steps}, got {num_steps}"
+        )
+    if num_steps == 1:
+        return np.array([num_train_steps - 1])
+    stride = (num_train_steps - 1) / (num_steps - 1)
+    return (np.arange(num_steps) * stride).round().astype(np.int64)[::-1].copy()
+
+
+def gather(table: np.ndarray, t, ndim: int):
+    """table[t] in float32, shaped (B, 1, ..., 1) to broadcast over `ndim` axes."""
+    values = jnp.asarray(table, jnp.float32)[t]
+    return values.reshape(values.shape + (1,) * (ndim - values.ndim))

@@ -1,0 +1,21 @@
+"""Flax Linen modules. `build` makes one from the kind and fields of a config."""
+
+import jax.numpy as jnp
+
+from unclip_jax import config as config_lib
+from unclip_jax.models.clip import CLIP
+from unclip_jax.models.decoder import Decoder
+from unclip_jax.models.prior import DiffusionPrior
+
+KINDS = {"clip": CLIP, "prior": DiffusionPrior, "decoder": Decoder}
+
+
+def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
+    """The module `kind` ("clip", "prior", "decoder") with the given fields.
+
+    Raises:
+      ValueError: unknown kind, or a field the module does not have or lacks.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"model {kind!r}: expected one of {sorted(KINDS)}")
+    return config_lib.build(KINDS[kind], {**dict(fields), "dtype": dtype}, where)

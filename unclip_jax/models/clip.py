@@ -1,0 +1,186 @@
+"""CLIP: a vision transformer and a causal text transformer in one space.
+
+Radford et al. 2021; the fields cover OpenAI's models (quick_gelu), OpenCLIP's
+(gelu) and the unCLIP paper's ViT-H/16 at 256 px.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unclip_jax.models import layers
+from unclip_jax.models.text_transformer import eot_position
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, S, S, 3), normalised -> the class token's feature (B, W)."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    activation: str
+    scan_layers: bool = False
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        b = images.shape[0]
+        if images.shape[1:] != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"CLIP takes images of {self.image_size}x{self.image_size}x3, got "
+                f"{'x'.join(map(str, images.shape[1:]))}: resize them first"
+            )
+        x = nn.Conv(
+            self.width,
+            (self.patch_size, self.patch_size),
+            strides=self.patch_size,
+            padding="VALID",
+            use_bias=False,
+            dtype=self.dtype,
+            name="patch_embedding",
+        )(images)
+        x = x.reshape(b, -1, self.width)  # (B, P, W)
+        init = nn.initializers.normal(self.width**-0.5)
+        cls = self.param("class_embedding", init, (self.width,)).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (b, 1, self.width)), x], axis=1)
+        pos = self.param("positional_embedding", init, (x.shape[1], self.width))
+        x = x + pos.astype(self.dtype)  # (B, 1 + P, W)
+        x = layers.LayerNorm(dtype=self.dtype, name="ln_pre")(x)
+        x = layers.Transformer(
+            self.depth,
+            self.num_heads,
+            activation=self.activation,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="transformer",
+        )(x)
+        return layers.LayerNorm(dtype=self.dtype, name="ln_post")(x[:, 0])
+
+
+class CLIPTextTransformer(nn.Module):
+    """Tokens (B, L) -> states after the final LayerNorm (B, L, W)."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    num_heads: int
+    activation: str
+    scan_layers: bool = False
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens):
+        length = tokens.shape[1]
+        if length > self.context_length:
+            raise ValueError(
+                f"CLIP's context is {self.context_length} tokens, got {length}"
+            )
+        x = nn.Embed(
+            self.vocab_size,
+            self.width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )(tokens)  # (B, L, W)
+        pos = self.param(
+            "positional_embedding",
+            nn.initializers.normal(0.01),
+            (self.context_length, self.width),
+        )
+        x = x + pos[:length].astype(self.dtype)
+        x = layers.Transformer(
+            self.depth,
+            self.num_heads,
+            activation=self.activation,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="transformer",
+        )(x, layers.causal_bias(length))
+        return layers.LayerNorm(dtype=self.dtype, name="ln_final")(x)
+
+
+class CLIP(nn.Module):
+    """Both towers and the logit scale. Embeddings come out raw, in float32."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_depth: int
+    vision_heads: int
+    vocab_size: int
+    context_length: int
+    text_width: int
+    text_depth: int
+    text_heads: int
+    eot_id: int
+    activation: str = "gelu"
+    image_mean: tuple[float, ...] = OPENAI_MEAN
+    image_std: tuple[float, ...] = OPENAI_STD
+    scan_layers: bool = False
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        shared = {
+            "activation": self.activation,
+            "scan_layers": self.scan_layers,
+            "remat": self.remat,
+            "dtype": self.dtype,
+        }
+        self.vision = VisionTransformer(
+            self.image_size,
+            self.patch_size,
+            self.vision_width,
+            self.vision_depth,
+            self.vision_heads,
+            **shared,
+        )
+        self.text = CLIPTextTransformer(
+            self.vocab_size,
+            self.context_length,
+            self.text_width,
+            self.text_depth,
+            self.text_heads,
+            **shared,
+        )
+        projection = {"use_bias": False, "dtype": self.dtype}
+        self.visual_projection = nn.Dense(self.embed_dim, **projection)
+        self.text_projection = nn.Dense(self.embed_dim, **projection)
+        # exp(logit_scale) starts at 1 / 0.07 (Radford et al. 2021, section 2.5)
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(2.6592600), ()
+        )
+
+    def encode_image(self, images):
+        """uint8 images (B, S, S, 3) -> raw embeddings (B, D) float32."""
+        x = images.astype(jnp.float32) / 255
+        x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
+        feature = self.vision(x.astype(self.dtype))
+        return self.visual_projection(feature).astype(jnp.float32)
+
+    def text_states(self, tokens):
+        """int32 tokens (B, L) -> states after the final LayerNorm (B, L, W)."""
+        return self.text(tokens)
+
+    def encode_text(self, tokens):
+        """int32 tokens (B, L) -> raw embeddings (B, D) float32."""
+        states = self.text(tokens)
+        eot = eot_position(tokens, self.eot_id)
+        pooled = states[jnp.arange(tokens.shape[0]), eot]  # (B, W)
+        return self.text_projection(pooled).astype(jnp.float32)
+
+    def __call__(self, images, tokens):
+        """Returns (image embeddings, text embeddings), both raw (B, D)."""
+        return self.encode_image(images), self.encode_text(tokens)

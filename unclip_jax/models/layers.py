@@ -1,0 +1,280 @@
+"""Layers shared by every model: attention, pre-LN transformer, normalisation.
+
+Parameters are float32; `dtype` is the type of the computation. Softmax and the
+statistics of every normalisation stay in float32 whatever `dtype` is.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def quick_gelu(x):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def activation(name: str):
+    """The activation called `name`: "gelu" (exact), "quick_gelu" or "silu"."""
+    table = {
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+        "quick_gelu": quick_gelu,
+        "silu": jax.nn.silu,
+    }
+    if name not in table:
+        raise ValueError(f"activation {name!r}: expected one of {sorted(table)}")
+    return table[name]
+
+
+def timestep_embedding(t, dim: int, max_period: float = 10_000.0):
+    """Sinusoidal embedding [cos, sin] of timesteps (Ho et al. 2020; ADM's order).
+
+    Args:
+      t: (B,) integer or float timesteps.
+      dim: even width of the embedding.
+
+    Returns:
+      (B, dim) float32.
+    """
+    half = dim // 2
+    freqs = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    args = t.astype(jnp.float32)[:, None] * freqs  # (B, dim / 2)
+    return jnp.concatenate([jnp.cos(args), jnp.sin(args)], axis=-1)
+
+
+def attend(q, k, v, bias=None):
+    """Scaled dot-product attention, softmax in float32.
+
+    Args:
+      q: (B, H, Q, D); k, v: (B, H, K, D). Heads lead the sequence because batched
+        matrix products over (B, S, H, D) are twice as slow on XLA:CPU.
+      bias: optional float32, broadcastable to (B, H, Q, K), added to the logits.
+
+    Returns:
+      (B, H, Q, D) in the type of `q`.
+    """
+    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    logits = logits * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhqk,bhkd->bhqd", weights, v)
+
+
+def split_heads(x, num_heads: int):
+    """(B, S, H * D) -> (B, H, S, D)."""
+    b, s, width = x.shape
+    return x.reshape(b, s, num_heads, width // num_heads).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x):
+    """(B, H, S, D) -> (B, S, H * D)."""
+    b, h, s, d = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(b, s, h * d)
+
+
+def mask_bias(mask):
+    """Turns a boolean mask (True = visible) into an additive float32 bias."""
+    return jnp.where(mask, 0.0, -1e9).astype(jnp.float32)
+
+
+def causal_bias(length: int):
+    """(1, 1, L, L) bias under which position i sees positions 0..i."""
+    return mask_bias(jnp.tril(jnp.ones((length, length), bool)))[None, None]
+
+
+def padding_bias(visible):
+    """(B, 1, 1, L) bias from a (B, L) mask of the visible keys."""
+    return mask_bias(visible)[:, None, None, :]
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with float32 statistics; the output has type `dtype`."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        norm = nn.LayerNorm(
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            name="norm",
+        )
+        return norm(x).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm over (B, H, W, C) with an optional per-sample scale and shift.
+
+    Norm, affine, scale and shift collapse into one multiply-add per pixel, the
+    cheapest form on a bandwidth-bound operation. Statistics are two-pass float32.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, scale=None, shift=None):
+        b, h, w, c = x.shape
+        if c % self.groups:
+            raise ValueError(
+                f"GroupNorm: {c} channels do not divide into {self.groups} groups; "
+                "choose channels that are a multiple of norm_groups"
+            )
+        gamma = self.param("scale", nn.initializers.ones, (c,))
+        beta = self.param("bias", nn.initializers.zeros, (c,))
+        grouped = x.astype(jnp.float32).reshape(b, h * w, self.groups, -1)
+        mean = grouped.mean((1, 3), keepdims=True)  # (B, 1, G, 1)
+        var = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+        inv = jax.lax.rsqrt(var + self.epsilon)
+        per_channel = (b, 1, self.groups, c // self.groups)
+        mean = jnp.broadcast_to(mean, per_channel).reshape(b, c)
+        inv = jnp.broadcast_to(inv, per_channel).reshape(b, c)
+        a, d = inv * gamma, beta - mean * inv * gamma  # (B, C)
+        if scale is not None:
+            a, d = a * (1 + scale), d * (1 + scale)
+        if shift is not None:
+            d = d + shift
+        a, d = a.astype(self.dtype), d.astype(self.dtype)
+        return x.astype(self.dtype) * a[:, None, None] + d[:, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, S, W)."""
+
+    num_heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, bias=None):
+        width = x.shape[-1]
+        if width % self.num_heads:
+            raise ValueError(
+                f"width {width} does not divide into {self.num_heads} heads"
+            )
+        q, k, v = (
+            split_heads(nn.Dense(width, dtype=self.dtype, name=name)(x), self.num_heads)
+            for name in ("q", "k", "v")
+        )  # (B, H, S, D) each
+        out = merge_heads(attend(q, k, v, bias))
+        return nn.Dense(width, dtype=self.dtype, name="out")(out)
+
+
+class Block(nn.Module):
+    """Pre-LN transformer block; shaped for `nn.scan` (carry in, carry out)."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, bias, deterministic: bool):
+        width = x.shape[-1]
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        y = LayerNorm(dtype=self.dtype, name="ln_1")(x)
+        x = x + drop(Attention(self.num_heads, self.dtype, name="attn")(y, bias))
+        y = LayerNorm(dtype=self.dtype, name="ln_2")(x)
+        y = nn.Dense(int(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
+        y = activation(self.activation)(y)
+        x = x + drop(nn.Dense(width, dtype=self.dtype, name="fc_2")(y))
+        return x, None
+
+
+class Transformer(nn.Module):
+    """A stack of pre-LN blocks over (B, S, W), without a final LayerNorm.
+
+    `scan_layers` stores the blocks stacked along a leading axis and compiles one
+    of them; `remat` is a key of REMAT_POLICIES.
+    """
+
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    dropout: float = 0.0
+    scan_layers: bool = False
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, bias=None, deterministic: bool = True):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(
+                f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}"
+            )
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(
+                Block,
+                prevent_cse=not self.scan_layers,
+                policy=REMAT_POLICIES[self.remat],
+                static_argnums=(3,),
+            )
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+        }
+        if bias is None:
+            bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
+        if self.scan_layers:
+            stack = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(nn.broadcast, nn.broadcast),
+                length=self.depth,
+            )
+            x, _ = stack(**fields, name="blocks")(x, bias, deterministic)
+        else:
+            for i in range(self.depth):
+                x, _ = block(**fields, name=f"block_{i}")(x, bias, deterministic)
+        return x
+
+
+class EmbeddingSpace(nn.Module):
+    """The convention under which a model sees CLIP image embeddings.
+
+    `normalize` maps raw CLIP outputs to the model's space, `denormalize` back:
+    (z - mean) / std, after an l2-normalisation if `unit_norm`. mean and std are
+    parameters that no gradient reaches, so they travel with every checkpoint (as
+    Karlo's clip_mean and clip_std do). The paper's convention is unit_norm with
+    mean 0 and std 1 / 17.2; Karlo's and Kandinsky's are per-dimension statistics.
+    """
+
+    dim: int
+    unit_norm: bool = False
+
+    def setup(self):
+        mean = self.param("mean", nn.initializers.zeros, (self.dim,))
+        std = self.param("std", nn.initializers.ones, (self.dim,))
+        self.mean_std = jax.lax.stop_gradient((mean, std))
+
+    def normalize(self, raw):
+        """Raw CLIP embeddings (B, D) -> the model's space, float32."""
+        raw = raw.astype(jnp.float32)
+        if self.unit_norm:
+            raw = raw / jnp.linalg.norm(raw, axis=-1, keepdims=True).clip(1e-12)
+        mean, std = self.mean_std
+        return (raw - mean) / std
+
+    def denormalize(self, z):
+        """The model's space (B, D) -> raw (or unit-norm) embeddings, float32."""
+        mean, std = self.mean_std
+        return z.astype(jnp.float32) * std + mean

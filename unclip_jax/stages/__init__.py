@@ -1,0 +1,99 @@
+"""Training stages: one file each, joining a model with its loss.
+
+A stage is a frozen dataclass made from (config, data_info) with
+
+    batch_spec                              {name: (shape, dtype)} of one example
+    init(rng) -> params
+    loss(params, rng, batch, step) -> (scalar float32, {name: scalar})
+    preview(params, rng, batch) -> uint8 (N, H, W, 3) or None
+    export() -> {"part", "config"}          what rebuilds the model for sampling
+
+The training loop knows nothing else about it. To add one, write
+stages/<name>.py with a `Stage` class and name it in a config.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def names() -> list[str]:
+    """The stages there are, by file name."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def make_stage(config, data_info: Mapping[str, Any]):
+    """The stage that `config.stage` names, fitted to the data.
+
+    Raises:
+      ValueError: no such stage, or a config that does not fit it or the data.
+    """
+    if config.stage not in names():
+        raise ValueError(
+            f"config.stage {config.stage!r}: expected one of {', '.join(names())}"
+        )
+    module = importlib.import_module(f"{__name__}.{config.stage}")
+    return module.Stage.from_config(config, data_info)
+
+
+def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, Any]:
+    """config.model completed with the fields the data decides.
+
+    Raises:
+      ValueError: the config and the data disagree, or the data lacks a field.
+    """
+    fields = dict(config.model)
+    for name in from_data:
+        value = data_info.get(name)
+        if value is None:
+            raise ValueError(
+                f"stage {config.stage!r} needs {name!r} and the data in "
+                f"{config.data.get('path', config.data.source)} has none: "
+                "make records with `python -m unclip_jax.embed` first"
+            )
+        if fields.setdefault(name, value) != value:
+            raise ValueError(
+                f"config.model.{name} is {fields[name]}, but the data has {value}: "
+                "leave it out of the config or train on other records"
+            )
+    return fields
+
+
+def compute_dtype(config):
+    """The dtype of config.compute_dtype, "float32" or "bfloat16"."""
+    table = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if config.compute_dtype not in table:
+        raise ValueError(
+            f"config.compute_dtype {config.compute_dtype!r}: expected one of "
+            f"{', '.join(table)}"
+        )
+    return table[config.compute_dtype]
+
+
+def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
+    """Writes the embedding convention into params["space"] (see EmbeddingSpace).
+
+    "standardize" takes the records' per-dimension mean and std (Karlo, Kandinsky);
+    "unit_17.2" is the paper's, for which the module is built with unit_norm.
+    """
+    space = params["space"]
+    if convention == "standardize":
+        mean = jnp.asarray(data_info["embedding_mean"], jnp.float32)
+        std = jnp.asarray(data_info["embedding_std"], jnp.float32).clip(1e-6)
+    elif convention == "unit_17.2":
+        mean, std = space["mean"], jnp.full_like(space["std"], 1 / 17.2)
+    else:
+        raise ValueError(
+            f"stage_options.embedding {convention!r}: expected 'standardize' or "
+            "'unit_17.2'"
+        )
+    return {**params, "space": {"mean": mean, "std": std}}
+
+
+def bernoulli(rng, probability: float, n: int):
+    """(n,) bool, True with the given probability."""
+    return jax.random.bernoulli(rng, probability, (n,))

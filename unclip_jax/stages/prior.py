@@ -1,0 +1,123 @@
+"""Stage prior: the diffusion prior, mean squared error on x0 (paper, section 2.2)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unclip_jax import config as config_lib
+from unclip_jax import models, stages
+from unclip_jax.diffusion import process, schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """config.stage_options of this stage."""
+
+    drop_text: float = 0.1  # rows trained without caption and text embedding
+    embedding: str = "standardize"  # see stages.with_embedding_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """config.diffusion of this stage."""
+
+    schedule: str = "cosine"
+    num_steps: int = 1000
+    prediction: str = "x0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Trains the prior on records of CLIP embeddings and captions."""
+
+    model: models.DiffusionPrior
+    fields: dict[str, Any]
+    diffusion: Diffusion
+    options: Options
+    data_info: Any
+    batch_spec: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config, data_info):
+        options = config_lib.build(
+            Options, config.stage_options, "config.stage_options"
+        )
+        wanted = ("embed_dim", "vocab_size", "context_length", "eot_id")
+        fields = stages.model_fields(config, data_info, wanted)
+        fields["unit_norm"] = options.embedding == "unit_17.2"
+        width = fields["embed_dim"]
+        return cls(
+            model=models.build("prior", fields, stages.compute_dtype(config)),
+            fields=fields,
+            diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
+            options=options,
+            data_info=data_info,
+            batch_spec={
+                "tokens": ((fields["context_length"],), "int32"),
+                "clip_image": ((width,), "float32"),
+                "clip_text": ((width,), "float32"),
+            },
+        )
+
+    def init(self, rng):
+        batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
+        x, t, drop = batch["clip_image"], jnp.zeros(1, int), jnp.zeros(1, bool)
+        params = self.model.init(rng, x, t, batch["tokens"], batch["clip_text"], drop)
+        return stages.with_embedding_space(
+            params["params"], self.options.embedding, self.data_info
+        )
+
+    def loss(self, params, rng, batch, step):
+        """Mean squared error between the predicted and the true embedding."""
+        del step
+        variables = {"params": params}
+        rng_t, rng_noise, rng_drop, rng_dropout = jax.random.split(rng, 4)
+        raw = batch["clip_image"]
+        b = raw.shape[0]
+        sched = schedule.make_schedule(
+            self.diffusion.schedule, self.diffusion.num_steps
+        )
+        z = self.model.apply(variables, raw, method="normalize")
+        t = jax.random.randint(rng_t, (b,), 0, sched.num_steps)
+        noise = jax.random.normal(rng_noise, z.shape)
+        x_t = process.q_sample(sched, z, t, noise)
+        output = self.model.apply(
+            variables,
+            x_t,
+            t,
+            batch["tokens"],
+            batch["clip_text"],
+            stages.bernoulli(rng_drop, self.options.drop_text, b),
+            deterministic=False,
+            rngs={"dropout": rng_dropout},
+        )
+        kind = self.diffusion.prediction
+        losses = process.training_losses(sched, kind, z, x_t, t, noise, output)
+        x0 = process.interpret(sched, kind, x_t, t, output, None).x0
+        predicted = self.model.apply(variables, x0, method="denormalize")
+        return losses["mse"].mean(), {
+            "cosine": _cosine(predicted, raw).mean(),
+            "cosine_to_a_random_one": _cosine(predicted, jnp.roll(raw, 1, 0)).mean(),
+        }
+
+    def preview(self, params, rng, batch):
+        """The prior draws embeddings, not pictures."""
+        del params, rng, batch
+
+    def export(self):
+        diffusion = dataclasses.asdict(self.diffusion)
+        return {
+            "part": "prior",
+            "config": {
+                "model": self.fields,
+                "diffusion": diffusion,
+                "embedding": self.options.embedding,
+            },
+        }
+
+
+def _cosine(a, b):
+    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / norms.clip(1e-12)
