@@ -1,0 +1,41 @@
+"""Evaluate the icons model on combinations it has never seen.
+
+python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icons/eval
+
+Writes results.json, pictures.jsonl, samples.png and report.html into the workdir.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Every key is required; an unknown key is refused."""
+    c = ml_collections.ConfigDict()
+    c.model = "exports/icons"  # folder written by unclip_jax.export
+    c.data = dict(  # where captions and true pictures come from
+        source="icons",
+        split="held_out",  # (noun, colour, background) triples kept out of training
+        image_size=32,
+    )
+    c.count = 224  # captions, drawn from the source by the seed
+    c.seed = 0  # of that draw and of all noise; picture i depends on (seed, i) only
+    c.generation = dict(
+        batch_size=32,
+        prior_guidance=2.0,
+        decoder_guidance=3.0,
+        num_candidates=2,
+        prior_steps=25,
+        decoder_steps=25,
+    )
+    c.reference = dict(  # real pictures for distances between distributions
+        data=dict(split="train"),  # what differs from config.data
+        count=1000,  # 0: none
+    )
+    c.metrics = dict(
+        clip_score=dict(convention="cosine"),
+        r_precision=dict(pool=100),
+        frechet_clip=dict(metric="frechet", features="clip"),
+        icons=dict(max_shift=2),
+    )
+    c.report = dict(pictures=48, columns=6)
+    return c

@@ -1,0 +1,255 @@
+"""The metrics a config can ask for by name.
+
+To add one: write its file (a function of features), then one entry here.  An entry's
+`compute(pictures, **options)` returns {quantity: float, or (N,) one value per
+picture}; the options and their defaults are its keyword arguments, and what the
+config may set.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+
+from unclip_jax.config import check_keys
+from unclip_jax.evaluation import frechet as frechet_lib
+from unclip_jax.evaluation import icons as icons_lib
+from unclip_jax.evaluation.clip_score import HESSEL_PREFIX, clip_score
+from unclip_jax.evaluation.cmmd import cmmd
+from unclip_jax.evaluation.density_coverage import density_coverage
+from unclip_jax.evaluation.kid import kid
+from unclip_jax.evaluation.pairwise_distance import pairwise_distance
+from unclip_jax.evaluation.precision_recall import precision_recall
+from unclip_jax.evaluation.r_precision import r_precision
+from unclip_jax.evaluation.retrieval import retrieval
+from unclip_jax.evaluation.vendi import vendi
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """One number of a metric.
+
+    Attributes:
+      text: one line for a reader who is new to it.
+      better: "higher", "lower" or "" (neither: it describes).
+      percent: whether 1.0 reads as 100%.
+    """
+
+    text: str
+    better: str = "higher"
+    percent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A named metric.
+
+    Attributes:
+      compute: (Pictures, **options) -> {quantity: float or (N,)}.
+      quantities: name -> Quantity; the single quantity of a metric is named "".
+      paired: whether it looks at captions; then its chance level is what mismatched
+        captions score.
+      minimum: options -> the least number of pictures, known before any is made.
+    """
+
+    compute: Callable
+    quantities: dict[str, Quantity]
+    paired: bool = False
+    minimum: Callable = lambda options: 2
+
+    def options(self, given, where):
+        """The full options: defaults with `given` on top.
+
+        Raises:
+          ValueError: an unknown option (names the nearest).
+        """
+        parameters = list(inspect.signature(self.compute).parameters.values())[1:]
+        check_keys(given, [p.name for p in parameters], where)
+        return {p.name: given.get(p.name, p.default) for p in parameters}
+
+
+def _clip_score(pictures, convention="cosine", features="clip"):
+    prefix = HESSEL_PREFIX if convention == "hessel" else ""
+    image = pictures.image_features(features)
+    text = pictures.text_features(features, prefix)
+    return {"": clip_score(image, text, convention)}
+
+
+def _r_precision(pictures, pool=100, k=1, seed=0, features="clip"):
+    image, text = pictures.image_features(features), pictures.text_features(features)
+    return {"": r_precision(image, text, pool, k, seed, pictures.captions)}
+
+
+def _retrieval(pictures, features="clip"):
+    image, text = pictures.image_features(features), pictures.text_features(features)
+    return retrieval(image, text)
+
+
+def _frechet(pictures, features="clip"):
+    x = pictures.image_features(features)
+    y = pictures.reference_features(features)
+    frechet_lib.warn_few(x.shape[0], x.shape[1])
+    return {"": frechet_lib.frechet_from_features(x, y)}
+
+
+def _kid(pictures, subsets=100, subset_size=1000, seed=2020, features="clip"):
+    x = pictures.image_features(features)
+    y = pictures.reference_features(features)
+    mean, std = kid(x, y, subsets, subset_size, seed)
+    return {"mean": mean, "std": std}
+
+
+def _cmmd(pictures, features="clip"):
+    x = pictures.image_features(features)
+    return {"": cmmd(x, pictures.reference_features(features))}
+
+
+def _precision_recall(pictures, k=3, features="clip"):
+    x = pictures.image_features(features)
+    y = pictures.reference_features(features)
+    return dict(zip(("precision", "recall"), precision_recall(x, y, k), strict=True))
+
+
+def _density_coverage(pictures, k=5, features="clip"):
+    x = pictures.image_features(features)
+    y = pictures.reference_features(features)
+    return dict(zip(("density", "coverage"), density_coverage(x, y, k), strict=True))
+
+
+def _vendi(pictures, features="clip"):
+    return {"": vendi(pictures.image_features(features))}
+
+
+def _pairwise_distance(pictures, features="clip"):
+    return {"": pairwise_distance(pictures.image_features(features))}
+
+
+def _icons(pictures, max_shift=2):
+    source = pictures.source
+    if not hasattr(source, "mask"):
+        raise ValueError("the icons checks need config.data.source = 'icons'")
+    names, nouns = list(source.colours), list(source.nouns)
+
+    def read():
+        palette = np.array([source.colours[name] for name in names])
+        masks = np.stack([source.mask(noun) for noun in nouns])
+        return icons_lib.read_icons(pictures.images, palette, masks, max_shift)
+
+    return icons_lib.check_icons(
+        pictures.cached(("icons", max_shift), read),
+        background=[names.index(c) for c in pictures.wanted("background")],
+        glyph_colour=[names.index(c) for c in pictures.wanted("colour")],
+        glyph=[nouns.index(noun) for noun in pictures.wanted("noun")],
+    )
+
+
+def _recall_text(k, question):
+    place = "the nearest" if k == 1 else f"among the {k} nearest"
+    return Quantity(f"{question} {place} of all", percent=True)
+
+
+REGISTRY: dict[str, Metric] = {
+    "clip_score": Metric(
+        _clip_score,
+        {"": Quantity("agreement of picture and caption, as the run's CLIP sees it")},
+        paired=True,
+    ),
+    "r_precision": Metric(
+        _r_precision,
+        {
+            "": Quantity(
+                "how often CLIP picks the picture's own caption out of the pool",
+                percent=True,
+            )
+        },
+        paired=True,
+        minimum=lambda options: options["pool"],
+    ),
+    "retrieval": Metric(
+        _retrieval,
+        {
+            f"{way}@{k}": _recall_text(k, question)
+            for k in (1, 5, 10)
+            for way, question in (
+                ("text_to_image", "a caption's own picture is"),
+                ("image_to_text", "a picture's own caption is"),
+            )
+        },
+        paired=True,
+    ),
+    "frechet": Metric(
+        _frechet,
+        {
+            "": Quantity(
+                "distance between the generated and the real pictures as two clouds "
+                "of features (FID's formula)",
+                better="lower",
+            )
+        },
+    ),
+    "kid": Metric(
+        _kid,
+        {
+            "mean": Quantity("kernel distance to the real pictures", better="lower"),
+            "std": Quantity("its spread over random subsets", better=""),
+        },
+        minimum=lambda options: options["subset_size"],
+    ),
+    "cmmd": Metric(
+        _cmmd,
+        {"": Quantity("kernel distance of CLIP embeddings x 1000", better="lower")},
+    ),
+    "precision_recall": Metric(
+        _precision_recall,
+        {
+            "precision": Quantity("generated that look like a real one", percent=True),
+            "recall": Quantity("real that look like a generated one", percent=True),
+        },
+        minimum=lambda options: options["k"] + 1,
+    ),
+    "density_coverage": Metric(
+        _density_coverage,
+        {
+            "density": Quantity("how deep among the real ones the generated lie"),
+            "coverage": Quantity("real ones with a generated nearby", percent=True),
+        },
+    ),
+    "vendi": Metric(_vendi, {"": Quantity("how many different pictures there are")}),
+    "pairwise_distance": Metric(
+        _pairwise_distance, {"": Quantity("mean distance between two pictures")}
+    ),
+    "icons": Metric(
+        _icons,
+        {
+            "background": Quantity("the background is the named colour", percent=True),
+            "glyph_colour": Quantity("the glyph is the named colour", percent=True),
+            "glyph_top1": Quantity(
+                "the glyph looks most like the named one, of all glyphs", percent=True
+            ),
+            "glyph_top5": Quantity(
+                "the named glyph is among the five most alike", percent=True
+            ),
+            "all": Quantity("background, colour and glyph all right", percent=True),
+        },
+        paired=True,
+    ),
+}
+
+
+def find(label, options):
+    """(Metric, its full options) for an entry of config.metrics.
+
+    Args:
+      label: the entry's key, the name in the results.
+      options: the entry's value; its "metric" names the metric when the label does
+        not (so that one metric can stand twice, with different options).
+
+    Raises:
+      ValueError: unknown metric or option, with the nearest name.
+    """
+    given = dict(options or {})
+    name = given.pop("metric", label)
+    check_keys({name: None}, REGISTRY, "config.metrics")
+    metric = REGISTRY[name]
+    return metric, metric.options(given, f"config.metrics.{label}")
