@@ -16,16 +16,17 @@ import datetime
 import json
 import os
 import pathlib
-import sys
 import time
-import warnings
 
 import numpy as np
 
 from unclip_jax import config as config_lib
+from unclip_jax.data.sources import make_source
 from unclip_jax.evaluation import provenance, registry, report
+from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.pictures import ClipExtractor, Pictures
+from unclip_jax.evaluation.scoring import measure
 
 KEYS = (
     "model",
@@ -37,47 +38,16 @@ KEYS = (
     "metrics",
     "report",
 )
-GENERATION_KEYS = (
-    "prior_guidance",
-    "decoder_guidance",
-    "num_candidates",
-    "prior_steps",
-    "decoder_steps",
-)
-CHANCE_SHIFTS = 16  # mismatched arrangements that a chance level averages over
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One number of the results, with what it takes to read it.
-
-    Attributes:
-      value: of the generated pictures.
-      stderr: its standard error, when it is a mean over pictures; else None.
-      true_pictures: the same for the true pictures of the same captions.
-      chance: the same for the generated pictures with mismatched captions, or None
-        when the metric does not look at captions.
-      better: "higher", "lower" or "".
-      percent: whether 1.0 reads as 100%.
-      text: what it says, in one line.
-    """
-
-    value: float
-    stderr: float | None
-    true_pictures: float
-    chance: float | None
-    better: str
-    percent: bool
-    text: str
-
-
-def evaluate(config, workdir, model=None, log=print):
+def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
     """Run the evaluation a config describes; returns what results.json holds.
 
     Args:
       config: see configs/icons/eval.py for every key.
       workdir: folder for all outputs; made if needed.
       model: an UnCLIP-like object to use instead of loading config.model.
+      fingerprint: what tells that model from others; pictures are kept under it.
       log: called with each line of text for the user.
 
     Raises:
@@ -90,10 +60,13 @@ def evaluate(config, workdir, model=None, log=print):
     source, indices = select_examples(config.data, config.count, config.seed)
     examples, true = read_examples(source, indices)
     reference, reference_source = read_reference(config, true.shape)
-    model_print = provenance.of_folder(config.model) if model is None else "injected"
+    if model is None:
+        fingerprint = provenance.of_folder(config.model)
+    elif fingerprint is None:
+        raise ValueError("a model given to evaluate() needs its fingerprint")
     captions = [example["caption"] for example in examples]
     setting = {
-        "model": model_print,
+        "model": fingerprint,
         "seed": int(config.seed),
         "captions": captions,
         "generation": config_lib.to_plain(config.generation),
@@ -126,7 +99,7 @@ def evaluate(config, workdir, model=None, log=print):
             "seconds": round(time.time() - started, 1),
             "n": int(config.count),
             "seed": int(config.seed),
-            "model": {"path": str(config.model), "fingerprint": model_print},
+            "model": {"path": str(config.model), "fingerprint": fingerprint},
             "captions": {
                 "source_fingerprint": source.fingerprint,
                 "indices_sha256": provenance.of_array(indices),
@@ -193,8 +166,6 @@ def load_model(folder):
 
 def select_examples(data, count, seed):
     """(source, int64 (count,) example numbers drawn from it, the same every time)."""
-    from unclip_jax.data.sources import make_source
-
     source = make_source(data)
     if count > len(source):
         raise ValueError(
@@ -239,96 +210,6 @@ def read_reference(config, shape):
             f"reference pictures are {images.shape[1:3]}, the captions' {shape[1:3]}"
         )
     return images, source.fingerprint
-
-
-def generate(model, captions, store, config, log=print):
-    """Draw the pictures the store lacks, in batches, with a line of progress."""
-    options = {
-        key: value
-        for key, value in config.generation.items()
-        if key in GENERATION_KEYS and value is not None
-    }
-    batch_size = config.generation.batch_size
-    starts = sorted({i // batch_size * batch_size for i in store.missing()})
-    if not starts:
-        log(f"all {len(captions)} pictures are there already")
-        return
-    kept = len(captions) - len(store.missing())
-    log(
-        f"generating {len(captions)} pictures in {store.folder}"
-        + (f" ({kept} are there already)" if kept else "")
-    )
-    clock = time.time()
-    for done, start in enumerate(starts):
-        stop = min(start + batch_size, len(captions))
-        images = model.text2image(
-            captions[start:stop], seed=config.seed, first_index=start, **options
-        )
-        store.put(start, np.asarray(images))
-        _progress(done + 1, len(starts), batch_size, time.time() - clock)
-
-
-def _progress(done, total, batch_size, seconds):
-    """One line, rewritten in a terminal, appended to a log otherwise."""
-    rate = done * batch_size / max(seconds, 1e-9)
-    left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
-    line = f"batch {done}/{total}  {rate:.2f} images/s  ETA {left}"
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
-
-
-def measure(metrics, pictures, truth, log=print):
-    """Score generated and true pictures, and chance.
-
-    Args:
-      metrics: [(label, Metric, options)].
-      pictures, truth: Pictures of the same examples.
-
-    Returns:
-      ({name: Score}, {name: list of N values}, [warnings]).
-    """
-    scores, per_picture, notes = {}, {}, []
-    # CLIP features of captions and reference are the same for both: compute once.
-    for label, metric, options in metrics:
-        clock = time.time()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            got = metric.compute(pictures, **options)
-            truth.share_texts_with(pictures)
-            best = metric.compute(truth, **options)
-        texts = [str(w.message) for w in caught if w.category is UserWarning]
-        notes += [f"{label}: {text}" for text in dict.fromkeys(texts)]
-        chance = _chance(metric, pictures, options) if metric.paired else {}
-        for quantity, value in got.items():
-            name = f"{label}/{quantity}" if quantity else label
-            value = np.asarray(value, dtype=np.float64)
-            stderr = None
-            if value.ndim:
-                per_picture[name] = value.tolist()
-                stderr = float(value.std() / np.sqrt(value.size))
-            about = metric.quantities[quantity]
-            scores[name] = Score(
-                value=float(value.mean()),
-                stderr=stderr,
-                true_pictures=float(np.mean(best[quantity])),
-                chance=chance.get(quantity),
-                better=about.better,
-                percent=about.percent,
-                text=about.text,
-            )
-        log(f"{label}: {time.time() - clock:.1f} s")
-    return scores, per_picture, notes
-
-
-def _chance(metric, pictures, options):
-    """{quantity: mean over mismatched captions}."""
-    n = len(pictures)
-    shifts = np.unique(np.linspace(1, n - 1, CHANCE_SHIFTS).astype(int))
-    got = [metric.compute(pictures.mismatched(s), **options) for s in shifts]
-    return {q: float(np.mean([np.mean(g[q]) for g in got])) for q in got[0]}
 
 
 def write_results(workdir, results, per_picture, examples, generated, true, config):

@@ -1,0 +1,164 @@
+"""The evaluation end to end on a fake model: results, resuming, refusals."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from unclip_jax.evaluation.image_store import ImageStore
+from unclip_jax.evaluation.runner import check_config, evaluate
+
+FILES = {"results.json", "pictures.jsonl", "samples.png", "report.html"}
+
+
+def run(config, workdir, model, fingerprint="m1"):
+    lines = []
+    results = evaluate(
+        config, workdir, model=model, fingerprint=fingerprint, log=lines.append
+    )
+    return results, "\n".join(lines)
+
+
+def test_results_say_what_was_drawn(config, make_model, tmp_path):
+    results, text = run(config, tmp_path, make_model())
+    scores = results["scores"]
+    # The model draws all colours right and every third glyph wrong.
+    assert scores["icons/background"]["value"] == 1.0
+    assert scores["icons/glyph_colour"]["value"] == 1.0
+    assert scores["icons/glyph_top1"]["value"] == pytest.approx(40 / 60)
+    assert scores["icons/all"]["value"] == pytest.approx(40 / 60)
+    assert scores["icons/glyph_top1"]["true_pictures"] == 1.0
+    assert 0.02 < scores["icons/glyph_top1"]["chance"] < 0.2
+    assert 0.1 < scores["icons/background"]["chance"] < 0.35
+    assert scores["icons/glyph_top1"]["stderr"] == pytest.approx(
+        np.sqrt(2 / 9 / 60), rel=1e-6
+    )
+    assert scores["r_precision"]["true_pictures"] > scores["r_precision"]["value"]
+    assert scores["r_precision"]["value"] > 0.5 > 0.2 > scores["r_precision"]["chance"]
+    clip = scores["clip_score"]
+    assert clip["true_pictures"] == pytest.approx(1.0)
+    assert clip["chance"] < clip["value"] < 1.0
+    assert scores["frechet_clip"]["chance"] is None
+    assert scores["frechet_clip"]["better"] == "lower"
+    assert scores["frechet_clip"]["value"] > 0
+    assert any("rank-deficient" in note for note in results["warnings"])
+    about = results["provenance"]
+    assert about["conventions"]["clip_score"]["convention"] == "cosine"
+    assert about["model"]["fingerprint"] == "m1"
+    assert about["captions"]["source_fingerprint"] == "source-of-blobs"
+    assert about["versions"]["numpy"] == np.__version__
+    assert about["config"]["count"] == 60
+
+    assert FILES <= {p.name for p in tmp_path.iterdir()}
+    assert not list(tmp_path.rglob("*.partial"))
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    rows = [json.loads(x) for x in (tmp_path / "pictures.jsonl").open()]
+    assert len(rows) == 60 and rows[0]["results"]["icons/glyph_top1"] == 0
+    assert rows[1]["results"]["icons/all"] == 1
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == 8 and rows[0]["caption"] in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from outside
+    assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    for name in scores:
+        assert name in text and name in page
+    assert "66.7% ± 6.1" in text
+
+
+def test_a_killed_evaluation_goes_on(config, make_model, tmp_path):
+    whole, _ = run(config, tmp_path / "whole", make_model())
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "killed", make_model(die_after=2))
+    again = make_model()
+    results, text = run(config, tmp_path / "killed", again)
+    assert [call[0] for call in again.calls] == [32, 48]
+    assert "32 are there already" in text
+    assert results["scores"] == whole["scores"]
+    key = "images_sha256"
+    assert results["provenance"][key] == whole["provenance"][key]
+
+
+def test_kept_pictures_belong_to_their_setting(config, make_model, tmp_path):
+    run(config, tmp_path, make_model())
+    config.metrics.r_precision.pool = 10
+    model = make_model()
+    run(config, tmp_path, model)
+    assert model.calls == []  # another metric needs no new pictures
+    config.generation.decoder_guidance = 5.0
+    run(config, tmp_path, model)
+    assert len(model.calls) == 4
+    assert model.calls[0][3]["decoder_guidance"] == 5.0
+    run(config, tmp_path, model, fingerprint="m2")
+    assert len(model.calls) == 8
+
+
+def test_image_store_keeps_and_mends(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    store = ImageStore(tmp_path, 5)
+    assert store.missing() == [0, 1, 2, 3, 4]
+    store.put(0, images[:3])
+    store.put(3, images[3:])
+    np.testing.assert_array_equal(ImageStore(tmp_path, 5).read(), images)
+    path = tmp_path / "images_00000003_00000005.npz"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.warns(UserWarning, match="broken"):
+        store = ImageStore(tmp_path, 5)
+    assert store.missing() == [3, 4]
+    with pytest.raises(ValueError, match="2 of 5"):
+        store.read()
+    with pytest.raises(ValueError, match="uint8"):
+        store.put(3, images[3:].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda c: c.metrics.update(fretchet={}), "did you mean 'frechet'"),
+        (lambda c: c.metrics.r_precision.update(pol=3), "did you mean 'pool'"),
+        (lambda c: c.generation.update(decoder_guidanc=3), "decoder_guidance"),
+        (lambda c: c.update(sed=3), "did you mean 'seed'"),
+        (lambda c: c.update(count=10), "needs at least 20 pictures"),
+        (lambda c: c.update(count=1000), "the source has only 200"),
+        (lambda c: c.generation.update(batch_size=0), "at least 1"),
+    ],
+)
+def test_refusals_come_before_any_picture(
+    config, make_model, tmp_path, change, message
+):
+    model = make_model()
+    with config.unlocked():
+        change(config)
+    with pytest.raises(ValueError, match=message):
+        run(config, tmp_path / "out", model)
+    assert model.calls == [] and not (tmp_path / "out").exists()
+
+
+def test_missing_export_is_named(config, source, tmp_path):
+    config.model = str(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="unclip_jax.export"):
+        evaluate(config, tmp_path / "out")
+
+
+def test_other_size_is_explained(config, make_model, tmp_path):
+    model = make_model()
+    draw = model.text2image
+    model.text2image = lambda *a, **k: draw(*a, **k).repeat(2, 1).repeat(2, 2)
+    with pytest.raises(ValueError, match="config.data.image_size=32"):
+        run(config, tmp_path, model)
+
+
+def test_every_registered_metric_runs(config, make_model, tmp_path):
+    from unclip_jax.evaluation.registry import REGISTRY
+
+    with config.unlocked():
+        config.metrics = {name: {} for name in REGISTRY}
+        config.metrics.kid = {"subset_size": 30, "subsets": 3}
+        config.metrics.r_precision = {"pool": 20}
+    assert len(check_config(config)) == len(REGISTRY)
+    results, _ = run(config, tmp_path, make_model())
+    want = {
+        f"{name}/{q}" if q else name
+        for name, metric in REGISTRY.items()
+        for q in metric.quantities
+    }
+    assert set(results["scores"]) == want

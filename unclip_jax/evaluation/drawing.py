@@ -1,0 +1,55 @@
+"""Draw the pictures of an evaluation, in batches, keeping each batch at once."""
+
+import datetime
+import sys
+import time
+
+import numpy as np
+
+# Options of UnCLIP.text2image that a config may set; None leaves the model's own.
+GENERATION_KEYS = (
+    "prior_guidance",
+    "decoder_guidance",
+    "num_candidates",
+    "prior_steps",
+    "decoder_steps",
+)
+
+
+def generate(model, captions, store, config, log=print):
+    """Draw the pictures the store lacks, in batches, with a line of progress."""
+    options = {
+        key: value
+        for key, value in config.generation.items()
+        if key in GENERATION_KEYS and value is not None
+    }
+    batch_size = config.generation.batch_size
+    starts = sorted({i // batch_size * batch_size for i in store.missing()})
+    if not starts:
+        log(f"all {len(captions)} pictures are there already")
+        return
+    kept = len(captions) - len(store.missing())
+    log(
+        f"generating {len(captions)} pictures in {store.folder}"
+        + (f" ({kept} are there already)" if kept else "")
+    )
+    clock = time.time()
+    for done, start in enumerate(starts):
+        stop = min(start + batch_size, len(captions))
+        images = model.text2image(
+            captions[start:stop], seed=config.seed, first_index=start, **options
+        )
+        store.put(start, np.asarray(images))
+        _progress(done + 1, len(starts), batch_size, time.time() - clock)
+
+
+def _progress(done, total, batch_size, seconds):
+    """One line, rewritten in a terminal, appended to a log otherwise."""
+    rate = done * batch_size / max(seconds, 1e-9)
+    left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
+    line = f"batch {done}/{total}  {rate:.2f} images/s  ETA {left}"
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
