@@ -1,0 +1,224 @@
+"""The native export: what is written is read, and nothing else is."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from unclip_jax import models
+from unclip_jax.interop import native, parts
+from unclip_jax.interop.export import export
+
+SHARED = {"embed_dim": 8, "vocab_size": 20, "context_length": 5, "eot_id": 3}
+CLIP = {
+    "model": {
+        **SHARED,
+        "image_size": 8,
+        "patch_size": 4,
+        "vision_width": 8,
+        "vision_depth": 1,
+        "vision_heads": 2,
+        "text_width": 8,
+        "text_depth": 1,
+        "text_heads": 2,
+    }
+}
+PRIOR = {
+    "model": {**SHARED, "width": 8, "depth": 1, "num_heads": 2},
+    "diffusion": {"schedule": "cosine", "num_steps": 10, "prediction": "x0"},
+    "embedding": "standardize",
+}
+
+
+def random_params(kind, config, seed=0):
+    shapes = parts.param_shapes(kind, models.build(kind, config["model"]))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda s: rng.normal(size=s.shape).astype(np.float32), shapes
+    )
+
+
+@pytest.fixture
+def clip():
+    return random_params("clip", CLIP)
+
+
+@pytest.fixture
+def folder(tmp_path, clip):
+    native.write_part(tmp_path / "out", "clip", CLIP, clip, {"step": 7})
+    return tmp_path / "out"
+
+
+def prior_meta(folder):
+    return {"clip_fingerprint": native.read_part(folder, "clip")[2]["clip_fingerprint"]}
+
+
+def test_round_trip_keeps_every_bit_and_shape(folder, clip):
+    config, params, meta = native.read_part(folder, "clip")
+    assert config == CLIP and meta["step"] == 7
+    assert jax.tree.structure(params) == jax.tree.structure(clip)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(clip), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert params["logit_scale"].shape == ()
+
+
+def test_non_contiguous_and_bfloat16_tensors(tmp_path):
+    wide = np.arange(12, dtype=np.float32).reshape(3, 4)
+    half = jnp.ones((2,), jnp.bfloat16) * 1.5
+    meta = {"clip_fingerprint": "x"}
+    native.write_part(tmp_path, "prior", {}, {"a": {"t": wide.T}, "b": half}, meta)
+    _, params, _ = native.read_part(tmp_path, "prior")
+    np.testing.assert_array_equal(params["a"]["t"], wide.T)
+    assert params["b"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(params["b"].astype(np.float32), [1.5, 1.5])
+
+
+def test_part_is_built_and_checked(folder):
+    part = parts.read_native(folder, "clip")
+    out = part.module.apply(
+        {"params": part.params}, np.full((2, 8, 8, 3), 9, np.uint8), method="encode_image"
+    )
+    assert out.shape == (2, 8)
+    assert part.clip_fingerprint == part.meta["clip_fingerprint"]
+
+
+def test_fingerprint_follows_params_and_config(clip):
+    base = native.clip_fingerprint(CLIP, clip)
+    assert base == native.clip_fingerprint(dict(CLIP), jax.tree.map(jnp.asarray, clip))
+    nudged = {**clip, "logit_scale": clip["logit_scale"] + 1e-3}
+    assert native.clip_fingerprint(CLIP, nudged) != base
+    other = {"model": {**CLIP["model"], "activation": "quick_gelu"}}
+    assert native.clip_fingerprint(other, clip) != base
+
+
+def test_replacing_a_part_leaves_the_others_and_no_scraps(folder):
+    params = random_params("prior", PRIOR)
+    native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
+    params["query"] = params["query"] + 1
+    native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
+    np.testing.assert_array_equal(
+        native.read_part(folder, "prior")[1]["query"], params["query"]
+    )
+    assert native.read_part(folder, "clip")[0] == CLIP
+    assert sorted(p.name for p in folder.iterdir()) == ["clip", "prior", "unclip.json"]
+
+
+def test_a_failed_write_changes_nothing(folder, monkeypatch):
+    def full_disk(*args):
+        raise OSError("no space left on device")
+
+    before = (folder / "unclip.json").read_bytes()
+    monkeypatch.setattr(native.safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        native.write_part(folder, "prior", PRIOR, {"a": np.ones(1)}, prior_meta(folder))
+    assert (folder / "unclip.json").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == ["clip", "unclip.json"]
+
+
+def test_parts_of_another_clip_are_refused(folder, clip):
+    with pytest.raises(ValueError, match="different CLIPs: .*clip of.*prior of"):
+        native.write_part(folder, "prior", PRIOR, {}, {"clip_fingerprint": "other"})
+    with pytest.raises(ValueError, match="lacks 'clip_fingerprint'"):
+        native.write_part(folder, "prior", PRIOR, {}, {})
+    assert "prior" not in native.read_index(folder)["parts"]
+    native.write_part(folder, "prior", PRIOR, {}, prior_meta(folder))
+    other = {**clip, "logit_scale": clip["logit_scale"] + 1}
+    with pytest.raises(ValueError, match="different CLIPs"):
+        native.write_part(folder, "clip", CLIP, other, {})
+
+
+def test_missing_part_names_the_command(folder):
+    with pytest.raises(
+        FileNotFoundError, match="has no decoder.*unclip_jax.export --run=.*DECODER"
+    ):
+        native.read_part(folder, "decoder")
+
+
+def test_no_export_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not an export"):
+        native.read_part(tmp_path, "clip")
+
+
+def edit_index(folder, **changes):
+    file = folder / "unclip.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_wrong_version_and_format(folder):
+    edit_index(folder, version=99)
+    with pytest.raises(ValueError, match="version 99; this program reads"):
+        native.read_part(folder, "clip")
+    edit_index(folder, version=1, format="other")
+    with pytest.raises(ValueError, match="format 'other'"):
+        native.read_part(folder, "clip")
+    (folder / "unclip.json").write_text("{")
+    with pytest.raises(ValueError, match="not the description of an export"):
+        native.read_part(folder, "clip")
+
+
+def test_names_cannot_lead_outside(folder):
+    edit_index(folder, parts={"../clip": {"files": {}}})
+    with pytest.raises(ValueError, match="not a plain name"):
+        native.read_index(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_changed_or_missing_file(folder, file):
+    path = folder / "clip" / file
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{file} is not the file that was exported"):
+        native.read_part(folder, "clip")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing"):
+        native.read_part(folder, "clip")
+
+
+def test_wrong_tensors_are_listed(clip):
+    wrong = {**clip, "extra": np.ones(2), "logit_scale": np.ones(3)}
+    del wrong["visual_projection"]
+    with pytest.raises(ValueError) as error:
+        parts.make("clip", CLIP, wrong, {}, where="the clip of X")
+    message = str(error.value)
+    assert "1 missing: visual_projection/kernel" in message
+    assert "1 unexpected: extra" in message
+    assert "1 of another shape: logit_scale (3,) instead of ()" in message
+    assert message.startswith("the clip of X")
+
+
+def run_meta(part, config, **data_info):
+    return {
+        "step": 3,
+        "config": {"stage": part},
+        "export": {"part": part, "config": config},
+        "data_info": data_info,
+    }
+
+
+def test_export_of_runs(tmp_path, clip):
+    run, out = tmp_path / "run", tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="tokenizer of"):
+        export(clip, run_meta("clip", CLIP), run, out)
+    assert not out.exists()
+    (run / "tokenizer").mkdir(parents=True)
+    (run / "tokenizer" / "vocab.json").write_text("{}")
+    said = export(clip, run_meta("clip", CLIP), run, out)
+    assert "exported the clip" in said and "clip, tokenizer" in said
+    assert (out / "tokenizer" / "vocab.json").read_text() == "{}"
+
+    prior = random_params("prior", PRIOR)
+    fingerprint = native.clip_fingerprint(CLIP, clip)
+    with pytest.raises(ValueError, match="different CLIPs"):
+        export(prior, run_meta("prior", PRIOR, clip_fingerprint="no"), run, out)
+    meta = run_meta("prior", PRIOR, clip_fingerprint=fingerprint)
+    export(prior, meta, run, out)
+    assert parts.read_native(out, "prior").meta["step"] == 3
+    with pytest.raises(ValueError, match="--format 'pickle'"):
+        export(prior, meta, run, out, "pickle")
+    del prior["query"]
+    with pytest.raises(ValueError, match="1 missing: query"):
+        export(prior, meta, run, out)

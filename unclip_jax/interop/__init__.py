@@ -1,0 +1,1 @@
+"""Weights on disk: the native export folder, and other projects' formats."""

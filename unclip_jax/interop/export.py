@@ -1,0 +1,76 @@
+"""From a trained run to a part of an export."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from unclip_jax.interop import native, parts
+
+FORMATS = ("native",)
+
+
+def export(
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    run: str | os.PathLike,
+    folder: str | os.PathLike,
+    format: str = "native",
+) -> str:
+    """Adds the model of a run to the export in `folder`, or replaces it there.
+
+    A CLIP brings its tokenizer along.
+
+    Args:
+      params: the run's parameters (EMA).
+      meta: the run's description: "step", "config", "export" (what the stage's
+        export() returned) and "data_info".
+      run: the run's folder.
+      folder: the export.
+      format: one of FORMATS.
+
+    Returns:
+      A sentence that says what was written.
+
+    Raises:
+      ValueError: unknown format; parameters that do not fit the run's config; a part
+        of another CLIP than those in `folder`.
+      FileNotFoundError: the CLIP's tokenizer is not there.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
+    kind, config = meta["export"]["part"], meta["export"]["config"]
+    data_info = meta["data_info"]
+    kept = {
+        "step": meta["step"],
+        "training_config": meta["config"],
+        "data_fingerprint": data_info.get("fingerprint"),
+    }
+    if kind != "clip":
+        kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
+    parts.make(kind, config, params, kept, where=f"the {kind} of {run}")
+    tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
+    native.write_part(folder, kind, config, params, kept)
+    if tokenizer is not None:
+        native.write_tokenizer(folder, tokenizer)
+    entries = native.read_index(folder)["parts"]
+    count, have = entries[kind]["parameters"], ", ".join(sorted(entries))
+    return (
+        f"exported the {kind} of {run} (step {meta['step']}, {count:,} parameters) to "
+        f"{folder}, which now has: {have}"
+    )
+
+
+def tokenizer_folder(
+    run: str | os.PathLike, data_info: Mapping[str, Any]
+) -> pathlib.Path:
+    """Where the tokenizer of a run is: in the run, or where its data said.
+
+    Raises FileNotFoundError, naming both places.
+    """
+    own = pathlib.Path(run) / native.TOKENIZER
+    named = pathlib.Path(data_info.get("tokenizer_folder") or own)
+    for folder in (own, named):  # the run's own first: a run may have been moved
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the tokenizer of {run} is neither in {own} nor in {named}")

@@ -1,0 +1,325 @@
+"""The native export: a folder of safetensors and json that describes itself.
+
+    unclip.json                     format, version, and for each part its files
+    clip/config.json                with their sha256, and the CLIP it belongs to
+    clip/model.safetensors          tensors named by their '/'-joined path
+    prior/... decoder/... tokenizer/...
+
+A part is written beside the old one and renamed; unclip.json is replaced last. Nothing
+is pickled, and nothing but numpy is needed to read it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from unclip_jax import config as config_lib
+
+FORMAT = "unclip_jax"
+VERSION = 1
+INDEX = "unclip.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PARTS = ("clip", "prior", "decoder")
+TOKENIZER = "tokenizer"
+
+
+def is_export(folder: str | os.PathLike) -> bool:
+    """Whether `folder` holds a native export."""
+    return (pathlib.Path(folder) / INDEX).is_file()
+
+
+def clip_fingerprint(config: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """sha256 over a CLIP's config and its tensors as little-endian float32.
+
+    Records, prior and decoder carry it, so that embeddings of two CLIPs never mix.
+    """
+    digest = hashlib.sha256(_json(config_lib.to_plain(config)).encode())
+    for name, array in sorted(flatten(params).items()):
+        digest.update(f"\n{name} {array.shape}\n".encode())
+        digest.update(np.asarray(array, "<f4", order="C").tobytes())
+    return digest.hexdigest()
+
+
+def write_part(
+    folder: str | os.PathLike,
+    part: str,
+    config: Mapping[str, Any],
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> None:
+    """Adds or replaces a part of the export in `folder` (made if missing).
+
+    Args:
+      folder: the export.
+      part: one of PARTS.
+      config: what rebuilds the module and its process (the stage's export config).
+      params: nested dict of arrays.
+      meta: JSON-able; for prior and decoder `clip_fingerprint` names the CLIP whose
+        embeddings they learnt from. For clip it is computed here.
+
+    Raises:
+      ValueError: unknown part, or a part of another CLIP than those in `folder`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"export part {part!r}: expected one of {', '.join(PARTS)}")
+    config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
+    if part == "clip":
+        meta["clip_fingerprint"] = clip_fingerprint(config, params)
+    elif not meta.get("clip_fingerprint"):
+        raise ValueError(
+            f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
+            "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"
+        )
+    flat = flatten(params)
+    entry = {
+        "clip_fingerprint": meta["clip_fingerprint"],
+        "tensors": len(flat),
+        "parameters": sum(array.size for array in flat.values()),
+    }
+    index = _read_index(folder) if is_export(folder) else _empty_index()
+    index["parts"][part] = entry
+    _check_same_clip(folder, index)
+
+    def write(new: pathlib.Path):
+        described = {"part": part, "config": config, "meta": meta}
+        (new / CONFIG).write_text(_json(described, indent=2) + "\n")
+        safetensors.numpy.save_file(flat, new / WEIGHTS, {"format": FORMAT})
+
+    _commit(folder, part, index, write)
+
+
+def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> None:
+    """Copies the files of the tokenizer folder `source` into the export.
+
+    Raises FileNotFoundError when `source` holds no files.
+    """
+    source = pathlib.Path(source)
+    files = sorted(f for f in source.glob("*") if f.is_file())
+    if not files:
+        raise FileNotFoundError(f"{source} is not a tokenizer: no files in it")
+    index = _read_index(folder) if is_export(folder) else _empty_index()
+    index["parts"][TOKENIZER] = {}
+
+    def write(new: pathlib.Path):
+        for file in files:
+            shutil.copyfile(file, new / file.name)
+
+    _commit(folder, TOKENIZER, index, write)
+
+
+def read_index(folder: str | os.PathLike) -> dict[str, Any]:
+    """unclip.json: {"format", "version", "parts": {name: {...}}}.
+
+    Raises:
+      FileNotFoundError: no export there.
+      ValueError: another format or version, or parts of different CLIPs.
+    """
+    index = _read_index(folder)
+    _check_same_clip(folder, index)
+    return index
+
+
+def read_part(
+    folder: str | os.PathLike, part: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns (config, params as a nested dict of numpy arrays, meta).
+
+    Raises:
+      FileNotFoundError: no export, or it lacks the part (the message says which
+        command makes it) or one of the part's files.
+      ValueError: another format or version, a file that is not the one written.
+    """
+    path = part_folder(folder, part)
+    described = json.loads((path / CONFIG).read_text())
+    flat = safetensors.numpy.load_file(path / WEIGHTS)
+    return described["config"], unflatten(flat), described["meta"]
+
+
+def part_folder(folder: str | os.PathLike, part: str) -> pathlib.Path:
+    """The folder of a part, once its files' sha256 have been checked.
+
+    Raises what `read_part` does.
+    """
+    folder = pathlib.Path(folder)
+    index = read_index(folder)
+    if part not in index["parts"]:
+        raise missing_part(folder, part, index["parts"])
+    for name, expected in index["parts"][part]["files"].items():
+        file = folder / part / name
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing, though {INDEX} lists it: export the {part} again"
+            )
+        found = _sha256(file)
+        if found != expected:
+            raise ValueError(
+                f"{file} is not the file that was exported (sha256 {found[:12]}..., "
+                f"{INDEX} says {expected[:12]}...): export the {part} again"
+            )
+    return folder / part
+
+
+def missing_part(folder, part: str, parts: Sequence[str]) -> FileNotFoundError:
+    """The error for an export without `part`: says which command makes it."""
+    run = "clip" if part == TOKENIZER else part
+    have = ", ".join(sorted(parts)) or "nothing"
+    return FileNotFoundError(
+        f"{folder} has no {part} (it has {have}); add it with "
+        f"`python -m unclip_jax.export --run=FOLDER_OF_THE_{run.upper()}_RUN "
+        f"--out={folder}`"
+    )
+
+
+def check_tensors(
+    params: Mapping[str, Any], expected: Mapping[str, Any], where: str
+) -> None:
+    """Raises ValueError listing every missing, unexpected and misshapen tensor.
+
+    Args:
+      params: nested dict of arrays.
+      expected: the same of anything with a `.shape`.
+      where: what the tensors are, for the message.
+    """
+    found = {name: tuple(a.shape) for name, a in _leaves(params)}
+    wanted = {name: tuple(a.shape) for name, a in _leaves(expected)}
+    shapes = [
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in sorted(found.keys() & wanted.keys())
+        if found[name] != wanted[name]
+    ]
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": shapes,
+    }
+    lines = [
+        f"{len(names)} {kind}: {', '.join(names)}"
+        for kind, names in problems.items()
+        if names
+    ]
+    if lines:
+        raise ValueError(f"{where} does not fit its config; tensors {'; '.join(lines)}")
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Nested dict of arrays -> {'/'-joined path: contiguous numpy array}."""
+    # np.ascontiguousarray would turn scalars into vectors
+    return {name: np.asarray(a, order="C") for name, a in _leaves(params)}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _empty_index():
+    return {"format": FORMAT, "version": VERSION, "parts": {}}
+
+
+def _read_index(folder):
+    path = pathlib.Path(folder) / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not an export: no {INDEX} in it; make one with "
+            f"`python -m unclip_jax.export --run=RUN --out={folder}`"
+        )
+    try:
+        index = json.loads(path.read_text())
+        found = index["format"], index["version"]
+        files = [n for p in index["parts"].values() for n in p["files"]]
+        parts = list(index["parts"])
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not the description of an export: {error}"
+        ) from error
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} has format {found[0]!r}, version {found[1]!r}; this program reads "
+            f"{FORMAT!r}, version {VERSION}: export again, or use the unclip_jax that "
+            "wrote it"
+        )
+    for name in (*parts, *files):  # names become paths: none may lead outside
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError(f"{path} names {name!r}, which is not a plain name")
+    return index
+
+
+def _check_same_clip(folder, index):
+    by_clip: dict[str, list[str]] = {}
+    for part, entry in index["parts"].items():
+        if part in PARTS:
+            by_clip.setdefault(entry["clip_fingerprint"], []).append(part)
+    if len(by_clip) > 1:
+        groups = [
+            f"{' and '.join(sorted(parts))} of the CLIP {clip[:12]}..."
+            for clip, parts in by_clip.items()
+        ]
+        raise ValueError(
+            f"{folder} would mix parts of different CLIPs: {'; '.join(groups)}. "
+            "Embeddings of one CLIP mean nothing to another's: export the matching "
+            "runs, into a new folder"
+        )
+
+
+def _commit(folder, part, index, write):
+    """Writes a part's files, renames them into place, then replaces the index."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{part}-", dir=folder))
+    try:
+        new, old = scratch / "new", scratch / "old"
+        new.mkdir()
+        write(new)
+        files = sorted(new.iterdir())
+        for file in files:
+            file.chmod(0o644)
+            _sync(file)
+        index["parts"][part]["files"] = {f.name: _sha256(f) for f in files}
+        index_file = scratch / INDEX
+        index_file.write_text(_json(index, indent=2) + "\n")
+        _sync(index_file)
+        if (folder / part).exists():
+            (folder / part).rename(old)
+        new.rename(folder / part)
+        index_file.replace(folder / INDEX)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(file):
+    with open(file, "rb") as f:
+        os.fsync(f.fileno())
+
+
+def _sha256(file) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _json(value, indent=None) -> str:
+    return json.dumps(value, indent=indent, sort_keys=True)

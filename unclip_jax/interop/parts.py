@@ -1,0 +1,90 @@
+"""Parts ready to run: the module its config describes and parameters that fit it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from unclip_jax import models
+from unclip_jax.interop import native
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A trained model.
+
+    Attributes:
+      kind: "clip", "prior" or "decoder".
+      module: the Linen module, computing in the dtype asked for.
+      params: nested dict of numpy arrays.
+      config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
+      clip_fingerprint: the CLIP it is, or whose embeddings it learnt from.
+      meta: what else is known of it (step, training config, ...).
+    """
+
+    kind: str
+    module: nn.Module
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    clip_fingerprint: str
+    meta: Mapping[str, Any]
+
+
+def read_native(folder: str | os.PathLike, kind: str, dtype: str = "float32") -> Part:
+    """The part `kind` of a native export.
+
+    Raises what native.read_part does, and ValueError when the tensors do not fit.
+    """
+    config, params, meta = native.read_part(folder, kind)
+    where = f"the {kind} of {folder}"
+    return make(kind, config, params, meta, dtype=dtype, where=where)
+
+
+def make(
+    kind: str,
+    config: Mapping[str, Any],
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+    where: str,
+) -> Part:
+    """Builds a Part, checking that `params` fit the module `config` describes.
+
+    Raises:
+      ValueError: unknown dtype or model field; missing, unexpected or misshapen
+        tensors; `where` says whose they are.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    module = models.build(kind, config["model"], DTYPES[dtype], f"{where}: model")
+    native.check_tensors(params, param_shapes(kind, module), where)
+    if kind == "clip":
+        fingerprint = native.clip_fingerprint(config, params)
+    else:
+        fingerprint = meta["clip_fingerprint"]
+    return Part(kind, module, params, config, fingerprint, meta)
+
+
+def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
+    """Nested dict of ShapeDtypeStruct: the parameters of `module`; costs no memory."""
+
+    def shape(*size, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct((1, *size), dtype)
+
+    tokens = shape(module.context_length, dtype=jnp.int32)
+    side = 1 if kind == "prior" else module.image_size
+    embedding = shape(module.embed_dim)
+    t, drop = shape(dtype=jnp.int32), shape(dtype=bool)
+    inputs = {
+        "clip": (shape(side, side, 3, dtype=jnp.uint8), tokens),
+        "prior": (embedding, t, tokens, embedding, drop),
+        "decoder": (shape(side, side, 3), t, embedding, tokens, drop, drop),
+    }[kind]
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
