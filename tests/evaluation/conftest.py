@@ -61,13 +61,17 @@ class Model:
 
     def __init__(self, source, die_after=None):
         self.source, self.die_after, self.calls = source, die_after, []
+        self.image_size = source.size
 
-    def text2image(self, prompts, seed=0, first_index=0, **options):
+    def fit_for_clip(self, images):
+        return images
+
+    def text2image(self, prompts, seed=0, first=0, **options):
         if self.die_after is not None and len(self.calls) >= self.die_after:
             raise KeyboardInterrupt
-        self.calls.append((first_index, len(prompts), seed, options))
+        self.calls.append((first, len(prompts), seed, options))
         out = []
-        for i, prompt in enumerate(prompts, start=first_index):
+        for i, prompt in enumerate(prompts, start=first):
             _, colour, noun, _, _, background, _ = prompt.split()
             if i % 3 == 0:
                 noun = NOUNS[(NOUNS.index(noun) + 1) % len(NOUNS)]

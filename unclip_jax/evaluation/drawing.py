@@ -13,6 +13,9 @@ GENERATION_KEYS = (
     "num_candidates",
     "prior_steps",
     "decoder_steps",
+    "prior_sampler",
+    "decoder_sampler",
+    "eta",
 )
 
 
@@ -37,7 +40,7 @@ def generate(model, captions, store, config, log=print):
     for done, start in enumerate(starts):
         stop = min(start + batch_size, len(captions))
         images = model.text2image(
-            captions[start:stop], seed=config.seed, first_index=start, **options
+            captions[start:stop], seed=config.seed, first=start, **options
         )
         store.put(start, np.asarray(images))
         _progress(done + 1, len(starts), batch_size, time.time() - clock)

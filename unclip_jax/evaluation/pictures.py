@@ -113,34 +113,15 @@ class Pictures:
 
 
 class ClipExtractor:
-    """CLIP features by the towers of an exported model, in batches of one shape.
+    """CLIP features by the towers of an UnCLIP (which works in batches itself)."""
 
-    Args:
-      model: has encode_image(uint8 (B, H, W, 3)) and encode_text(list of B strings),
-        both giving (B, D).
-      batch_size: B; the last batch is filled up, so one program serves all.
-    """
-
-    def __init__(self, model, batch_size=64):
+    def __init__(self, model):
         self.model = model
-        self.batch_size = batch_size
 
     def image(self, images):
-        """float32 (N, D) of uint8 (N, H, W, 3)."""
-        return self._batched(self.model.encode_image, images)
+        """float32 (N, D) of uint8 (N, H, W, 3), scaled to CLIP's size if need be."""
+        return np.asarray(self.model.encode_image(self.model.fit_for_clip(images)))
 
     def text(self, captions):
         """float32 (N, D) of N strings."""
-        return self._batched(self.model.encode_text, captions)
-
-    def _batched(self, encode, items):
-        n, out = len(items), []
-        for start in range(0, n, self.batch_size):
-            rows = [min(i, n - 1) for i in range(start, start + self.batch_size)]
-            if isinstance(items, np.ndarray):
-                batch = items[rows]
-            else:
-                batch = [items[i] for i in rows]
-            features = np.asarray(encode(batch), dtype=np.float32)
-            out.append(features[: min(self.batch_size, n - start)])
-        return np.concatenate(out)
+        return np.asarray(self.model.encode_text(captions))

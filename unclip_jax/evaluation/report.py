@@ -12,12 +12,7 @@ import json
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Samples picture: sizes in pixels.
-_TILE = 96  # side of a picture
-_GAP = 4  # between a generated picture and the true one
-_MARGIN = 14  # between cells
-_FONT = 13
-_LINES = 3  # of caption
+from unclip_jax.generation.grids import FONT_SIZE, GAP, caption_grid
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -159,66 +154,20 @@ def samples_png(rows, generated, true, columns=6):
     """Generated | true pictures in a grid, captions under them: PNG bytes.
 
     Args:
-      rows: one dict per picture ("caption", "results").
+      rows: one dict per picture ("caption", ...).
       generated, true: uint8 (len(rows), H, W, 3).
       columns: pairs in a row.
     """
-    font = ImageFont.load_default(_FONT)
-    cell_width = 2 * _TILE + _GAP
-    cell_height = _TILE + _LINES * (_FONT + 3) + 4
+    height, width = generated.shape[1:3]
+    gap = np.full((len(rows), height, max(1, width // 32), 3), 208, np.uint8)
+    pairs = np.concatenate([generated, gap, true], axis=2)
     columns = max(1, min(columns, len(rows)))
-    count = -(-len(rows) // columns)
-    head = _FONT + 10
-    page = Image.new(
-        "RGB",
-        (
-            columns * (cell_width + _MARGIN) + _MARGIN,
-            head + count * (cell_height + _MARGIN) + _MARGIN,
-        ),
-        "white",
-    )
-    draw = ImageDraw.Draw(page)
-    draw.text((_MARGIN, 8), "left: generated    right: true", "#666666", font)
-    for i, (row, ours, real) in enumerate(zip(rows, generated, true, strict=True)):
-        x = _MARGIN + i % columns * (cell_width + _MARGIN)
-        y = head + _MARGIN + i // columns * (cell_height + _MARGIN)
-        for image, left in ((ours, x), (real, x + _TILE + _GAP)):
-            page.paste(_tile(image), (left, y))
-            # A thin frame, or a white background would have no edge.
-            draw.rectangle(
-                (left, y, left + _TILE - 1, y + _TILE - 1), outline="#cccccc"
-            )
-        for j, line in enumerate(_wrap(row["caption"], font, cell_width)):
-            top = y + _TILE + 3 + j * (_FONT + 3)
-            draw.text((x, top), line, "#222222", font)
-    return _png(page)
-
-
-def _tile(image):
-    """A picture (H, W, 3) at _TILE x _TILE; small ones keep their hard pixels."""
-    image = Image.fromarray(np.asarray(image))
-    small = image.width <= _TILE
-    filter_ = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    return image.resize((_TILE, _TILE), filter_)
-
-
-def _wrap(text, font, width):
-    """Lines of at most `width` pixels; what does not fit _LINES ends in '...'."""
-    lines, line = [], ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    lines.append(line)
-    if len(lines) > _LINES:
-        lines = lines[:_LINES]
-        while lines[-1] and font.getlength(lines[-1] + "...") > width:
-            lines[-1] = lines[-1][:-1]
-        lines[-1] += "..."
-    return lines
+    grid = caption_grid(pairs, [row["caption"] for row in rows], columns)
+    head = Image.new("RGB", (grid.shape[1], 2 * FONT_SIZE), "white")
+    font = ImageFont.load_default(FONT_SIZE)
+    text = "left: generated    right: true picture"
+    ImageDraw.Draw(head).text((GAP, FONT_SIZE // 2), text, "#666666", font)
+    return _png(Image.fromarray(np.concatenate([np.asarray(head), grid])))
 
 
 def _short(name):

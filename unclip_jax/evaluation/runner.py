@@ -27,6 +27,7 @@ from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.pictures import ClipExtractor, Pictures
 from unclip_jax.evaluation.scoring import measure
+from unclip_jax.generation import UnCLIP
 
 KEYS = (
     "model",
@@ -65,26 +66,28 @@ def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
     elif fingerprint is None:
         raise ValueError("a model given to evaluate() needs its fingerprint")
     captions = [example["caption"] for example in examples]
+    options = config_lib.to_plain(config.generation)
+    options.pop("batch_size")  # picture i does not depend on its batch
     setting = {
         "model": fingerprint,
         "seed": int(config.seed),
         "captions": captions,
-        "generation": config_lib.to_plain(config.generation),
+        "generation": options,
     }
     if model is None:
-        model = load_model(config.model)
+        batch_size = config.generation.batch_size
+        model = UnCLIP.load(config.model, batch_size=batch_size)
+    if true.shape[1:3] != (model.image_size,) * 2:
+        raise ValueError(
+            f"the model draws {model.image_size}x{model.image_size} pictures but the "
+            f"source's are {true.shape[1]}x{true.shape[2]}: set "
+            f"config.data.image_size={model.image_size}"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     folder = workdir / "generated" / provenance.of_json(setting)[:12]
     store = ImageStore(folder, config.count)
     generate(model, captions, store, config, log)
     generated = store.read()
-    if generated.shape != true.shape:
-        raise ValueError(
-            f"the model draws {generated.shape[1]}x{generated.shape[2]} pictures but "
-            f"the source's are {true.shape[1]}x{true.shape[2]}: set "
-            f"config.data.image_size={generated.shape[1]}"
-        )
-
     extractors = {"clip": ClipExtractor(model)}
     pictures = Pictures(generated, examples, extractors, reference, source)
     truth = Pictures(true, examples, extractors, reference, source)
@@ -155,13 +158,6 @@ def check_config(config):
             f"config.metrics is empty; known metrics: {', '.join(registry.REGISTRY)}"
         )
     return metrics
-
-
-def load_model(folder):
-    """UnCLIP from an export folder."""
-    from unclip_jax.generation import UnCLIP  # heavy: only when a model is loaded
-
-    return UnCLIP.load(folder)
 
 
 def select_examples(data, count, seed):
