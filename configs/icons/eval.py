@@ -17,8 +17,9 @@ def get_config():
         split="held_out",  # (noun, colour, background) triples kept out of training
         image_size=32,
     )
-    c.count = 224  # captions, drawn from the source by the seed
-    c.seed = 0  # of that draw and of all noise; picture i depends on (seed, i) only
+    c.count = 224  # captions
+    c.select = "first"  # of the source (icons are shuffled), or "random" by the seed
+    c.seed = 0  # of all noise; picture i depends on (seed, i) and its caption only
     c.generation = dict(
         batch_size=32,
         prior_guidance=2.0,

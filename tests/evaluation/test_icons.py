@@ -93,6 +93,21 @@ def test_a_shifted_glyph_is_still_found(drawn):
     assert rates(moved, wanted, palette, masks)["glyph_top1"] >= 0.9
 
 
+def test_scaled_and_shifted_glyphs_are_found_with_their_alternatives():
+    source = Icons(split="train", image_size=32, nouns=24, jitter=0.3)
+    names, nouns = list(source.colours), source.nouns
+    examples = [source[i] for i in range(120)]
+    images = np.stack([e["image"] for e in examples])
+    palette = np.array([source.colours[name] for name in names])
+    masks, reach = icons.jittered(
+        np.stack([source.mask(noun) for noun in nouns]), source.jitter
+    )
+    assert reach == 5 and icons.jittered(masks[:, 0], 0.0)[1] == 0
+    readings = icons.read_icons(images, palette, masks, max_shift=reach)
+    wanted = np.array([nouns.index(e["noun"]) for e in examples])
+    assert (readings.glyphs[:, 0] == wanted).mean() >= 0.97
+
+
 def test_an_empty_picture_has_no_glyph(drawn):
     _, wanted, palette, masks = drawn
     plain = np.broadcast_to(

@@ -117,6 +117,7 @@ def test_image_store_keeps_and_mends(tmp_path):
         (lambda c: c.metrics.r_precision.update(pol=3), "did you mean 'pool'"),
         (lambda c: c.generation.update(decoder_guidanc=3), "decoder_guidance"),
         (lambda c: c.update(sed=3), "did you mean 'seed'"),
+        (lambda c: c.update(select="last"), "expected one of"),
         (lambda c: c.update(count=10), "needs at least 20 pictures"),
         (lambda c: c.update(count=1000), "the source has only 200"),
         (lambda c: c.generation.update(batch_size=0), "at least 1"),

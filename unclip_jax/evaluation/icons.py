@@ -17,6 +17,7 @@ answer:
 import dataclasses
 
 import numpy as np
+from PIL import Image
 
 MIN_CONTRAST = 24.0  # RGB distance below which nothing stands out
 NONE = -1  # "no glyph seen"
@@ -80,6 +81,27 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
         glyph_colour=glyph_colour,
         glyphs=np.where(seen[:, None], glyphs, NONE),
     )
+
+
+def jittered(masks, jitter):
+    """Alternatives of masks (V, H, W) for glyphs scaled by [1 - jitter, 1].
+
+    Returns:
+      (masks (V, A, H, W), how many pixels such glyphs may be off the centre).
+    """
+    if not jitter:
+        return masks[:, None], 0
+    height, width = masks.shape[1:]
+    scales = np.linspace(1.0, 1.0 - jitter, 1 + int(np.ceil(jitter / 0.08)))
+    out = np.zeros((len(masks), len(scales), height, width), np.float32)
+    for a, scale in enumerate(scales):
+        h, w = round(height * scale), round(width * scale)
+        top, left = (height - h) // 2, (width - w) // 2
+        for v, mask in enumerate(masks):
+            full = Image.fromarray(np.asarray(mask, np.float32))
+            small = full.resize((w, h), Image.Resampling.BICUBIC)
+            out[v, a, top : top + h, left : left + w] = np.asarray(small)
+    return out, int(np.ceil(jitter * max(height, width) / 2))
 
 
 def check_icons(readings, background, glyph_colour, glyph):

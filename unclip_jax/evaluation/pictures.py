@@ -38,6 +38,17 @@ class Pictures:
         """The N captions, row by row with the images."""
         return [self.examples[i]["caption"] for i in self._order]
 
+    @property
+    def meanings(self):
+        """What the captions say, whatever their wording: (noun, colour, background).
+
+        Examples that do not say it mean their caption, word for word.
+        """
+        fields = ("noun", "colour", "background")
+        if not all(field in self.examples[0] for field in fields):
+            return self.captions
+        return list(zip(*(self.wanted(field) for field in fields), strict=True))
+
     def wanted(self, field):
         """The examples' values of a field, row by row with the images: a list.
 

@@ -11,7 +11,7 @@ from unclip_jax.evaluation.features import as_features, same_rows, unit_rows
 from unclip_jax.evaluation.ranking import hit_rate_at
 
 
-def r_precision(image, text, pool=100, k=1, seed=0, captions=None):
+def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
     """Fraction of pictures whose own caption is among the k best of `pool`.
 
     Args:
@@ -19,8 +19,8 @@ def r_precision(image, text, pool=100, k=1, seed=0, captions=None):
       pool: candidates per picture, its own caption included.
       k: how many guesses are allowed.
       seed: draws the mismatched captions; picture i's draw depends on (seed, i).
-      captions: optional N strings; a caption with the same words as the picture's
-        own is then never drawn as a mismatch.
+      meanings: optional N hashable values (the captions, or what they say); a text
+        that means the same as the picture's own is never drawn as a mismatch.
 
     Raises:
       ValueError: fewer than `pool` candidates for some picture.
@@ -31,14 +31,16 @@ def r_precision(image, text, pool=100, k=1, seed=0, captions=None):
     if not 1 <= k <= pool or pool < 2:
         raise ValueError(f"r_precision needs 1 <= k <= pool >= 2, got {k=}, {pool=}")
     image, text = unit_rows(image), unit_rows(text)
-    words = np.asarray(captions if captions is not None else np.arange(n))
+    number = {}  # meaning -> a number of its own
+    meanings = range(n) if meanings is None else meanings
+    meaning = np.array([number.setdefault(m, len(number)) for m in meanings])
     hits = np.empty(n)
     for i in range(n):
-        others = np.flatnonzero(words != words[i])
+        others = np.flatnonzero(meaning != meaning[i])
         if others.size < pool - 1:
             raise ValueError(
                 f"r_precision pool = {pool} needs {pool - 1} other captions, but "
-                f"only {others.size} of {n} differ from caption {i}; evaluate more "
+                f"only {others.size} of {n} differ from number {i}; evaluate more "
                 f"captions or set pool to at most {others.size + 1}"
             )
         draw = np.random.default_rng((seed, i)).choice(others, pool - 1, replace=False)

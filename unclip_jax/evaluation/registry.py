@@ -78,7 +78,7 @@ def _clip_score(pictures, convention="cosine", features="clip"):
 
 def _r_precision(pictures, pool=100, k=1, seed=0, features="clip"):
     image, text = pictures.image_features(features), pictures.text_features(features)
-    return {"": r_precision(image, text, pool, k, seed, pictures.captions)}
+    return {"": r_precision(image, text, pool, k, seed, pictures.meanings)}
 
 
 def _retrieval(pictures, features="clip"):
@@ -134,7 +134,9 @@ def _icons(pictures, max_shift=2):
     def read():
         palette = np.array([source.colours[name] for name in names])
         masks = np.stack([source.mask(noun) for noun in nouns])
-        return icons_lib.read_icons(pictures.images, palette, masks, max_shift)
+        masks, reach = icons_lib.jittered(masks, getattr(source, "jitter", 0.0))
+        images = pictures.images
+        return icons_lib.read_icons(images, palette, masks, max_shift + reach)
 
     return icons_lib.check_icons(
         pictures.cached(("icons", max_shift), read),

@@ -33,12 +33,14 @@ KEYS = (
     "model",
     "data",
     "count",
+    "select",
     "seed",
     "generation",
     "reference",
     "metrics",
     "report",
 )
+SELECT = ("first", "random")
 
 
 def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
@@ -58,7 +60,7 @@ def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
     started = time.time()
     metrics = check_config(config)
     workdir = pathlib.Path(workdir)
-    source, indices = select_examples(config.data, config.count, config.seed)
+    source, indices = select_examples(config.data, config.count, config)
     examples, true = read_examples(source, indices)
     reference, reference_source = read_reference(config, true.shape)
     if model is None:
@@ -138,6 +140,8 @@ def check_config(config):
     config_lib.check_keys(config.generation, allowed, "config.generation")
     config_lib.check_keys(config.reference, ("data", "count"), "config.reference")
     config_lib.check_keys(config.report, ("pictures", "columns"), "config.report")
+    if config.select not in SELECT:
+        raise ValueError(f"config.select = {config.select!r}: expected one of {SELECT}")
     if config.generation.batch_size < 1:
         raise ValueError(
             f"config.generation.batch_size = {config.generation.batch_size}: "
@@ -160,7 +164,7 @@ def check_config(config):
     return metrics
 
 
-def select_examples(data, count, seed):
+def select_examples(data, count, config):
     """(source, int64 (count,) example numbers drawn from it, the same every time)."""
     source = make_source(data)
     if count > len(source):
@@ -168,7 +172,9 @@ def select_examples(data, count, seed):
             f"{count} examples were asked for, but the source has only {len(source)}; "
             "lower config.count (or config.reference.count)"
         )
-    random = np.random.default_rng(seed)
+    if config.select == "first":
+        return source, np.arange(count)
+    random = np.random.default_rng(config.seed)
     return source, np.sort(random.choice(len(source), count, replace=False))
 
 
@@ -196,9 +202,8 @@ def read_reference(config, shape):
         **config_lib.to_plain(config.data),
         **config_lib.to_plain(config.reference.data),
     }
-    # A seed of its own: with the captions' source, other examples are drawn.
     source, indices = select_examples(
-        type(config.data)(data), config.reference.count, config.seed + 1
+        type(config.data)(data), config.reference.count, config
     )
     _, images = read_examples(source, indices)
     if images.shape[1:] != shape[1:]:
