@@ -1,8 +1,8 @@
 """Takes a trained run out of its checkpoints: a part of an export folder.
 
-    python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
-    python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
-    python -m unclip_jax.export --run=runs/icons/decoder --out=exports/icons
+python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
+python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
+python -m unclip_jax.export --run=runs/icons/decoder --out=exports/icons
 """
 
 from unclip_jax import config as config_lib

@@ -36,9 +36,7 @@ PRIOR = {
 def random_params(kind, config, seed=0):
     shapes = parts.param_shapes(kind, models.build(kind, config["model"]))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda s: rng.normal(size=s.shape).astype(np.float32), shapes
-    )
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 @pytest.fixture
@@ -79,9 +77,8 @@ def test_non_contiguous_and_bfloat16_tensors(tmp_path):
 
 def test_part_is_built_and_checked(folder):
     part = parts.read_native(folder, "clip")
-    out = part.module.apply(
-        {"params": part.params}, np.full((2, 8, 8, 3), 9, np.uint8), method="encode_image"
-    )
+    images = np.full((2, 8, 8, 3), 9, np.uint8)
+    out = part.module.apply({"params": part.params}, images, method="encode_image")
     assert out.shape == (2, 8)
     assert part.clip_fingerprint == part.meta["clip_fingerprint"]
 

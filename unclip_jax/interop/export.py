@@ -73,4 +73,6 @@ def tokenizer_folder(
     for folder in (own, named):  # the run's own first: a run may have been moved
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"the tokenizer of {run} is neither in {own} nor in {named}")
+    raise FileNotFoundError(
+        f"the tokenizer of {run} is neither in {own} nor in {named}"
+    )

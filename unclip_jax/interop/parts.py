@@ -1,6 +1,7 @@
 """Parts ready to run: the module its config describes and parameters that fit it."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -87,4 +88,9 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         "prior": (embedding, t, tokens, embedding, drop),
         "decoder": (shape(side, side, 3), t, embedding, tokens, drop, drop),
     }[kind]
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(module.init, key, *inputs)["params"]
+    if kind == "prior":  # its forward pass does not go through its embedding space
+        init = functools.partial(module.init, method="normalize")
+        shapes = {**shapes, **jax.eval_shape(init, key, embedding)["params"]}
+    return shapes

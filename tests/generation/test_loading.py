@@ -1,0 +1,77 @@
+"""From an export folder to a model that draws; and folders that do not fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.loading import check_together, load_stack
+from unclip_jax.interop import native, parts
+
+CAPTIONS = ["a red heart", "a blue cat on teal", "the green umbrella"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, stack, resized):
+    """An export with a real tokenizer; the models' vocabularies fit it."""
+    folder = tmp_path_factory.mktemp("exports") / "tiny"
+    train_tokenizer(CAPTIONS, folder.parent / "tokenizer", 514, context_length=6)
+    native.write_tokenizer(folder, folder.parent / "tokenizer")
+    fingerprint = None
+    for kind in native.PARTS:
+        part = resized(kind, vocab_size=514, eot_id=513)
+        meta = {"step": 1, "clip_fingerprint": fingerprint}
+        native.write_part(folder, kind, part.config, part.params, meta)
+        fingerprint = fingerprint or part.clip_fingerprint
+    return folder
+
+
+def test_an_export_draws(folder):
+    model = UnCLIP.load(folder, batch_size=8)
+    assert (model.image_size, model.clip_image_size) == (8, 8)
+    drawn = model.text2image(CAPTIONS, seed=3, prior_steps=2, decoder_steps=2)
+    assert drawn.shape == (3, 8, 8, 3) and drawn.dtype == np.uint8
+    assert len({picture.tobytes() for picture in drawn}) == 3
+
+
+def test_parts_can_be_left_out(folder):
+    clip = UnCLIP.load(folder, parts=("clip",), batch_size=8)
+    assert list(clip.stack.parts) == ["clip"]
+    assert clip.encode_text(["a cat"]).shape == (1, 8)
+
+
+def test_bfloat16(folder):
+    half = load_stack(folder, ("clip",), "bfloat16").part("clip").module
+    assert half.dtype.__name__ == "bfloat16"
+    with pytest.raises(ValueError, match="dtype 'float8'"):
+        load_stack(folder, ("clip",), "float8")
+
+
+def test_folders_that_are_no_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        UnCLIP.load(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="not a model.*unclip_jax.export"):
+        UnCLIP.load(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="diffusers pipeline"):
+        UnCLIP.load(tmp_path)
+
+
+def test_parts_that_do_not_fit_together(stack, resized):
+    prior = resized("prior", embed_dim=16)
+    other = dataclasses.replace(stack, parts={**stack.parts, "prior": prior})
+    with pytest.raises(ValueError, match="embed_dim is clip 8, prior 16, decoder 8"):
+        check_together(other)
+    tokenizer = dataclasses.replace(stack.tokenizer, vocab_size=31)
+    with pytest.raises(ValueError, match="vocab_size is clip 30.*tokenizer 31"):
+        check_together(dataclasses.replace(stack, tokenizer=tokenizer))
+
+
+def test_embedding_conventions_must_agree(stack):
+    prior = stack.parts["prior"]
+    config = {**prior.config, "embedding": "unit_17.2"}
+    unit = parts.make("prior", config, prior.params, prior.meta, where="prior")
+    with pytest.raises(ValueError, match="the decoder wants standardize"):
+        check_together(dataclasses.replace(stack, parts={**stack.parts, "prior": unit}))

@@ -1,0 +1,210 @@
+"""UnCLIP on tiny random models: shapes, reproducibility, guidance, errors."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.generation import UnCLIP
+
+FAST = {"prior_steps": 3, "decoder_steps": 3}
+PROMPTS = [f"a picture number {chr(97 + i) * (i + 1)}" for i in range(11)]
+
+
+@pytest.fixture(scope="module")
+def drawn(model):
+    return model.text2image(PROMPTS, seed=5, **FAST)
+
+
+def close(a, b, most=1):
+    """uint8 pictures equal but for the last bit of a few pixels."""
+    difference = np.abs(a.astype(int) - b.astype(int))
+    assert difference.max() <= most, difference.max()
+
+
+def test_shapes_types_and_variety(drawn):
+    assert drawn.shape == (11, 8, 8, 3) and drawn.dtype == np.uint8
+    assert len({picture.tobytes() for picture in drawn}) == 11
+    assert 20 < drawn.std() < 200
+
+
+def test_same_seed_same_pictures_other_seed_others(model, drawn):
+    np.testing.assert_array_equal(model.text2image(PROMPTS, seed=5, **FAST), drawn)
+    other = model.text2image(PROMPTS, seed=6, **FAST)
+    assert np.abs(other.astype(int) - drawn).mean() > 5
+
+
+def test_a_picture_does_not_depend_on_its_batch(model, drawn):
+    close(model.text2image(PROMPTS[9:], seed=5, first=9, **FAST), drawn[9:])
+
+
+def test_eight_devices_draw_what_one_does(stack, drawn):
+    eight = UnCLIP(stack, batch_size=13)
+    close(eight.text2image(PROMPTS, seed=5, **FAST), drawn)
+
+
+def test_the_place_in_the_list_decides_the_noise(model):
+    twins = model.text2image(["the same"] * 2, seed=1, **FAST)
+    assert np.abs(twins[0].astype(int) - twins[1]).mean() > 5
+
+
+def test_nothing_recompiles_at_the_second_call(model, drawn):
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x * 3 + 1)(1.0)
+        assert compiled  # it is heard
+        compiled.clear()
+        # `drawn` compiled these; prompts, chunks, seed and guidance change nothing
+        model.text2image(PROMPTS[:8] * 2, seed=3, **FAST, prior_guidance=2, eta=0.5)
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_text2image_is_prior_then_decoder(model, drawn):
+    z = model.sample_embeddings(PROMPTS, seed=5, steps=3)
+    assert z.shape == (11, 8) and z.dtype == np.float32
+    close(model.decode(z, PROMPTS, seed=5, steps=3), drawn)
+
+
+def test_candidates_are_ranked_by_the_text_embedding(model):
+    def score(candidates):
+        z = model.sample_embeddings(PROMPTS, seed=2, num_candidates=candidates, steps=3)
+        text = model.encode_text(PROMPTS)
+        return (z * text).sum(-1) / np.linalg.norm(z, axis=-1)
+
+    one, four = score(1), score(4)
+    # the single candidate is the first of the four
+    assert (four >= one - 1e-5).all() and (four > one + 1e-3).any()
+
+
+def test_guidance_one_is_the_conditional_model(model):
+    z = model.encode_text(PROMPTS)
+    plain = model.decode(z, PROMPTS, guidance=1.0, steps=3)
+    close(model.decode(z, PROMPTS, guidance=1.000001, steps=3), plain)
+    guided = model.decode(z, PROMPTS, guidance=6.0, steps=3)
+    assert np.abs(guided.astype(int) - plain).mean() > 0.5
+
+
+def test_guidance_zero_sees_no_condition(model):
+    z = model.encode_text(PROMPTS)
+    a = model.decode(z, PROMPTS, guidance=0.0, steps=3)
+    close(model.decode(-z[::-1], PROMPTS[::-1], guidance=0.0, steps=3), a)
+
+
+def test_without_prompts_the_decoder_sees_only_the_embedding(model):
+    z = model.encode_text(PROMPTS)
+    silent = model.decode(z, guidance=1.0, steps=3)
+    close(model.decode(z, [""] * len(z), guidance=1.0, steps=3), silent)
+    spoken = model.decode(z, PROMPTS, guidance=1.0, steps=3)
+    assert (spoken != silent).any()
+    other = model.decode(-z, guidance=1.0, steps=3)
+    assert (other != silent).any()
+
+
+def test_samplers_can_be_chosen(model, drawn):
+    other = model.text2image(PROMPTS, seed=5, decoder_sampler="ddpm", **FAST)
+    assert other.shape == drawn.shape and (other != drawn).any()
+
+
+def test_variations(model, images):
+    drawn = model.variations(images, seed=1, steps=3)
+    assert drawn.shape == (5, 8, 8, 3)
+    np.testing.assert_array_equal(model.variations(images, seed=1, steps=3), drawn)
+    z = model.encode_image(images)
+    close(model.decode(z, seed=1, steps=3, eta=1.0), drawn)
+    assert (model.variations(images, seed=2, steps=3) != drawn).any()
+    assert (model.variations(images, seed=1, steps=3, eta=0.0) != drawn).any()
+
+
+def test_encoders_equal_the_module(model, stack, images):
+    clip = stack.parts["clip"]
+    variables = {"params": clip.params}
+    encode_image = jax.jit(partial(clip.module.apply, method="encode_image"))
+    encode_text = jax.jit(partial(clip.module.apply, method="encode_text"))
+    expected = encode_image(variables, images)
+    np.testing.assert_allclose(model.encode_image(images), expected, atol=1e-5)
+    np.testing.assert_allclose(model.encode_image(images[0]), expected[:1], atol=1e-5)
+    tokens = stack.tokenizer.encode(PROMPTS)
+    expected = encode_text(variables, tokens)
+    np.testing.assert_allclose(model.encode_text(PROMPTS), expected, atol=1e-5)
+    np.testing.assert_allclose(model.encode_text(PROMPTS[0]), expected[:1], atol=1e-5)
+
+
+def test_zero_shot(model, images):
+    labels = ["cat", "dog", "umbrella"]
+    odds = model.zero_shot(images, labels, ["a {}", "one {} here"])
+    assert odds.shape == (5, 3)
+    np.testing.assert_allclose(odds.sum(1), 1, atol=1e-5)
+    flipped = model.zero_shot(images, labels[::-1], ["a {}", "one {} here"])
+    np.testing.assert_allclose(flipped[:, ::-1], odds, atol=1e-5)
+    with pytest.raises(ValueError, match="no {} for the label"):
+        model.zero_shot(images, labels, ["a photo"])
+
+
+def test_progress_reaches_the_end(model):
+    seen = []
+    model.encode_text(PROMPTS, progress=lambda *x: seen.append(x))
+    assert seen == [(8, 11), (11, 11)]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"prompts": []}, "no prompts"),
+        ({"prompts": [3]}, "prompt 0 must be a string"),
+        ({"prior_guidance": float("nan")}, "prior guidance must be a finite number"),
+        ({"decoder_guidance": float("inf")}, "decoder guidance must be a finite"),
+        ({"decoder_guidance": None}, "decoder guidance must be a finite"),
+        ({"prior_steps": 0}, "prior steps must be a whole number from 1 to 20, got 0"),
+        ({"decoder_steps": 21}, "decoder steps must be a whole number from 1 to 20"),
+        ({"decoder_steps": 2.5}, "decoder steps must be a whole number"),
+        ({"num_candidates": 0}, "num_candidates must be a whole number from 1"),
+        ({"decoder_sampler": "euler"}, "decoder sampler 'euler': expected one of"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"eta": -1.0}, "eta must be a finite number of at least 0"),
+    ],
+)
+def test_bad_arguments(model, arguments, message):
+    arguments = {"prompts": ["a cat"], **FAST, **arguments}
+    with pytest.raises(ValueError, match=message):
+        model.text2image(**arguments)
+
+
+def test_bad_images(model, images):
+    with pytest.raises(ValueError, match="must be uint8.*float64"):
+        model.encode_image(images / 255)
+    with pytest.raises(ValueError, match=r"CLIP takes images \(N, 8, 8, 3\), got"):
+        model.encode_image(np.zeros((2, 9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="differ in size"):
+        model.encode_image([images[0], images[0][:4]])
+    with pytest.raises(ValueError, match="no images"):
+        model.variations([])
+    with pytest.raises(ValueError, match="NaN or infinity in rows"):
+        model.decode(np.full((1, 8), np.nan))
+    with pytest.raises(ValueError, match="2 prompts for 1 embeddings"):
+        model.decode(np.ones((1, 8)), ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["clip", "prior", "decoder"])
+def test_missing_parts_name_the_command(stack, kind):
+    parts = {k: v for k, v in stack.parts.items() if k != kind}
+    model = UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=8)
+    with pytest.raises(FileNotFoundError) as error:
+        model.text2image(["a"], **FAST)
+    assert f"has no {kind}" in str(error.value)
+    assert f"--run=FOLDER_OF_THE_{kind.upper()}_RUN" in str(error.value)
+
+
+def test_missing_tokenizer(stack):
+    model = UnCLIP(dataclasses.replace(stack, tokenizer=None), batch_size=8)
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.*CLIP_RUN"):
+        model.encode_text(["a"])

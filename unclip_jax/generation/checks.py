@@ -1,0 +1,80 @@
+"""What callers may hand to UnCLIP; each check says what was wrong with it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from unclip_jax.diffusion import samplers
+
+
+def prompts(values: str | Sequence[str]) -> list[str]:
+    """The prompts as a list; a single string is a list of one."""
+    values = [values] if isinstance(values, str) else list(values)
+    if not values:
+        raise ValueError("no prompts: give at least one")
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"prompt {i} must be a string, got {value!r}")
+    return values
+
+
+def images(values, size: int, what: str) -> np.ndarray:
+    """uint8 (N, size, size, 3) with N > 0; a single picture is a batch of one."""
+    try:
+        values = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"the images differ in size: {error}") from error
+    if values.size == 0:
+        raise ValueError("no images: give at least one")
+    if values.dtype != np.uint8:
+        raise ValueError(
+            f"images must be uint8 (0 to 255), got {values.dtype}; convert floats in "
+            "[0, 1] with (255 * x).round().astype(np.uint8)"
+        )
+    if values.ndim == 3:
+        values = values[None]
+    if values.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"{what} takes images (N, {size}, {size}, 3), got {values.shape}; "
+            f"unclip_jax.generation.images.fit(image, {size}) crops and scales one"
+        )
+    return values
+
+
+def embeddings(values, dim: int) -> np.ndarray:
+    """float32 (N, dim), N > 0, finite."""
+    values = np.asarray(values, np.float32)
+    if values.ndim != 2 or not len(values) or values.shape[1] != dim:
+        raise ValueError(f"embeddings must be (N, {dim}), got {values.shape}")
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values).all(1))
+        raise ValueError(f"embeddings hold NaN or infinity in rows {bad[:5].tolist()}")
+    return values
+
+
+def number(name: str, value: float, minimum: float = -math.inf) -> float:
+    """A finite float of at least `minimum`."""
+    is_number = isinstance(value, int | float | np.number)
+    if not is_number or not math.isfinite(value) or value < minimum:
+        least = "" if minimum == -math.inf else f" of at least {minimum:g}"
+        raise ValueError(f"{name} must be a finite number{least}, got {value!r}")
+    return float(value)
+
+
+def integer(name: str, value: int, minimum: int, maximum: int) -> int:
+    """An int in [minimum, maximum]."""
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_int or not minimum <= value <= maximum:
+        raise ValueError(
+            f"{name} must be a whole number from {minimum} to {maximum}, got {value!r}"
+        )
+    return int(value)
+
+
+def sampler(name: str, value: str) -> str:
+    """The name of a sampler."""
+    if value not in samplers.SAMPLERS:
+        names = ", ".join(sorted(samplers.SAMPLERS))
+        raise ValueError(f"{name} {value!r}: expected one of {names}")
+    return value

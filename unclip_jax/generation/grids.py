@@ -1,0 +1,130 @@
+"""Pictures as PNG files: single ones, and captioned grids that people can read."""
+
+import bisect
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
+GAP = 8
+FONT_SIZE = 12
+
+
+def caption_grid(
+    images: np.ndarray | Sequence[np.ndarray],
+    captions: Sequence[str] = (),
+    columns: int | None = None,
+    min_tile: int = MIN_TILE,
+) -> np.ndarray:
+    """Lays pictures out in rows, each with its caption under it.
+
+    Args:
+      images: N uint8 pictures (H, W, 3), all of one size.
+      captions: none, or one per picture; long ones are wrapped to the tile's width.
+      columns: pictures per row; about sqrt(N), so that the grid is wide, by default.
+      min_tile: smaller pictures are enlarged by a whole factor, without smoothing.
+
+    Returns:
+      uint8 (height, width, 3).
+
+    Raises:
+      ValueError: no pictures, pictures of other types or sizes, or another number of
+        captions.
+    """
+    images = [_checked(image) for image in images]
+    if not images:
+        raise ValueError("a grid needs at least one picture, got none")
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"the pictures of a grid differ in size: {sorted(sizes)}")
+    if captions and len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
+    columns = columns or min(len(images), math.ceil(math.sqrt(1.5 * len(images))))
+    rows = math.ceil(len(images) / columns)
+    factor = max(1, math.ceil(min_tile / min(images[0].shape[:2])))
+    height, width = (factor * side for side in images[0].shape[:2])
+
+    font = ImageFont.load_default(FONT_SIZE)
+    texts = [wrap(caption, font, width) for caption in captions]
+    line = sum(font.getmetrics()) + 1
+    lines = max((len(text) for text in texts), default=0)
+    step_y = height + GAP + (lines * line + GAP // 2 if lines else 0)
+    step_x = width + GAP
+    page = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for i, image in enumerate(images):
+        x, y = GAP + i % columns * step_x, GAP + i // columns * step_y
+        tile = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        page.paste(Image.fromarray(tile), (x, y))
+        # white pictures need an edge on the white page
+        draw.rectangle((x - 1, y - 1, x + width, y + height), outline=(208, 208, 208))
+        if texts:
+            text = "\n".join(texts[i])
+            draw.multiline_text((x, y + height + 2), text, "black", font, spacing=1)
+    return np.asarray(page)
+
+
+def wrap(text: str, font, width: float, max_lines: int = 6) -> list[str]:
+    """Breaks text into lines of at most `width` pixels, between words if possible.
+
+    What does not fit into `max_lines` is cut, which "..." shows.
+    """
+    lines: list[str] = []
+    current = ""
+    for word in text[: 400 * max_lines].split():  # the rest would not fit anyway
+        joined = f"{current} {word}".strip()
+        if font.getlength(joined) <= width:
+            current = joined
+            continue
+        if current:
+            lines.append(current)
+        while len(word) > 1 and font.getlength(word) > width:  # one very long word
+            fits = bisect.bisect_right(
+                range(len(word)), width, key=lambda n: font.getlength(word[:n])
+            )
+            fits = max(1, fits - 1)
+            lines.append(word[:fits])
+            word = word[fits:]
+        current = word
+    lines = lines + [current] if current else lines
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(last + "...") > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], last + "..."]
+
+
+def save_png(
+    path: str | os.PathLike,
+    image: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes uint8 (H, W, 3) as PNG, atomically, with text entries for the metadata.
+
+    Raises ValueError for a picture of another type, or a path that is not *.png.
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} should end in .png")
+    info = PngImagePlugin.PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_itxt(key, str(value))  # iTXt: prompts need not be Latin-1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    Image.fromarray(_checked(image)).save(part, "PNG", pnginfo=info)
+    part.replace(path)
+
+
+def _checked(image) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
+        )
+    return image

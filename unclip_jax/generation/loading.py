@@ -1,0 +1,106 @@
+"""Reads the parts of a stack from a folder, whichever format it has."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from unclip_jax.interop import native, parts
+from unclip_jax.interop.parts import Part
+from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
+
+SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stack:
+    """Parts of one unCLIP, as read.
+
+    Attributes:
+      origin: the folder, for messages.
+      parts: kind -> Part; not necessarily all of native.PARTS.
+      tokenizer: None when the folder has none.
+    """
+
+    origin: str
+    parts: Mapping[str, Part]
+    tokenizer: ExportedTokenizer | None
+
+    def part(self, kind: str) -> Part:
+        """Raises FileNotFoundError saying how to add the part if it is not there."""
+        if kind not in self.parts:
+            raise native.missing_part(self.origin, kind, [*self.parts])
+        return self.parts[kind]
+
+
+def load_stack(
+    folder: str | os.PathLike,
+    wanted: Sequence[str] = native.PARTS,
+    dtype: str = "float32",
+) -> Stack:
+    """Reads those of the `wanted` parts that the export in `folder` has.
+
+    Every format that can be sampled from is recognised here and nowhere else.
+
+    Raises:
+      FileNotFoundError: no such folder, or no export in it.
+      ValueError: a format that is not supported, broken files, or parts that do not
+        belong together.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model folder {str(folder)!r} does not exist")
+    if native.is_export(folder):
+        stack = _read_native(folder, wanted, dtype)
+    elif (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"{folder} is a diffusers pipeline; only native exports (with a "
+            f"{native.INDEX}) can be read"
+        )
+    else:
+        raise FileNotFoundError(
+            f"{folder} is not a model: no {native.INDEX} in it; make one with "
+            f"`python -m unclip_jax.export --run=RUN --out={folder}`"
+        )
+    check_together(stack)
+    return stack
+
+
+def _read_native(folder, wanted, dtype):
+    have = native.read_index(folder)["parts"]
+    read = {k: parts.read_native(folder, k, dtype) for k in wanted if k in have}
+    tokenizer = None
+    if native.TOKENIZER in have and read:
+        length = next(iter(read.values())).module.context_length
+        path = native.part_folder(folder, native.TOKENIZER)
+        tokenizer = read_tokenizer(path, length)
+    return Stack(str(folder), read, tokenizer)
+
+
+def check_together(stack: Stack) -> None:
+    """Raises ValueError naming what the parts and the tokenizer disagree about."""
+    for field in SHARED:
+        values = {k: getattr(p.module, field) for k, p in stack.parts.items()}
+        if stack.tokenizer is not None and field != "embed_dim":
+            values["tokenizer"] = getattr(stack.tokenizer, field)
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{kind} {value}" for kind, value in values.items())
+            raise ValueError(
+                f"the parts of {stack.origin} do not fit together: {field} is {listed}"
+            )
+    conventions = {
+        kind: part.config["embedding"]
+        for kind, part in stack.parts.items()
+        if "embedding" in part.config
+    }
+    # a unit-norm prior has forgotten the norm that a standardising decoder wants
+    if (
+        conventions.get("prior")
+        == "unit_17.2"
+        != conventions.get("decoder", "unit_17.2")
+    ):
+        raise ValueError(
+            f"the parts of {stack.origin} do not fit together: the prior makes "
+            f"embeddings of norm 1 (unit_17.2), the decoder wants "
+            f"{conventions['decoder']}; train both with one stage_options.embedding"
+        )

@@ -1,0 +1,157 @@
+"""Sampling as pure functions of parameters and arrays; UnCLIP compiles them.
+
+Row i of a batch draws its noise from (seed, indices[i]) alone: a picture depends
+neither on the batch it is drawn in, nor on its place there, nor on the devices.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.interop.parts import Part
+
+# Streams of randomness of one picture.
+PRIOR, DECODER = 0, 1
+START, STEPS = 0, 1  # x_T, and the noise added at the steps
+
+# The bound on |x0| in the prior's space, in standard deviations (Karlo's).
+PRIOR_CLIP = {"standardize": 5.0}
+
+
+def keys_of(seed, indices, *path: int):
+    """(B,) keys: key(seed) folded with each index, then with `path`."""
+
+    def one(index):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        for step in path:
+            key = jax.random.fold_in(key, step)
+        return key
+
+    return jax.vmap(one)(indices)
+
+
+def encode_image(clip: Part, params, images):
+    """uint8 (B, S, S, 3) -> raw embeddings (B, D)."""
+    return clip.module.apply({"params": params}, images, method="encode_image")
+
+
+def encode_text(clip: Part, params, tokens):
+    """int32 (B, L) -> raw embeddings (B, D)."""
+    return clip.module.apply({"params": params}, tokens, method="encode_text")
+
+
+def draw_embeddings(
+    prior: Part,
+    params,
+    tokens,
+    clip_text,
+    seed,
+    indices,
+    scale,
+    *,
+    steps: int,
+    sampler: str,
+    guided: bool,
+    num_candidates: int,
+):
+    """Image embeddings for captions, from the diffusion prior.
+
+    Of `num_candidates` drawn per caption, keeps the one nearest in angle to the text
+    embedding (paper, section 2.2: the higher z_i . z_t).
+
+    Args:
+      prior: the prior (its params are not looked at).
+      params: its parameters.
+      tokens: (B, L) int32.
+      clip_text: (B, D) raw text embeddings.
+      seed: () uint32.
+      indices: (B,) int32, the pictures' numbers.
+      scale: guidance; unused unless `guided`.
+      steps, sampler, guided, num_candidates: static.
+
+    Returns:
+      (B, D) raw image embeddings.
+    """
+    diffusion = prior.config["diffusion"]
+    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+    variables = {"params": params}
+
+    def model(z, t, condition, drop):
+        return prior.module.apply(variables, z, t, *condition, drop)
+
+    many = num_candidates
+    condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), (tokens, clip_text))
+    denoise = guidance.classifier_free(model, condition, scale if guided else 1)
+    bound = PRIOR_CLIP.get(prior.config["embedding"])
+
+    def predict(z, t):
+        kind = diffusion["prediction"]
+        return process.interpret(sched, kind, z, t, denoise(z, t), bound)
+
+    def candidate_keys(stream):
+        keys = keys_of(seed, indices, PRIOR, stream)  # (B,)
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        return jax.vmap(fold, (0, None))(keys, jnp.arange(many)).reshape(-1)
+
+    z_T = samplers.normal(candidate_keys(START), clip_text.shape[1:])
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    run = samplers.SAMPLERS[sampler]
+    z = run(predict, sched, z_T, timesteps, candidate_keys(STEPS))
+    z = prior.module.apply(variables, z, method="denormalize")
+    z = z.reshape(-1, many, z.shape[-1])  # (B, K, D)
+    score = (z * clip_text[:, None]).sum(-1) / jnp.linalg.norm(z, axis=-1).clip(1e-12)
+    return jnp.take_along_axis(z, score.argmax(1)[:, None, None], axis=1)[:, 0]
+
+
+def draw_images(
+    decoder: Part,
+    params,
+    clip_image,
+    tokens,
+    seed,
+    indices,
+    scale,
+    eta,
+    *,
+    steps: int,
+    sampler: str,
+    guided: bool,
+):
+    """Pictures for image embeddings (and captions), from the decoder.
+
+    Guidance contrasts with the model that sees neither embedding nor caption.
+
+    Args:
+      decoder: the decoder (its params are not looked at).
+      params: its parameters.
+      clip_image: (B, D) raw image embeddings.
+      tokens: (B, L) int32.
+      seed: () uint32.
+      indices: (B,) int32, the pictures' numbers.
+      scale: guidance; unused unless `guided`.
+      eta: noise of the DDIM steps; unused by other samplers.
+      steps, sampler, guided: static.
+
+    Returns:
+      uint8 (B, S, S, 3).
+    """
+    diffusion = decoder.config["diffusion"]
+    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+
+    def model(x, t, condition, drop):
+        return decoder.module.apply({"params": params}, x, t, *condition, drop, drop)
+
+    condition = clip_image, tokens
+    denoise = guidance.classifier_free(model, condition, scale if guided else 1)
+
+    def predict(x, t):
+        kind = diffusion["prediction"]
+        return process.interpret(sched, kind, x, t, denoise(x, t), 1.0)
+
+    side = decoder.module.image_size
+    x_T = samplers.normal(keys_of(seed, indices, DECODER, START), (side, side, 3))
+    step_keys = keys_of(seed, indices, DECODER, STEPS)
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    options = {"eta": eta} if sampler == "ddim" else {}
+    run = samplers.SAMPLERS[sampler]
+    return process.to_uint8(run(predict, sched, x_T, timesteps, step_keys, **options))

@@ -1,0 +1,331 @@
+"""UnCLIP: text to images, images to images, and CLIP's two encoders."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from unclip_jax.generation import checks, pipeline
+from unclip_jax.generation.images import fit
+from unclip_jax.generation.loading import Stack, load_stack
+from unclip_jax.generation.programs import Programs
+from unclip_jax.interop import native
+from unclip_jax.parallel.mesh import make_mesh
+
+Progress = Callable[[int, int], None]  # (rows done, rows in all), after each batch
+
+
+class UnCLIP:
+    """A frozen stack. Make one with `UnCLIP.load(folder)`.
+
+    Row i of every result depends on (seed, first + i) and its own input only. Lists
+    of any length are worked off in batches; a program is compiled for the first one
+    and reused by later calls with the same options.
+
+    Attributes:
+      stack: the parts as read.
+      tokenizer: encodes captions; None if the folder had none.
+    """
+
+    def __init__(self, stack: Stack, mesh: Mesh | None = None, batch_size: int = 32):
+        checks.integer("batch_size", batch_size, 1, 2**20)
+        self.stack = stack
+        self.tokenizer = stack.tokenizer
+        self._programs = Programs(mesh or make_mesh(), batch_size)
+        self._params: dict = {}
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        parts: Sequence[str] = native.PARTS,
+        dtype: str = "float32",
+        mesh: Mesh | None = None,
+        batch_size: int = 32,
+    ) -> "UnCLIP":
+        """Loads an export.
+
+        Args:
+          folder: the export; it may lack parts that are not used later.
+          parts: which of its parts to load.
+          dtype: type of the computation, "float32" or "bfloat16".
+          mesh: devices; all of them, by default.
+          batch_size: rows computed at a time (rounded up to fill the devices).
+
+        Raises:
+          FileNotFoundError: no such folder, or no export in it.
+          ValueError: broken files, or parts that do not belong together.
+        """
+        return cls(load_stack(folder, parts, dtype), mesh, batch_size)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that text2image and variations draw."""
+        return self.stack.part("decoder").module.image_size
+
+    @property
+    def clip_image_size(self) -> int:
+        """Side of the pictures that CLIP takes."""
+        return self.stack.part("clip").module.image_size
+
+    def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
+        """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
+        images = checks.images(images, self.clip_image_size, "CLIP")
+        return self._map(
+            lambda params, x: self._program(pipeline.encode_image, "clip")(params, x),
+            ("clip",),
+            (images,),
+            progress,
+        )
+
+    def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
+        """N captions -> raw embeddings (N, D) float32."""
+        return self._map(
+            lambda params, x: self._program(pipeline.encode_text, "clip")(params, x),
+            ("clip",),
+            (self._tokens(prompts),),
+            progress,
+        )
+
+    def zero_shot(
+        self, images, labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> np.ndarray:
+        """Probabilities (N, labels) of the labels for images (Radford et al. 2021).
+
+        A label's text embedding is the mean of its unit embeddings in the templates,
+        e.g. "a photo of a {}". Raises ValueError for a template without "{}".
+        """
+        labels, templates = checks.prompts(labels), checks.prompts(templates)
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} for the label")
+        texts = [t.replace("{}", label) for label in labels for t in templates]
+        text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
+        cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
+        clip = self.stack.part("clip")
+        logits = cosine * min(np.exp(float(clip.params["logit_scale"])), 100.0)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True)
+
+    def text2image(
+        self,
+        prompts: str | Sequence[str],
+        seed: int = 0,
+        prior_guidance: float = 4.0,
+        decoder_guidance: float = 8.0,
+        num_candidates: int = 2,
+        prior_steps: int = 64,
+        decoder_steps: int = 50,
+        prior_sampler: str = "ddpm",
+        decoder_sampler: str = "ddim",
+        eta: float = 0.0,
+        first: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Draws one picture per prompt.
+
+        Args:
+          prompts: N captions.
+          seed: of all randomness.
+          prior_guidance, decoder_guidance: classifier-free guidance; 1 is none.
+          num_candidates: embeddings drawn per prompt, of which the one nearest to the
+            text's is decoded.
+          prior_steps, decoder_steps: sampling steps.
+          prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS.
+          eta: noise of the decoder's DDIM steps.
+          first: number of the first picture: prompts[a:] with first=a are drawn as
+            they are within the whole list.
+          progress: called with (done, total) after each batch.
+
+        Returns:
+          uint8 (N, S, S, 3), S = image_size.
+
+        Raises:
+          ValueError: what is wrong with an argument.
+          FileNotFoundError: the export lacks a part; the message says how to add it.
+        """
+        embed = self._prior(prior_guidance, prior_steps, prior_sampler, num_candidates)
+        decode = self._decoder(decoder_guidance, decoder_steps, decoder_sampler)
+        eta = np.float32(checks.number("eta", eta, 0))
+        seed = _seed(seed)
+        tokens = self._tokens(prompts)
+
+        def draw(clip, prior, decoder, tokens, indices):
+            z = embed(clip, prior, tokens, seed, indices)
+            return decode(decoder, z, tokens, seed, indices, eta)
+
+        arrays = tokens, _indices(first, len(tokens))
+        return self._map(draw, ("clip", "prior", "decoder"), arrays, progress)
+
+    def sample_embeddings(
+        self,
+        prompts: str | Sequence[str],
+        seed: int = 0,
+        guidance: float = 4.0,
+        num_candidates: int = 2,
+        steps: int = 64,
+        sampler: str = "ddpm",
+        first: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """The first half of text2image: raw image embeddings (N, D) float32."""
+        embed = self._prior(guidance, steps, sampler, num_candidates)
+        seed, tokens = _seed(seed), self._tokens(prompts)
+
+        def draw(clip, prior, tokens, indices):
+            return embed(clip, prior, tokens, seed, indices)
+
+        arrays = tokens, _indices(first, len(tokens))
+        return self._map(draw, ("clip", "prior"), arrays, progress)
+
+    def decode(
+        self,
+        embeddings: np.ndarray,
+        prompts: str | Sequence[str] | None = None,
+        seed: int = 0,
+        guidance: float = 8.0,
+        steps: int = 50,
+        sampler: str = "ddim",
+        eta: float = 0.0,
+        first: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """The second half of text2image: pictures of raw embeddings (N, D).
+
+        Without prompts the decoder sees the empty caption, what it was trained with
+        where captions were dropped.
+        """
+        module = self.stack.part("decoder").module
+        embeddings = checks.embeddings(embeddings, module.embed_dim)
+        n = len(embeddings)
+        tokens = self._tokens([""] * n if prompts is None else prompts)
+        if len(tokens) != n:
+            raise ValueError(f"{len(tokens)} prompts for {n} embeddings")
+        run = self._decoder(guidance, steps, sampler)
+        eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
+
+        def draw(decoder, z, tokens, indices):
+            return run(decoder, z, tokens, seed, indices, eta)
+
+        arrays = embeddings, tokens, _indices(first, n)
+        return self._map(draw, ("decoder",), arrays, progress)
+
+    def variations(
+        self,
+        images,
+        seed: int = 0,
+        eta: float = 1.0,
+        guidance: float = 8.0,
+        steps: int = 50,
+        first: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Pictures with the CLIP embeddings of others: same content, new details.
+
+        x_T is drawn afresh, so that no caption and nothing of the image but its
+        embedding is kept.
+
+        Args:
+          images: uint8 (N, S, S, 3), S = clip_image_size.
+          seed, first: as for text2image; another seed gives other variations.
+          eta: noise of the DDIM steps.
+          guidance, steps: of the decoder.
+
+        Returns:
+          uint8 (N, S', S', 3), S' = image_size.
+        """
+        self.stack.part("decoder")  # complain before encoding
+        return self.decode(
+            self.encode_image(images),
+            seed=seed,
+            guidance=guidance,
+            steps=steps,
+            eta=eta,
+            first=first,
+            progress=progress,
+        )
+
+    def fit_for_clip(self, images) -> np.ndarray:
+        """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""
+        return np.stack([fit(np.asarray(i), self.clip_image_size) for i in images])
+
+    def _tokens(self, prompts) -> np.ndarray:
+        prompts = checks.prompts(prompts)
+        if self.tokenizer is None:
+            have = self.stack.parts
+            raise native.missing_part(self.stack.origin, native.TOKENIZER, [*have])
+        return self.tokenizer.encode(prompts)
+
+    def _program(self, function, kind, **static):
+        return self._programs.compiled(function, self.stack.part(kind), **static)
+
+    def _prior(self, scale, steps, sampler, num_candidates):
+        """(clip params, prior params, tokens, seed, indices) -> embeddings."""
+        self.stack.part("clip")
+        scale = checks.number("prior guidance", scale)
+        most = self.stack.part("prior").config["diffusion"]["num_steps"]
+        encode = self._program(pipeline.encode_text, "clip")
+        draw = self._program(
+            pipeline.draw_embeddings,
+            "prior",
+            steps=checks.integer("prior steps", steps, 1, most),
+            sampler=checks.sampler("prior sampler", sampler),
+            guided=scale != 1,
+            num_candidates=checks.integer("num_candidates", num_candidates, 1, 1024),
+        )
+
+        def run(clip, prior, tokens, seed, indices):
+            text = encode(clip, tokens)
+            return draw(prior, tokens, text, seed, indices, np.float32(scale))
+
+        return run
+
+    def _decoder(self, scale, steps, sampler):
+        """(decoder params, embeddings, tokens, seed, indices, eta) -> images."""
+        scale = checks.number("decoder guidance", scale)
+        most = self.stack.part("decoder").config["diffusion"]["num_steps"]
+        draw = self._program(
+            pipeline.draw_images,
+            "decoder",
+            steps=checks.integer("decoder steps", steps, 1, most),
+            sampler=checks.sampler("decoder sampler", sampler),
+            guided=scale != 1,
+        )
+
+        def run(decoder, z, tokens, seed, indices, eta):
+            return draw(decoder, z, tokens, seed, indices, np.float32(scale), eta)
+
+        return run
+
+    def _map(self, function, kinds, arrays, progress) -> np.ndarray:
+        """function(*params of kinds, *rows) over batches of the arrays' rows."""
+        params = [self._placed(kind) for kind in kinds]
+        total, results = len(arrays[0]), []
+        for chunk in self._programs.chunks(total):
+            rows = self._programs.place([a[chunk] for a in arrays], total)
+            batch = function(*params, *rows)
+            results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
+            if progress is not None:
+                progress(chunk.stop, total)
+        return np.concatenate(results)
+
+    def _placed(self, kind):
+        if kind not in self._params:
+            part = self.stack.part(kind)
+            self._params[kind] = self._programs.place_params(part.params)
+        return self._params[kind]
+
+
+def _seed(seed: int) -> np.uint32:
+    return np.uint32(checks.integer("seed", seed, 0, 2**32 - 1))
+
+
+def _indices(first: int, count: int) -> np.ndarray:
+    first = checks.integer("first", first, 0, 2**31 - 1 - count)
+    return np.arange(first, first + count, dtype=np.int32)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-12)
