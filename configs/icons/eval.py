@@ -15,7 +15,10 @@ def get_config():
     c.data = dict(  # where captions and true pictures come from
         source="icons",
         split="held_out",  # (noun, colour, background) triples kept out of training
-        image_size=32,
+        image_size=32,  # what the decoder draws
+        nouns=24,  # these three as in training
+        colours=8,
+        backgrounds=8,
     )
     c.count = 224  # captions
     c.select = "first"  # of the source (icons are shuffled), or "random" by the seed

@@ -36,21 +36,22 @@ def generate(model, captions, store, config, log=print):
         f"generating {len(captions)} pictures in {store.folder}"
         + (f" ({kept} are there already)" if kept else "")
     )
-    clock = time.time()
-    for done, start in enumerate(starts):
+    clock, drawn, wanted = time.time(), 0, len(store.missing())
+    for start in starts:
         stop = min(start + batch_size, len(captions))
         images = model.text2image(
             captions[start:stop], seed=config.seed, first=start, **options
         )
         store.put(start, np.asarray(images))
-        _progress(done + 1, len(starts), batch_size, time.time() - clock)
+        drawn = min(drawn + stop - start, wanted)
+        _progress(drawn, wanted, time.time() - clock)
 
 
-def _progress(done, total, batch_size, seconds):
+def _progress(done, total, seconds):
     """One line, rewritten in a terminal, appended to a log otherwise."""
-    rate = done * batch_size / max(seconds, 1e-9)
-    left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
-    line = f"batch {done}/{total}  {rate:.2f} images/s  ETA {left}"
+    rate = done / max(seconds, 1e-9)
+    left = datetime.timedelta(seconds=round((total - done) / rate))
+    line = f"generated {done}/{total}  {rate:.2f} images/s  ETA {left}"
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)

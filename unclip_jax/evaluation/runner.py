@@ -13,6 +13,7 @@ In the work folder appear
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -43,7 +44,7 @@ KEYS = (
 SELECT = ("first", "random")
 
 
-def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
+def evaluate(config, workdir, *, model=None, fingerprint=None, log=None):
     """Run the evaluation a config describes; returns what results.json holds.
 
     Args:
@@ -51,13 +52,14 @@ def evaluate(config, workdir, *, model=None, fingerprint=None, log=print):
       workdir: folder for all outputs; made if needed.
       model: an UnCLIP-like object to use instead of loading config.model.
       fingerprint: what tells that model from others; pictures are kept under it.
-      log: called with each line of text for the user.
+      log: called with each line of text for the user; prints it by default.
 
     Raises:
       ValueError, FileNotFoundError: a config that cannot work, before any picture is
         made where that can be known.
     """
     started = time.time()
+    log = log or functools.partial(print, flush=True)
     metrics = check_config(config)
     workdir = pathlib.Path(workdir)
     source, indices = select_examples(config.data, config.count, config)
