@@ -10,7 +10,6 @@ from unclip_jax import models
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import Stack
 from unclip_jax.interop import parts
-from unclip_jax.parallel.mesh import make_mesh
 
 SHARED = {"embed_dim": 8, "vocab_size": 30, "context_length": 6, "eot_id": 29}
 DIFFUSION = {"schedule": "cosine", "num_steps": 20}
@@ -104,8 +103,8 @@ def resized():
 
 @pytest.fixture(scope="session")
 def model(stack):
-    """Batches of 8 rows on one device (programs for eight take long to compile)."""
-    return UnCLIP(stack, mesh=make_mesh(devices=jax.devices()[:1]), batch_size=8)
+    """Batches of 8 rows on 8 virtual devices: one shape, one compilation each."""
+    return UnCLIP(stack, batch_size=8)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import time
 class ProgressLine:
     """Callable (done, total); rewrites one line on a terminal, else prints lines.
 
-    The first batch includes compilation; the estimate leaves it out.
+    It is called with 0 first. The first batch includes compilation, which the estimate
+    leaves out.
     """
 
     def __init__(self, what: str, stream=None):
@@ -15,13 +16,13 @@ class ProgressLine:
         self._stream = stream or sys.stderr
         self._start = time.monotonic()
         self._first: tuple[int, float] | None = None
-        self._stream.write(f"{what}: compiling\n")
-        self._stream.flush()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         text = f"{self._what}: {done}/{total}, {now - self._start:.0f} s"
-        if self._first is None:
+        if done == 0:
+            text += ", compiling"
+        elif self._first is None:
             self._first = done, now
         elif done < total:
             rows, since = self._first

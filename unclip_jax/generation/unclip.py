@@ -13,7 +13,7 @@ from unclip_jax.generation.programs import Programs
 from unclip_jax.interop import native
 from unclip_jax.parallel.mesh import make_mesh
 
-Progress = Callable[[int, int], None]  # (rows done, rows in all), after each batch
+Progress = Callable[[int, int], None]  # (rows done, of all): at first, after each batch
 
 
 class UnCLIP:
@@ -137,7 +137,7 @@ class UnCLIP:
           eta: noise of the decoder's DDIM steps.
           first: number of the first picture: prompts[a:] with first=a are drawn as
             they are within the whole list.
-          progress: called with (done, total) after each batch.
+          progress: called with (0, total), then (done, total) after each batch.
 
         Returns:
           uint8 (N, S, S, 3), S = image_size.
@@ -303,6 +303,8 @@ class UnCLIP:
         """function(*params of kinds, *rows) over batches of the arrays' rows."""
         params = [self._placed(kind) for kind in kinds]
         total, results = len(arrays[0]), []
+        if progress is not None:
+            progress(0, total)
         for chunk in self._programs.chunks(total):
             rows = self._programs.place([a[chunk] for a in arrays], total)
             batch = function(*params, *rows)
