@@ -1,0 +1,68 @@
+"""Sources: random-access sequences of examples.
+
+A source has
+
+    len(source)
+    source[i] -> {"key": str, "image": uint8 (H, W, 3), "caption": str, ...}
+    source.captions(n) -> list of the first n captions, without drawing the images
+    source.fingerprint -> str, another for other examples
+
+and raises BadRecord for an example that cannot be read. To add one, write
+sources/<name>.py and name its class in SOURCES.
+"""
+
+import importlib
+import inspect
+
+from unclip_jax import config as config_lib
+
+# config.data.source -> (module, class)
+SOURCES = {
+    "icons": ("unclip_jax.data.sources.icons", "Icons"),
+    "records": ("unclip_jax.data.records", "RecordReader"),
+}
+
+# Keys of config.data that are the loader's, not the source's.
+LOADER_KEYS = ("source", "feed", "tokenizer", "context_length", "vocab_size")
+
+
+class BadRecord(ValueError):
+    """An example that cannot be read.
+
+    Attributes:
+      key: the example's name.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"example {key!r} cannot be read: {reason}")
+        self.key, self.reason = key, reason
+
+    def __reduce__(self):
+        return type(self), (self.key, self.reason)
+
+
+def make_source(config_data):
+    """The source that config.data names, built with the options given there.
+
+    Args:
+      config_data: mapping with "source" and the options of its class; the loader's
+        own keys (LOADER_KEYS) are left alone.
+
+    Raises:
+      ValueError: no such source, or an unknown or missing option.
+    """
+    name = config_data.get("source")
+    if name not in SOURCES:
+        raise ValueError(
+            f"config.data.source {name!r}: expected one of {', '.join(SOURCES)}"
+        )
+    module, attribute = SOURCES[name]
+    cls = getattr(importlib.import_module(module), attribute)
+    parameters = inspect.signature(cls).parameters
+    options = {k: config_data[k] for k in config_data if k not in LOADER_KEYS}
+    config_lib.check_keys(options, [*parameters, *LOADER_KEYS], "config.data")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise ValueError(f"config.data lacks {key!r}, which source {name!r} needs")
+    return cls(**options)
