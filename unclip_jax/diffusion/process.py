@@ -117,9 +117,13 @@ def posterior(schedule: Schedule, x_0, x_t, t, s) -> Posterior:
 
 
 def learned_log_variance(post: Posterior, raw):
-    """IDDPM equation 15: interpolates log variances by (raw + 1) / 2."""
+    """IDDPM equation 15: interpolates log variances by (raw + 1) / 2.
+
+    The bounds, far outside what any step needs, keep a stray output from overflowing.
+    """
     fraction = (raw.astype(jnp.float32) + 1) / 2
-    return fraction * post.log_beta + (1 - fraction) * post.log_variance
+    logvar = fraction * post.log_beta + (1 - fraction) * post.log_variance
+    return jnp.clip(logvar, -30, 10)
 
 
 def normal_kl(mean_1, logvar_1, mean_2, logvar_2):

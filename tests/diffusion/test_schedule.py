@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from unclip_jax.diffusion.schedule import make_schedule, strided_timesteps
+
+# alphas_cumprod at 0, 250, 500, 750, 999 of the squared-cosine schedule with
+# betas capped at 0.999, as diffusers' UnCLIPScheduler has them
+COSINE = (0.9999587, 0.845888, 0.492285, 0.143179, 2.4287e-9)
+# round(arange(n) * 999 / (n - 1)) reversed, as the public checkpoints step
+STEPS_25 = (
+    "999 957 916 874 832 791 749 708 666 624 583 541 500 458 416 375 333 291 250 "
+    "208 166 125 83 42 0"
+)
+
+
+def test_cosine_is_the_public_checkpoints_schedule():
+    bar = make_schedule("cosine").alphas_cumprod
+    np.testing.assert_allclose(bar[[0, 250, 500, 750, 999]], COSINE, rtol=4e-5)
+
+
+def test_linear_is_ddpms():
+    betas = make_schedule("linear").betas
+    np.testing.assert_allclose(betas[[0, -1]], [1e-4, 0.02])
+    np.testing.assert_allclose(np.diff(betas, 2), 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_every_schedule_destroys_the_signal_monotonically(name, steps):
+    bar = make_schedule(name, steps).alphas_cumprod
+    assert (np.diff(bar) < 0).all() and 0 < bar[-1] < bar[0] < 1
+
+
+@pytest.mark.parametrize("n", [2, 7, 25, 50, 64, 250, 1000])
+def test_strided_timesteps_span_the_process(n):
+    steps = strided_timesteps(1000, n)
+    assert len(steps) == n and steps[0] == 999 and steps[-1] == 0
+    assert (np.diff(steps) < 0).all()
+
+
+def test_strided_timesteps_equal_the_published_ones():
+    assert strided_timesteps(1000, 25).tolist() == list(map(int, STEPS_25.split()))
+    assert strided_timesteps(1000, 7).tolist() == [999, 832, 666, 500, 333, 166, 0]
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001])
+def test_impossible_step_counts_are_refused(n):
+    with pytest.raises(ValueError, match="between 1 and 1000"):
+        strided_timesteps(1000, n)
+
+
+def test_unknown_schedules_are_refused():
+    with pytest.raises(ValueError, match="'cosin'"):
+        make_schedule("cosin")
