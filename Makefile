@@ -1,0 +1,58 @@
+# `make help` lists what there is. Needs Python 3.11 to 3.13 and nothing else; all else
+# goes into .venv. Another Python: `make demo PYTHON=/path/to/python3.12`.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  2>/dev/null && echo $$p && break; done)
+PY := .venv/bin/python
+# without .pyc files for the thousands of modules that are never imported
+PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test lint format clean-demo python
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: python ## train all stages on icons, draw pictures, measure them; again: goes on
+	@. ./launch/env.sh && \
+	  exec $(PYTHON) launch/demo.py --install '$(MAKE_COMMAND) install PYTHON=$(PYTHON)'
+
+install: .venv/installed ## .venv with what runs
+
+test: .venv/installed-test ## all tests
+	$(PY) -m pytest
+
+lint: .venv/installed-test ## style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: .venv/installed-test ## bring all files into style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean-demo: ## remove what the demo made: runs/icons and exports/icons
+	rm -rf runs/icons exports/icons
+
+python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found;" \
+	  "install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "error: PYTHON=$(PYTHON) must be Python 3.11, 3.12 or 3.13; it is" \
+	  "$$($(PYTHON) --version 2>&1 | tail -n 1)" >&2; exit 1; }
+
+.venv/made: | python
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu:" \
+	  "apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/installed: requirements.txt .venv/made
+	@echo "installing requirements.txt into .venv (2.5 GB; a few minutes)"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	@echo "installing requirements-test.txt into .venv"
+	@$(PIP) -r requirements-test.txt
+	@touch $@

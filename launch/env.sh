@@ -1,0 +1,35 @@
+# Environment for training on a CPU. Source it before Python starts: `. launch/env.sh`
+# (the C library reads GLIBC_TUNABLES, and XLA its flags, at start-up only).
+# What is set already is kept.
+
+# One virtual device per core: data parallelism keeps all cores busy, a single device
+# does not. A power of two, so that usual batch sizes divide; UNCLIP_CPU_DEVICES wins.
+unclip_cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+unclip_devices=1
+while [ $((unclip_devices * 2)) -le "$unclip_cores" ] && [ "$unclip_devices" -lt 8 ]; do
+  unclip_devices=$((unclip_devices * 2))
+done
+case "${XLA_FLAGS:-}" in
+  *host_platform_device_count*) ;;
+  *) XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=${UNCLIP_CPU_DEVICES:-$unclip_devices}" ;;
+esac
+export XLA_FLAGS
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+
+# Huge pages: XLA maps its buffers anew on each call; this saves most page faults.
+case "${GLIBC_TUNABLES:-}" in
+  *glibc.malloc.hugetlb*) ;;
+  *) GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1" ;;
+esac
+export GLIBC_TUNABLES
+
+# Compiled programs are kept, apart for each kind of CPU (a home folder may be shared).
+unclip_cpu=$(grep -m1 -i '^\(flags\|features\)' /proc/cpuinfo 2>/dev/null | cksum | cut -d' ' -f1)
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/unclip_jax/jax-$(uname -m)-$unclip_cpu}"
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-1}"
+
+# No start-up notes of TensorFlow, no warning of tokenizers after a fork.
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+
+unset unclip_cores unclip_devices unclip_cpu
