@@ -39,6 +39,14 @@ def test_rows_and_columns():
     np.testing.assert_array_equal(second_row[:, grids.GAP : grids.GAP + 96], images[2])
 
 
+@pytest.mark.parametrize(
+    "count, columns", [(1, 1), (2, 2), (3, 3), (5, 3), (12, 4), (16, 4), (32, 8)]
+)
+def test_default_rows_are_filled(count, columns):
+    page = grids.caption_grid(tiles(count, 96))
+    assert page.shape[1] == columns * (96 + grids.GAP) + grids.GAP
+
+
 def test_captions_fit_under_their_tile():
     font = ImageFont.load_default(grids.FONT_SIZE)
     text = "a very long caption about a light blue umbrella on a dark teal background"

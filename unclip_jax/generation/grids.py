@@ -26,7 +26,8 @@ def caption_grid(
     Args:
       images: N uint8 pictures (H, W, 3), all of one size.
       captions: none, or one per picture; long ones are wrapped to the tile's width.
-      columns: pictures per row; about sqrt(N), so that the grid is wide, by default.
+      columns: pictures per row; by default a little more than sqrt(N), chosen to
+        leave few places empty.
       min_tile: smaller pictures are enlarged by a whole factor, without smoothing.
 
     Returns:
@@ -44,7 +45,7 @@ def caption_grid(
         raise ValueError(f"the pictures of a grid differ in size: {sorted(sizes)}")
     if captions and len(captions) != len(images):
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
-    columns = columns or min(len(images), math.ceil(math.sqrt(1.5 * len(images))))
+    columns = columns or _columns(len(images))
     rows = math.ceil(len(images) / columns)
     factor = max(1, math.ceil(min_tile / min(images[0].shape[:2])))
     height, width = (factor * side for side in images[0].shape[:2])
@@ -119,6 +120,11 @@ def save_png(
     part = path.with_name(f".{path.name}.part")
     Image.fromarray(_checked(image)).save(part, "PNG", pnginfo=info)
     part.replace(path)
+
+
+def _columns(count: int) -> int:
+    few, many = math.ceil(math.sqrt(count)), math.ceil(math.sqrt(2 * count))
+    return min(range(many, few - 1, -1), key=lambda n: -count % n)
 
 
 def _checked(image) -> np.ndarray:

@@ -1,0 +1,268 @@
+"""Sources become records with the CLIP's own numbers, whatever interrupts."""
+
+import hashlib
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from unclip_jax import models
+from unclip_jax.data.records import RecordReader
+from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.embedding import runner
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.interop import native, parts
+
+CONFIG = {
+    "model": {
+        "embed_dim": 8,
+        "vocab_size": 514,
+        "context_length": 6,
+        "eot_id": 513,
+        "image_size": 8,
+        "patch_size": 4,
+        "vision_width": 8,
+        "vision_depth": 1,
+        "vision_heads": 2,
+        "text_width": 8,
+        "text_depth": 1,
+        "text_heads": 2,
+    }
+}
+
+
+class Pictures:
+    """Twenty random pictures; some cannot be read, and reading may be cut short."""
+
+    fingerprint = "pictures"
+
+    def __init__(self, size=8, bad=(), stop_at=None):
+        self.size, self.bad, self.stop_at = size, bad, stop_at
+        self.read = []
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        if i == self.stop_at:
+            raise KeyboardInterrupt
+        if i in self.bad:
+            raise BadRecord(f"p{i}", "it is torn")
+        self.read.append(i)
+        rng = np.random.default_rng(i)
+        image = rng.integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        return {"key": f"p{i}", "caption": f"picture {i}", "image": image, "more": 1}
+
+    def captions(self, n):
+        return [f"picture {i}" for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tokenizer"
+    return train_tokenizer(["a"], folder, 514, context_length=6), folder
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = parts.param_shapes("clip", models.build("clip", CONFIG["model"]))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda s: rng.normal(size=s.shape, scale=0.3).astype(np.float32), shapes
+    )
+
+
+@pytest.fixture(scope="module")
+def clip(tokenizer, params):
+    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
+    return FrozenCLIP(part, tokenizer[0], batch_size=4)
+
+
+def digest(folder):
+    files = sorted(p for p in pathlib.Path(folder).rglob("*") if p.is_file())
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files
+        if p.suffix != ".npz"  # zip files hold the time
+    }
+
+
+def test_records_hold_what_clip_says(tmp_path, clip, params):
+    source = Pictures()
+    manifest = runner.embed_source(source, tmp_path / "r", clip, shard_size=9)
+    reader = RecordReader(tmp_path / "r")
+    assert len(reader) == 20 and len(manifest["shards"]) == 3
+    assert manifest["clip_fingerprint"] == native.clip_fingerprint(CONFIG, params)
+    assert manifest["skipped"] == []
+    images = np.stack([source[i]["image"] for i in range(20)])
+    tokens = clip.tokenizer.encode(source.captions(20))
+    apply = jax.jit(clip.part.module.apply)
+    expected = apply({"params": params}, images, tokens)
+    for i in range(20):
+        record = reader[i]
+        assert record["key"] == f"p{i}" and record["caption"] == f"picture {i}"
+        np.testing.assert_array_equal(record["image"], images[i])
+        np.testing.assert_array_equal(record["tokens"], tokens[i])
+        np.testing.assert_allclose(record["clip_image"], expected[0][i], atol=1e-5)
+        np.testing.assert_allclose(record["clip_text"], expected[1][i], atol=1e-5)
+    np.testing.assert_allclose(
+        reader.statistics["mean"], np.mean(expected[0], 0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        reader.statistics["cov"], np.cov(np.asarray(expected[0]).T), atol=1e-4
+    )
+
+
+def test_all_devices_share_a_batch(clip):
+    assert clip.batch_size == 8  # 4, rounded up to the eight devices
+    tokens = clip.tokenizer.encode(["a"])
+    image, text = clip.embed(np.zeros((1, 8, 8, 3), np.uint8), tokens)
+    assert len(image.sharding.device_set) == len(text.sharding.device_set) == 8
+
+
+def test_unreadable_examples_are_left_out_and_named(tmp_path, clip, capsys):
+    source = Pictures(bad=(0, 3, 12, 13, 14, 15, 19))
+    manifest = runner.embed_source(source, tmp_path, clip, shard_size=4)
+    reader = RecordReader(tmp_path)
+    keys = [reader[i]["key"] for i in range(len(reader))]
+    assert keys == [f"p{i}" for i in range(20) if i not in source.bad]
+    assert [bad["key"] for bad in manifest["skipped"]] == [f"p{i}" for i in source.bad]
+    said = capsys.readouterr()
+    assert "13 records in 4 shards, 7 unreadable examples left out: p0 (it is" in (
+        said.out
+    )
+    assert "and 2 more" in said.out
+    assert "20/20 examples" in said.err
+
+
+def test_interrupted_then_continued_equals_unbroken(tmp_path, clip):
+    whole = tmp_path / "whole"
+    runner.embed_source(Pictures(bad=(5,)), whole, clip, shard_size=6)
+    folder = tmp_path / "broken"
+    for stop in (2, 9, 15):
+        with pytest.raises(KeyboardInterrupt):
+            source = Pictures(bad=(5,), stop_at=stop)
+            runner.embed_source(source, folder, clip, shard_size=6)
+        with pytest.raises(FileNotFoundError, match="unfinished"):
+            RecordReader(folder)
+    last = Pictures(bad=(5,))
+    runner.embed_source(last, folder, clip, shard_size=6)
+    assert set(last.read) <= {0, *range(12, 20)}  # two shards were there already
+    assert digest(folder) == digest(whole)
+    # once more: nothing to do, nothing changes
+    again = Pictures(bad=(5,))
+    runner.embed_source(again, folder, clip, shard_size=6)
+    assert again.read == [0] and digest(folder) == digest(whole)
+
+
+def test_records_of_another_clip_are_not_continued(tmp_path, clip, tokenizer, params):
+    runner.embed_source(Pictures(), tmp_path, clip, shard_size=20)
+    before = digest(tmp_path)
+    other = {**params, "logit_scale": params["logit_scale"] + 1}
+    part = parts.make("clip", CONFIG, other, {}, where="other clip")
+    with pytest.raises(FileExistsError, match="clip_fingerprint"):
+        another = FrozenCLIP(part, tokenizer[0], batch_size=8)
+        runner.embed_source(Pictures(), tmp_path, another, shard_size=20)
+    assert digest(tmp_path) == before
+
+
+def test_images_of_another_size_are_scaled_for_clip(tmp_path, clip):
+    runner.embed_source(Pictures(size=16), tmp_path, clip, shard_size=20)
+    reader = RecordReader(tmp_path)
+    image = reader[3]["image"]
+    assert image.shape == (16, 16, 3)  # stored as they came
+    scaled = jax.image.resize(image.astype(np.float32), (8, 8, 3), "cubic")
+    scaled = np.asarray(scaled.round().clip(0, 255)).astype(np.uint8)
+    tokens = clip.tokenizer.encode(["picture 3"])
+    expected, _ = clip.embed(scaled[None], tokens)
+    np.testing.assert_allclose(reader[3]["clip_image"], expected[0], atol=1e-4)
+
+
+def test_jpeg(tmp_path, clip):
+    manifest = runner.embed_source(
+        Pictures(), tmp_path, clip, shard_size=20, image_format="jpeg"
+    )
+    assert manifest["extra"]["image_format"] == "jpeg"
+    image = RecordReader(tmp_path)[0]["image"]
+    assert image.shape == (8, 8, 3) and (image != Pictures()[0]["image"]).any()
+
+
+def config(**changes):
+    values = {
+        "clip": "exports/tiny",
+        "data": {"source": "icons", "image_size": 8, "nouns": 4, "split": "train"},
+        "splits": {
+            "train": {"split": "train", "num_examples": 12},
+            "validation": {"split": "validation", "num_examples": 5},
+        },
+        "batch_size": 8,
+        "shard_size": 10,
+        "image_format": "png",
+        "compute_dtype": "float32",
+    }
+    return ml_collections.ConfigDict({**values, **changes})
+
+
+def load_run(tokenizer, params, part="clip"):
+    def load(folder):
+        return params, {
+            "step": 1,
+            "config": {},
+            "export": {"part": part, "config": CONFIG},
+            "data_info": {"tokenizer_folder": str(tokenizer[1])},
+        }
+
+    return load
+
+
+def test_embed_from_a_run_and_from_its_export(tmp_path, tokenizer, params):
+    from_run = runner.embed(
+        config(clip="runs/tiny"), tmp_path / "a", load_run(tokenizer, params)
+    )
+    assert from_run["train"]["num_records"] == 12
+    assert from_run["validation"]["num_records"] == 5
+    native.write_part(tmp_path / "e", "clip", CONFIG, params, {})
+    native.write_tokenizer(tmp_path / "e", tokenizer[1])
+    chosen = config(clip=str(tmp_path / "e"))
+    from_export = runner.embed(chosen, tmp_path / "b", load_run=None)
+    assert from_export == from_run
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"shard_sise": 3}, "unknown key 'shard_sise' in config: did you mean 'shard"),
+        ({"image_format": "gif"}, "config.image_format 'gif'"),
+        ({"shard_size": 0}, "config.shard_size must be at least 1"),
+        ({"batch_size": 0}, "config.batch_size must be at least 1"),
+        ({"splits": {}}, "config.splits is empty"),
+        ({"splits": {"train": {"sise": 3}}}, "unknown key 'sise' in config.data"),
+        ({"data": {"source": "icon"}}, "config.data.source 'icon'"),
+        ({"compute_dtype": "float8"}, "dtype 'float8'"),
+    ],
+)
+def test_mistakes(tmp_path, tokenizer, params, changes, message):
+    with pytest.raises(ValueError, match=message):
+        runner.embed(config(**changes), tmp_path / "x", load_run(tokenizer, params))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_of_another_stage(tmp_path, tokenizer, params):
+    load = load_run(tokenizer, params, part="prior")
+    with pytest.raises(ValueError, match="is a run of stage 'prior'"):
+        runner.embed(config(), tmp_path / "x", load)
+    no_size = config()
+    del no_size["shard_size"]
+    with pytest.raises(ValueError, match="config lacks 'shard_size'"):
+        runner.embed(no_size, tmp_path / "x", load)
+
+
+def test_a_tokenizer_of_another_clip(tmp_path, params):
+    other = train_tokenizer(["a cat"] * 3, tmp_path / "t", 520, context_length=6)
+    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
+    with pytest.raises(ValueError, match="do not belong together"):
+        FrozenCLIP(part, other, batch_size=8)

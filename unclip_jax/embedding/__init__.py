@@ -1,0 +1,1 @@
+"""Runs the frozen CLIP over a source and writes records."""

@@ -1,0 +1,114 @@
+"""The CLIP whose embeddings the other stages learn from, on all local devices."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax.data.tokenizer import Tokenizer
+from unclip_jax.interop import native, parts
+from unclip_jax.interop.export import tokenizer_folder
+from unclip_jax.parallel.mesh import batch_shards, make_mesh
+from unclip_jax.parallel.sharding import batch_sharding, replicated
+
+# (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
+LoadRun = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+class FrozenCLIP:
+    """A CLIP with its tokenizer.
+
+    Attributes:
+      part: the model, see interop.parts.
+      tokenizer: its tokenizer.
+      fingerprint: names the CLIP in records, runs and exports.
+      batch_size: rows of every batch, a multiple of the devices' number.
+    """
+
+    def __init__(self, part: parts.Part, tokenizer: Tokenizer, batch_size: int):
+        """Raises ValueError when the tokenizer is another model's."""
+        module = part.module
+        for field in ("vocab_size", "eot_id"):
+            ours, theirs = getattr(module, field), getattr(tokenizer, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"the CLIP has {field} {ours} but its tokenizer has {theirs}: "
+                    "they do not belong together"
+                )
+        if batch_size < 1:
+            raise ValueError(f"config.batch_size must be at least 1, got {batch_size}")
+        self.part, self.tokenizer = part, tokenizer
+        self.fingerprint = part.clip_fingerprint
+        # every process works off records of its own: no collectives between hosts
+        mesh = make_mesh(devices=jax.local_devices())
+        shards = batch_shards(mesh)
+        self.batch_size = -(-batch_size // shards) * shards
+        self._rows = batch_sharding(mesh)
+        self._params = jax.device_put(part.params, replicated(mesh))
+        self._run = jax.jit(self._embed)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike,
+        load_run: LoadRun,
+        *,
+        batch_size: int,
+        dtype: str = "float32",
+    ) -> "FrozenCLIP":
+        """From a native export, or from the folder of a run of stage clip.
+
+        Raises:
+          FileNotFoundError: neither is there, or the tokenizer is missing.
+          ValueError: a run of another stage, or broken files.
+        """
+        if native.is_export(folder):
+            part = parts.read_native(folder, "clip", dtype)
+            tokens = native.part_folder(folder, native.TOKENIZER)
+        else:
+            params, meta = load_run(str(folder))
+            described = meta["export"]
+            if described["part"] != "clip":
+                raise ValueError(
+                    f"config.clip {str(folder)!r} is a run of stage "
+                    f"{described['part']!r}; embeddings come from a run of stage 'clip'"
+                )
+            where = f"the clip of {folder}"
+            part = parts.make(
+                "clip", described["config"], params, {}, dtype=dtype, where=where
+            )
+            tokens = tokenizer_folder(folder, meta["data_info"])
+        tokenizer = Tokenizer.load(str(tokens), part.module.context_length)
+        return cls(part, tokenizer, batch_size)
+
+    def embed(self, images: np.ndarray, tokens: np.ndarray):
+        """Raw embeddings of at most batch_size pairs; returns before they are ready.
+
+        Args:
+          images: uint8 (N, H, W, 3), square; scaled on the device to CLIP's size.
+          tokens: int32 (N, L).
+
+        Returns:
+          (clip_image, clip_text), float32 (batch_size, D) on the devices; the rows
+          after the N-th are padding.
+        """
+        return self._run(self._params, self._place(images), self._place(tokens))
+
+    def _embed(self, params, images, tokens):
+        module, variables = self.part.module, {"params": params}
+        side = module.image_size
+        if images.shape[1] != side:
+            shape = (images.shape[0], side, side, 3)
+            scaled = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
+            images = scaled.round().clip(0, 255).astype(jnp.uint8)
+        return (
+            module.apply(variables, images, method="encode_image"),
+            module.apply(variables, tokens, method="encode_text"),
+        )
+
+    def _place(self, rows):
+        padding = np.zeros((self.batch_size - len(rows), *rows.shape[1:]), rows.dtype)
+        return jax.device_put(np.concatenate([rows, padding]), self._rows)

@@ -1,0 +1,279 @@
+"""From a source to records: every example with its CLIP embeddings.
+
+The config's fields:
+
+    clip           folder of a run of stage clip, or of a native export
+    data           the source and its options, as in a training config
+    splits         {name: options that replace data's}; records go to workdir/name
+    batch_size     examples per step, over all devices of a process
+    shard_size     examples per file; what an interrupted run loses at most
+    image_format   "png", or "jpeg" (quality 95)
+    compute_dtype  "float32" or "bfloat16"
+
+The same command continues an interrupted run, shard by shard. Examples that cannot be
+read are left out, and the manifest names them.
+"""
+
+import collections
+import io
+import itertools
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from PIL import Image
+
+from unclip_jax import config as config_lib
+from unclip_jax.data.records import RecordWriter
+from unclip_jax.data.sources import BadRecord, make_source
+from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
+from unclip_jax.embedding.progress import Progress
+
+KEYS = (
+    "clip",
+    "data",
+    "splits",
+    "batch_size",
+    "shard_size",
+    "image_format",
+    "compute_dtype",
+)
+IMAGE_FORMATS = ("png", "jpeg")
+READERS = 8  # threads that read or draw examples
+
+
+def embed(
+    config: Mapping[str, Any], workdir: str | os.PathLike, load_run: LoadRun
+) -> dict[str, dict]:
+    """Embeds every split of the config.
+
+    Args:
+      config: see the module.
+      workdir: gets a folder of records per split.
+      load_run: reads a run (training.checkpoint.load_run).
+
+    Returns:
+      {split: manifest}.
+
+    Raises:
+      ValueError: an unknown or missing key, or values that do not fit.
+      FileNotFoundError: no CLIP there.
+      FileExistsError: the folder of a split holds something else.
+    """
+    config_lib.check_keys(config, KEYS, "config")
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
+    if config["image_format"] not in IMAGE_FORMATS:
+        raise ValueError(
+            f"config.image_format {config['image_format']!r}: expected one of "
+            f"{', '.join(IMAGE_FORMATS)}"
+        )
+    if config["shard_size"] < 1:
+        raise ValueError(
+            f"config.shard_size must be at least 1, got {config['shard_size']}"
+        )
+    if not config["splits"]:
+        raise ValueError("config.splits is empty: name at least one, e.g. train")
+    sources = {  # all of them first: a mistake in the last should not cost hours
+        split: make_source({**dict(config["data"]), **dict(options)})
+        for split, options in config["splits"].items()
+    }
+    clip = FrozenCLIP.load(
+        config["clip"],
+        load_run,
+        batch_size=config["batch_size"],
+        dtype=config["compute_dtype"],
+    )
+    return {
+        split: embed_source(
+            source,
+            pathlib.Path(workdir) / split,
+            clip,
+            shard_size=config["shard_size"],
+            image_format=config["image_format"],
+            name=split,
+        )
+        for split, source in sources.items()
+    }
+
+
+def embed_source(
+    source,
+    folder: str | os.PathLike,
+    clip: FrozenCLIP,
+    *,
+    shard_size: int,
+    image_format: str = "png",
+    name: str = "records",
+) -> dict:
+    """Writes the records of one source, or what is missing of them.
+
+    Processes take turns at the shards. Returns the manifest.
+
+    Raises:
+      ValueError: an empty source, images that are not square or differ in size, a
+        CLIP that gives NaN.
+      FileExistsError: `folder` holds something else.
+    """
+    module = clip.part.module
+    total = len(source)
+    if total == 0:
+        raise ValueError(f"the source of {name} is empty")
+
+    def open_writer():
+        return RecordWriter(
+            folder,
+            num_shards=-(-total // shard_size),
+            image_size=_image_size(source),
+            arrays={
+                "tokens": ("int32", (module.context_length,)),
+                "clip_image": ("float32", (module.embed_dim,)),
+                "clip_text": ("float32", (module.embed_dim,)),
+            },
+            tokenizer=clip.tokenizer,
+            source_fingerprint=source.fingerprint,
+            clip_fingerprint=clip.fingerprint,
+            extra={
+                "image_format": image_format,
+                "shard_size": shard_size,
+                "compute_dtype": np.dtype(module.dtype).name,
+            },
+        )
+
+    first, several = jax.process_index() == 0, jax.process_count() > 1
+    if first:
+        writer = open_writer()
+    if several:  # the first process has claimed the folder: the others join
+        multihost_utils.sync_global_devices(f"opened {name}")
+    if not first:
+        writer = open_writer()
+
+    finished = writer.finished_shards()
+    ranges = {
+        shard: range(shard * shard_size, min((shard + 1) * shard_size, total))
+        for shard in range(writer.num_shards)
+        if shard % jax.process_count() == jax.process_index()
+    }
+    done = sum(len(r) for shard, r in ranges.items() if shard in finished)
+    progress = Progress(f"embedding {name}", sum(map(len, ranges.values())), done)
+    with ThreadPoolExecutor(READERS) as pool:
+        for shard, indices in ranges.items():
+            if shard not in finished:
+                skipped: list[BadRecord] = []
+                examples = _examples(source, indices, clip, pool, skipped, progress)
+                if image_format == "jpeg":
+                    examples = map(_with_jpeg, examples)
+                writer.write_shard(shard, examples, skipped)
+    if several:
+        multihost_utils.sync_global_devices(f"wrote {name}")
+    if first:
+        writer.finish()
+    if several:
+        multihost_utils.sync_global_devices(f"finished {name}")
+    manifest = writer.finish()  # on the other processes: reads it
+    if first:
+        print(f"{folder}: {_summary(manifest)}")
+    return manifest
+
+
+def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
+    """Examples with tokens and embeddings, in order; the device runs one batch ahead.
+
+    The BadRecords of those that cannot be read are appended to `skipped`.
+    """
+    readable = _read_ahead(source, indices, pool, 2 * clip.batch_size, skipped)
+    waiting = None
+    count = 0
+    while batch := list(itertools.islice(readable, clip.batch_size)):
+        images = [example["image"] for example in batch]
+        _same_shape(images, batch)
+        tokens = clip.tokenizer.encode([example["caption"] for example in batch])
+        running = clip.embed(np.stack(images), tokens)
+        if waiting is not None:
+            yield from _finished(*waiting)
+            progress.add(len(waiting[0]))
+            count += len(waiting[0])
+        waiting = batch, tokens, running
+    if waiting is not None:
+        yield from _finished(*waiting)
+        count += len(waiting[0])
+        progress.add(len(waiting[0]))
+    progress.add(len(indices) - count)  # what was skipped
+
+
+def _finished(batch, tokens, running) -> Iterator[dict]:
+    clip_image, clip_text = map(np.asarray, running)  # waits for the device
+    rows = zip(batch, tokens, clip_image, clip_text, strict=False)  # padding last
+    for example, row_tokens, row_image, row_text in rows:
+        yield {
+            "key": example["key"],
+            "caption": example["caption"],
+            "image": example["image"],
+            "tokens": row_tokens,
+            "clip_image": row_image,
+            "clip_text": row_text,
+        }
+
+
+def _read_ahead(source, indices: Iterable[int], pool, ahead: int, skipped):
+    """source[i] for i in indices, in order, up to `ahead` of them being read."""
+    futures: collections.deque = collections.deque()
+    remaining = iter(indices)
+    while True:
+        for i in itertools.islice(remaining, ahead - len(futures)):
+            futures.append(pool.submit(source.__getitem__, i))
+        if not futures:
+            return
+        try:
+            yield futures.popleft().result()
+        except BadRecord as bad:
+            skipped.append(bad)
+
+
+def _image_size(source) -> int:
+    """Side of the first readable example's image."""
+    for i in range(len(source)):
+        try:
+            example = source[i]
+        except BadRecord:
+            continue
+        height, width, *_ = example["image"].shape
+        if height != width:
+            raise ValueError(
+                f"example {example['key']!r} is {width} x {height} pixels; records "
+                "hold square images: choose a source that crops them"
+            )
+        return height
+    raise ValueError("no example of the source can be read at all")
+
+
+def _same_shape(images, batch) -> None:
+    for image, example in zip(images, batch, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"example {example['key']!r} has an image of shape {image.shape}, "
+                f"{batch[0]['key']!r} one of {images[0].shape}: they must be of one "
+                "size"
+            )
+
+
+def _with_jpeg(example) -> dict:
+    out = io.BytesIO()
+    Image.fromarray(example["image"]).save(out, "JPEG", quality=95)
+    return {**example, "image": out.getvalue()}
+
+
+def _summary(manifest) -> str:
+    skipped = manifest["skipped"]
+    text = f"{manifest['num_records']:,} records in {len(manifest['shards'])} shards"
+    if skipped:
+        named = "; ".join(f"{bad['key']} ({bad['reason']})" for bad in skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        text += f", {len(skipped)} unreadable examples left out: {named}{more}"
+    return text
