@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from unclip_jax import config as config_lib
 from unclip_jax import models
 from unclip_jax.data.records import RecordReader
 from unclip_jax.data.sources import BadRecord
@@ -266,3 +267,8 @@ def test_a_tokenizer_of_another_clip(tmp_path, params):
     part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
     with pytest.raises(ValueError, match="do not belong together"):
         FrozenCLIP(part, other, batch_size=8)
+
+
+def test_the_icons_config_names_every_key():
+    file = pathlib.Path(__file__).parents[2] / "configs/icons/embed.py"
+    assert sorted(config_lib.load(file)) == sorted(runner.KEYS)
