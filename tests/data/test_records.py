@@ -1,0 +1,291 @@
+"""Records: what goes in comes out; shards whole or absent; damage is named."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from unclip_jax.data import record_files
+from unclip_jax.data.records import RecordReader, decode_image, encode_image
+from unclip_jax.data.sources import BadRecord, make_source
+from unclip_jax.data.tokenizer import Tokenizer
+
+
+def test_what_goes_in_comes_out(records, examples):
+    reader = RecordReader(records)
+    assert len(reader) == len(examples)
+    for i in (0, 16, 17, 33, 34, 49):  # both sides of each shard's end
+        got, wanted = reader[i], examples[i]
+        assert got.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert np.array_equal(got[name], value), name
+            if isinstance(value, np.ndarray):
+                assert got[name].dtype == value.dtype
+    assert reader.captions(3) == [e["caption"] for e in examples[:3]]
+    assert len(list(reader)) == len(examples)
+    with pytest.raises(IndexError):
+        reader[50]
+    reader.verify()
+
+
+def test_the_manifest_says_what_is_in_it(records, icons, tokenizer, examples):
+    manifest = json.loads((records / "manifest.json").read_text())
+    assert manifest["format"] == "unclip_jax-records" and manifest["version"] == 1
+    assert manifest["num_records"] == sum(s["count"] for s in manifest["shards"]) == 50
+    assert manifest["embed_dim"] == 6 and manifest["image_size"] == 16
+    assert manifest["embedding_convention"] == "raw"
+    assert manifest["clip_fingerprint"] == "a-clip"
+    assert manifest["source_fingerprint"] == icons.fingerprint
+    assert manifest["tokenizer_fingerprint"] == tokenizer.fingerprint
+    assert manifest["context_length"] == 12 and manifest["skipped"] == []
+    assert manifest["vocab_size"] == tokenizer.vocab_size
+    assert manifest["eot_id"] == tokenizer.eot_id
+    kept = Tokenizer.load(records / "tokenizer")
+    assert kept.fingerprint == tokenizer.fingerprint and kept.context_length == 12
+    files = {file.name for file in records.iterdir()}
+    shards = {f"shard-{i:05d}-of-00003.array_record" for i in range(3)}
+    assert files == shards | {"manifest.json", "statistics.npz", "tokenizer"}
+
+
+def test_statistics_are_those_of_clip_image(records, examples):
+    x = np.stack([e["clip_image"] for e in examples]).astype(np.float64)
+    statistics = RecordReader(records).statistics
+    assert statistics["count"] == 50
+    assert all(value.dtype in (np.float64, np.int64) for value in statistics.values())
+    np.testing.assert_allclose(statistics["mean"], x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(statistics["cov"], np.cov(x.T), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(statistics["std"], x.std(0, ddof=1), rtol=1e-9)
+    norms = np.linalg.norm(x, axis=1)
+    np.testing.assert_allclose(statistics["mean_norm"], norms.mean(), rtol=1e-12)
+
+
+def test_writing_goes_on_after_a_stop(make_writer, examples, records, tmp_path):
+    folder = tmp_path / "records"
+    writer = make_writer(folder)
+    assert writer.finished_shards() == set()
+    writer.write_shard(1, examples[17:34])
+
+    def dies():
+        yield from examples[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_shard(0, dies())
+    assert not list(folder.glob("*.partial")) and len(list(folder.glob("shard-*"))) == 1
+    with pytest.raises(ValueError, match="2 of 3 shards are not written"):
+        writer.finish()
+    with pytest.raises(FileNotFoundError, match=r"unfinished \(1 of 3 shards\)"):
+        RecordReader(folder)
+
+    again = make_writer(folder)
+    assert again.finished_shards() == {1}
+    again.write_shard(2, examples[34:])
+    again.write_shard(0, examples[:17])
+    manifest = again.finish()
+    whole = RecordReader(records)
+    assert manifest["fingerprint"] == whole.fingerprint  # as if never stopped
+    for i in range(3):
+        name = f"shard-{i:05d}-of-00003.array_record"
+        assert (folder / name).read_bytes() == (records / name).read_bytes()
+    done = make_writer(folder)
+    assert done.is_finished() and done.finished_shards() == {0, 1, 2}
+    assert done.finish() == manifest
+
+
+def test_a_shard_that_lost_its_end_is_written_again(make_writer, examples, tmp_path):
+    writer = make_writer(tmp_path)
+    writer.write_shard(0, examples[:17])
+    shard = tmp_path / "shard-00000-of-00003.array_record"
+    os.truncate(shard, 1000)
+    assert writer.finished_shards() == set()
+
+
+def test_what_was_skipped_is_named(make_writer, examples, tmp_path):
+    writer = make_writer(tmp_path / "records")
+    skipped = []
+
+    def readable(part, bad):
+        for example in part:
+            if example["key"] in bad:
+                skipped.append(BadRecord(example["key"], "torn"))
+            else:
+                yield example
+
+    bad = {examples[3]["key"], *(e["key"] for e in examples[34:])}
+    assert writer.write_shard(0, readable(examples[:17], bad), skipped) == 16
+    writer.write_shard(1, examples[17:34])
+    skipped = []
+    assert writer.write_shard(2, readable(examples[34:], bad), skipped) == 0
+    manifest = writer.finish()
+    assert [entry["key"] for entry in manifest["skipped"]] == [
+        e["key"] for e in examples if e["key"] in bad
+    ]
+    assert manifest["skipped"][0]["reason"] == "torn"
+    reader = RecordReader(tmp_path / "records")
+    assert len(reader) == 33
+    assert reader[3]["key"] == examples[4]["key"]
+    assert reader[32]["key"] == examples[33]["key"]
+
+
+def test_another_content_is_refused(make_writer, examples, own_records, tmp_path):
+    before = {f.name: f.stat().st_mtime_ns for f in own_records.iterdir()}
+    for change in (
+        dict(clip_fingerprint="another"),
+        dict(source_fingerprint="another"),
+        dict(num_shards=4),
+        dict(extra={"note": 1}),
+    ):
+        with pytest.raises(FileExistsError, match=next(iter(change))):
+            make_writer(own_records, **change)
+    assert before == {f.name: f.stat().st_mtime_ns for f in own_records.iterdir()}
+    begun = tmp_path / "begun"
+    make_writer(begun)
+    with pytest.raises(FileExistsError, match="made otherwise"):
+        make_writer(begun, image_size=32)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        make_writer(full)
+    assert [f.name for f in full.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("clip_image", np.zeros(5, np.float32), r"clip_image is float32 \(5,\)"),
+        ("clip_text", np.zeros(6, np.float64), "clip_text is float64"),
+        ("clip_text", np.full(6, np.nan, np.float32), "clip_text is not finite"),
+        ("tokens", np.zeros(11, np.int32), "tokens is int32"),
+        ("image", np.zeros((8, 8, 3), np.uint8), "image is uint8"),
+        ("image", b"\x89PNG not really", "image is damaged"),
+    ],
+)
+def test_an_example_that_does_not_fit_is_refused(
+    make_writer, examples, tmp_path, name, value, message
+):
+    writer = make_writer(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        writer.write_shard(0, [examples[0], {**examples[1], name: value}])
+    assert writer.finished_shards() == set()
+    assert not list(tmp_path.glob("shard-*"))
+
+
+def test_options_that_do_not_fit_are_refused(make_writer, tmp_path):
+    vector = ("float32", (6,))
+    with pytest.raises(ValueError, match="one width"):
+        arrays = {"clip_image": vector, "clip_text": ("float32", (7,))}
+        make_writer(tmp_path / "a", arrays=arrays)
+    with pytest.raises(ValueError, match="the tokenizer's"):
+        make_writer(tmp_path / "b", arrays={"tokens": ("int32", (13,))})
+    with pytest.raises(ValueError, match="clip_fingerprint"):
+        make_writer(tmp_path / "c", clip_fingerprint=None)
+    with pytest.raises(ValueError, match="num_shards"):
+        make_writer(tmp_path / "d", num_shards=0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_jpeg_bytes_are_kept_as_they_are(make_writer, examples, tmp_path):
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(examples[0]["image"]).save(out, "JPEG", quality=95)
+    writer = make_writer(tmp_path, num_shards=1)
+    writer.write_shard(0, [{**examples[0], "image": out.getvalue()}])
+    writer.finish()
+    got = RecordReader(tmp_path)[0]["image"]
+    assert np.array_equal(got, decode_image(out.getvalue(), 16))
+    assert np.abs(got.astype(int) - examples[0]["image"]).mean() < 20
+
+
+def test_records_without_embeddings(make_writer, examples, tmp_path):
+    arrays = {"tokens": ("int32", (12,))}
+    writer = make_writer(tmp_path, num_shards=1, arrays=arrays, clip_fingerprint=None)
+    writer.write_shard(0, examples[:4])
+    writer.finish()
+    reader = RecordReader(tmp_path)
+    assert reader.statistics is None and set(reader.arrays) == {"tokens"}
+    assert len(reader) == 4
+
+
+def test_missing_and_truncated_shards_are_named(own_records):
+    shard = own_records / "shard-00001-of-00003.array_record"
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="shard-00001-of-00003.*truncated"):
+        make_source({"source": "records", "path": str(own_records)})
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match="shard-00001-of-00003.*missing"):
+        RecordReader(own_records)
+
+
+def test_folders_that_are_no_records_are_refused(own_records, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist.*unclip_jax.embed"):
+        make_source({"source": "records", "path": str(tmp_path / "none")})
+    with pytest.raises(ValueError, match="lacks 'path'"):
+        make_source({"source": "records"})
+    with pytest.raises(FileNotFoundError, match="no manifest"):
+        RecordReader(tmp_path)
+    manifest = own_records / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"a-clip"', '"another-clip"'))
+    with pytest.raises(ValueError, match="changed after it was written"):
+        RecordReader(own_records)
+    manifest.write_text(text.replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="this code reads"):
+        RecordReader(own_records)
+    manifest.write_text(text[:100])
+    with pytest.raises(ValueError, match="not a manifest"):
+        RecordReader(own_records)
+
+
+def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):
+    shard = own_records / "shard-00000-of-00003.array_record"
+    data = bytearray(shard.read_bytes())
+    data[3000] ^= 0xFF  # inside some record: the file's rest is padding
+    shard.write_bytes(bytes(data))
+    reader = RecordReader(own_records)
+    with pytest.raises(ValueError, match="shard-00000-of-00003"):
+        reader.verify()
+    bad = 0
+    for i in range(len(reader)):
+        try:
+            reader[i]
+        except BadRecord as error:
+            assert error.key.startswith("shard-00000") and error.reason
+            bad += 1
+    assert 1 <= bad <= 2
+
+
+def test_a_shard_that_is_no_array_record_is_refused(own_records):
+    shard = own_records / "shard-00000-of-00003.array_record"
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    with pytest.raises(ValueError, match="shard-00000-of-00003"):
+        RecordReader(own_records)[0]
+
+
+def test_png_keeps_every_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    assert np.array_equal(decode_image(encode_image(image), 9), image)
+    for data in (None, b"", encode_image(image)[:60], b"GIF89a"):
+        with pytest.raises(BadRecord, match="'k'"):
+            decode_image(data, 9, "k")
+    with pytest.raises(BadRecord, match="not 8 x 8"):
+        decode_image(encode_image(image), 8)
+
+
+def test_sums_stream_and_merge():
+    x = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32) + 5
+    parts = [record_files.Sums(4), record_files.Sums(4)]
+    for i, row in enumerate(x):
+        parts[i % 2].add(row)
+    total = record_files.Sums(4)
+    for part in parts:
+        total.merge(record_files.Sums.from_state(part.state()))
+    statistics = total.statistics()
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(statistics["mean"], wide.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(statistics["cov"], np.cov(wide.T), rtol=1e-8, atol=1e-9)

@@ -1,0 +1,381 @@
+"""Batches: the same ones, bit for bit, from two feeds.
+
+feed "tf"      a tf.data pipeline reads each step's examples with random access, two
+               or more at a time, in order, ahead of the training step.
+feed "arrays"  everything is read into memory once; no TensorFlow anywhere.
+
+The global batch of a step is order.batch_indices(seed, step, ...) and nothing else, so
+it is the same for both feeds, any number of processes and any start step.
+
+An example that cannot be read is replaced by the next readable one (by number), the
+same in both feeds; it is named in a warning once and counted in `Dataset.bad`. More
+than 1% of them (and more than 16) are refused.
+"""
+
+import atexit
+import json
+import logging
+import os
+import pathlib
+import threading
+import weakref
+
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax.data import order, record_files
+from unclip_jax.data.sources import BadRecord, make_source
+from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
+
+FEEDS = ("tf", "arrays")
+MANY_CAPTIONS = 100_000  # as many as a tokenizer is trained on
+CLIP_VOCAB_SIZE = 49408
+TRAINED_ON = "trained_on.json"  # next to a tokenizer trained here
+
+logger = logging.getLogger(__name__)
+
+
+def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
+    """The data that config.data names.
+
+    Args:
+      config_data: mapping with
+        source: "records", "icons" or another of data.sources.SOURCES;
+        the source's own options: path for records, split, image_size ... for icons;
+        feed: "tf" (default) or "arrays";
+        tokenizer: a folder or public name; "" (default) is the records' own or, for a
+          source of captions, one trained on them;
+        context_length: tokens per caption; None is the tokenizer's own or, for one
+          trained here, what the longest caption needs rounded up to a multiple of 4;
+        vocab_size: at most so many, when one is trained (default CLIP's 49408).
+      tokenizer_dir: where a tokenizer trained here is kept; None keeps it in memory.
+
+    Raises:
+      ValueError, FileNotFoundError: data that is missing or damaged, or options that
+        do not fit it; FileExistsError: tokenizer_dir holds another tokenizer.
+    """
+    feed = config_data.get("feed", "tf")
+    if feed not in FEEDS:
+        raise ValueError(
+            f"config.data.feed {feed!r}: expected one of {', '.join(FEEDS)}"
+        )
+    source = make_source(config_data)
+    if len(source) < 1:
+        raise ValueError(f"config.data.source {config_data['source']!r} is empty")
+    manifest = getattr(source, "manifest", None)
+    wanted = config_data.get("tokenizer") or ""
+    length = config_data.get("context_length")
+    if manifest is not None:
+        _check_records(manifest, wanted, length, source)
+        return Dataset(source, Tokenizer.load(source.tokenizer_folder), feed)
+    if wanted:
+        folder = wanted if pathlib.Path(wanted).is_dir() else None
+        return Dataset(source, Tokenizer.load(wanted, length), feed, folder or wanted)
+    size = config_data.get("vocab_size") or CLIP_VOCAB_SIZE
+    tokenizer = _own_tokenizer(source, tokenizer_dir, size, length)
+    folder = str(tokenizer_dir) if tokenizer_dir is not None else None
+    return Dataset(source, tokenizer, feed, folder)
+
+
+class Dataset:
+    """Examples of a source as batches of arrays.
+
+    Attributes:
+      source: see data.sources.
+      tokenizer: data.tokenizer.Tokenizer.
+      shapes: {name: (shape, dtype)} of what a batch can hold, per example.
+      info: dict for stages and checkpoints: num_examples, image_size, embed_dim,
+        context_length, vocab_size, eot_id, fingerprint, clip_fingerprint,
+        tokenizer_fingerprint, tokenizer_folder, embedding_convention, embedding_mean,
+        embedding_std (float64 (D,)), embedding_scale (mean L2 norm); None where the
+        data has no such thing.
+      bad: {key: reason} of the examples that could not be read so far.
+    """
+
+    def __init__(self, source, tokenizer, feed="tf", tokenizer_folder=None):
+        self.source, self.tokenizer, self.feed = source, tokenizer, feed
+        self.bad = {}
+        self._stored = hasattr(source, "arrays")  # records: tokens come ready
+        size = source.image_size
+        self.shapes = {"image": ((size, size, 3), "uint8")}
+        if self._stored:
+            stored = source.arrays.items()
+            self.shapes |= {name: (shape, dtype) for name, (dtype, shape) in stored}
+            tokenizer_folder = source.tokenizer_folder
+        else:
+            self.shapes["tokens"] = ((tokenizer.context_length,), "int32")
+        self.info = self._info(tokenizer_folder)
+        self._memory = {}  # name -> (n, ...) of the feed "arrays"
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.source)
+
+    def batches(
+        self,
+        names,
+        seed: int,
+        batch_size: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """An endless iterator of this process's rows of the global batches.
+
+        Args:
+          names: what each batch holds, of `shapes`.
+          seed: of the order.
+          batch_size: global; each process gets batch_size / process_count rows.
+          start_step: the first step's number; the cost does not depend on it.
+
+        Returns:
+          iterator of {name: (batch_size / process_count, ...)}.
+
+        Raises ValueError at once for what does not fit.
+        """
+        names = self._check_names(names)
+        if not 1 <= batch_size <= len(self):
+            raise ValueError(
+                f"batch_size {batch_size}: expected 1 to {len(self)}, the number of "
+                "examples"
+            )
+        if not 0 <= process_index < process_count or batch_size % process_count:
+            raise ValueError(
+                f"batch_size {batch_size} cannot be divided among {process_count} "
+                f"processes (process {process_index})"
+            )
+        rows = batch_size // process_count
+        mine = slice(process_index * rows, (process_index + 1) * rows)
+
+        def indices(step):
+            return order.batch_indices(seed, step, batch_size, len(self))[mine]
+
+        if self.feed == "arrays":
+            memory = self._materialise(names)
+            return _array_batches(memory, indices, start_step)
+        return _tf_batches(self, names, rows, indices, start_step)
+
+    def take(self, n: int, names) -> dict[str, np.ndarray]:
+        """The first n examples (fewer when there are fewer): {name: (n, ...)}."""
+        return self.read(np.arange(min(n, len(self))), self._check_names(names))
+
+    def captions(self, n: int) -> list[str]:
+        """The captions of the first n examples."""
+        return self.source.captions(n)
+
+    def read(self, indices, names) -> dict[str, np.ndarray]:
+        """The named arrays of some examples, {name: (B, ...)}; see `bad`."""
+        out = {
+            name: np.empty((len(indices), *self.shapes[name][0]), self.shapes[name][1])
+            for name in names
+        }
+        captions = []
+        for row, i in enumerate(indices):
+            example = self._readable(int(i), names)
+            if not self._stored:
+                captions.append(example["caption"])
+            for name in names:
+                if name in example:
+                    out[name][row] = example[name]
+        if not self._stored and "tokens" in names:
+            out["tokens"] = self.tokenizer.encode(captions)
+        return out
+
+    def _readable(self, i, names):
+        """Example i, or the next one that can be read."""
+        for place in range(i, i + len(self)):
+            try:
+                if self._stored:
+                    return self.source.read(place % len(self), names)
+                return self.source[place % len(self)]
+            except BadRecord as bad:
+                self._count(bad)
+        raise ValueError(f"none of the {len(self)} examples can be read")
+
+    def _count(self, bad):
+        with self._lock:
+            if bad.key in self.bad:
+                return
+            self.bad[bad.key] = bad.reason
+            count = len(self.bad)
+        logger.warning("%s; the next readable one takes its place", bad)
+        if count > max(16, len(self) // 100):
+            raise ValueError(
+                f"{count} of {len(self)} examples cannot be read, the last: {bad}; "
+                "repair the data or make it again"
+            )
+
+    def _check_names(self, names):
+        names = list(names)
+        for name in names:
+            if name not in self.shapes:
+                raise ValueError(
+                    f"the data has {', '.join(self.shapes)}, but no {name!r}: make "
+                    "records that have it with `python -m unclip_jax.embed`"
+                )
+        return names
+
+    def _materialise(self, names):
+        """Every example's arrays in memory, read once."""
+        missing = [name for name in names if name not in self._memory]
+        if missing:
+            _check_memory(len(self), [self.shapes[name] for name in missing])
+            self._memory |= self.read(range(len(self)), missing)
+        return {name: self._memory[name] for name in names}
+
+    def _info(self, tokenizer_folder):
+        manifest = getattr(self.source, "manifest", {})
+        statistics = getattr(self.source, "statistics", None) or {}
+        scale = statistics.get("mean_norm")
+        return {
+            "num_examples": len(self),
+            "image_size": self.source.image_size,
+            "embed_dim": manifest.get("embed_dim"),
+            "context_length": self.tokenizer.context_length,
+            "vocab_size": self.tokenizer.vocab_size,
+            "eot_id": self.tokenizer.eot_id,
+            "fingerprint": self.source.fingerprint,
+            "clip_fingerprint": manifest.get("clip_fingerprint"),
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "tokenizer_folder": tokenizer_folder,
+            "embedding_convention": manifest.get("embedding_convention"),
+            "embedding_mean": statistics.get("mean"),
+            "embedding_std": statistics.get("std"),
+            "embedding_scale": None if scale is None else float(scale),
+        }
+
+
+def _array_batches(memory, indices, step):
+    while True:
+        chosen = indices(step)
+        yield {name: array[chosen] for name, array in memory.items()}
+        step += 1
+
+
+def _tf_batches(dataset, names, rows, indices, start_step):
+    """tf.data reads steps in parallel and yields them in order."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ValueError(
+            "config.data.feed 'tf' needs TensorFlow; install it or use feed 'arrays'"
+        ) from error
+    failed = []  # tf.data turns exceptions into strings: keep the first
+
+    def read(step):
+        try:
+            batch = dataset.read(indices(int(step)), names)
+        except Exception as error:
+            failed.append(error)
+            raise
+        return [batch[name] for name in names]
+
+    def load(step):
+        types = [tf.as_dtype(dataset.shapes[name][1]) for name in names]
+        tensors = tf.numpy_function(read, [step], types)
+        for name, tensor in zip(names, tensors, strict=True):
+            tensor.set_shape((rows, *dataset.shapes[name][0]))
+        return dict(zip(names, tensors, strict=True))
+
+    threads = min(16, max(2, os.cpu_count() or 2))
+    try:
+        tf.config.set_visible_devices([], "GPU")  # accelerators are JAX's
+    except RuntimeError:  # TensorFlow is already running: someone else's choice
+        logger.debug("TensorFlow was started before; its devices stay as they are")
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    batches = steps.map(load, num_parallel_calls=threads, deterministic=True)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
+    iterator = iter(batches.prefetch(2).with_options(options))
+
+    def run():
+        while True:
+            try:
+                batch = next(iterator)
+            except tf.errors.OpError:
+                if failed:
+                    raise failed[0] from None
+                raise
+            yield {name: batch[name].numpy() for name in names}
+
+    reading = run()
+    # Reading ahead runs Python in TensorFlow's threads: end it before Python does, or
+    # the process hangs when it exits.
+    atexit.register(_close, weakref.ref(reading))
+    return reading
+
+
+def _close(reference):
+    reading = reference()
+    if reading is not None:
+        reading.close()
+
+
+def _check_memory(count, shapes) -> None:
+    """Refuses what cannot fit in three quarters of this machine's memory."""
+    sizes = [np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
+    needed = count * float(sum(sizes))
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system says
+        return
+    if needed > 0.75 * total:
+        raise ValueError(
+            f"feed 'arrays' would need {needed / 2**30:.1f} GiB for {count} examples, "
+            f"this machine has {total / 2**30:.1f}; use feed 'tf' or fewer examples"
+        )
+
+
+def _check_records(manifest, wanted, length, source) -> None:
+    """The tokens are written already: another tokenizer can't be asked for."""
+    if length not in (None, manifest["context_length"]):
+        raise ValueError(
+            f"config.data.context_length is {length}, but the records in "
+            f"{source.path} have {manifest['context_length']} tokens per caption"
+        )
+    if wanted:
+        tokenizer = Tokenizer.load(wanted, manifest["context_length"])
+        if tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
+            raise ValueError(
+                f"config.data.tokenizer {str(wanted)!r} is not the tokenizer of the "
+                f"records in {source.path}; leave it out"
+            )
+
+
+def _own_tokenizer(source, folder, vocab_size, context_length):
+    """A tokenizer trained on the source's captions, or the one trained before."""
+    what = {
+        "source_fingerprint": source.fingerprint,
+        "vocab_size": vocab_size,
+        "context_length": context_length,
+    }
+    note = None if folder is None else pathlib.Path(folder) / TRAINED_ON
+    if note is not None and note.is_file():
+        found = json.loads(note.read_text(encoding="utf-8"))
+        config_lib.check_keys(found, what, str(note))
+        other = [name for name in what if found.get(name) != what[name]]
+        if other:
+            raise FileExistsError(
+                f"{str(folder)!r} holds a tokenizer trained otherwise ({other[0]} was "
+                f"{found.get(other[0])!r}, now {what[other[0]]!r}); choose another "
+                "workdir or remove it"
+            )
+        return Tokenizer.load(folder)
+    captions = source.captions(MANY_CAPTIONS)
+    tokenizer = train_tokenizer(captions, None, vocab_size)
+    if context_length is None:
+        context_length = fitting_length(tokenizer, captions)
+    tokenizer.context_length = context_length
+    if folder is not None:
+        tokenizer.save(folder)
+        record_files.write_bytes(note, json.dumps(what).encode())
+    return tokenizer
+
+
+def fitting_length(tokenizer, captions) -> int:
+    """Tokens the longest caption needs, start and end included, in whole fours."""
+    tokens = tokenizer.encode(captions)
+    longest = 2 + int((tokens[:, 1:] != tokenizer.eot_id).sum(axis=1).max())
+    return min(-(-longest // 4) * 4, tokenizer.context_length)
