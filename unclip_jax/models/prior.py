@@ -80,6 +80,8 @@ class DiffusionPrior(nn.Module):
         Returns:
           (B, D) float32, the prediction of x0.
         """
+        if self.is_initializing():
+            self.space.normalize(x_t)  # makes its parameters; not used here
         b = x_t.shape[0]
         tokens = drop_captions(tokens, drop, self.eot_id)
         clip_text = jnp.where(drop[:, None], self.null_clip_text, clip_text)

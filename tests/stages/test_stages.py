@@ -1,0 +1,152 @@
+"""Every stage of configs/icons, shrunk, on random data."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unclip_jax import stages
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "icons"
+RNG = np.random.default_rng(0)
+INFO = {
+    "image_size": 16,
+    "embed_dim": 12,
+    "vocab_size": 31,
+    "context_length": 8,
+    "eot_id": 30,
+    "embedding_mean": RNG.standard_normal(12),
+    "embedding_std": np.full(12, 2.0),
+}
+TINY = {
+    "clip": {"embed_dim": 12, "patch_size": 8, "vision_width": 16, "vision_depth": 1},
+    "prior": {"width": 16, "depth": 1},
+    "decoder": {"channels": 16, "head_channels": 8, "norm_groups": 4},
+}
+TEXT = {"text_width": 16, "text_depth": 1}
+
+
+def make_config(name, **changes):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.model.update({**TINY[name], **({} if name == "prior" else TEXT), **changes})
+    return config
+
+
+def batch(stage, n=8):
+    made = {}
+    for name, (shape, dtype) in stage.batch_spec.items():
+        if dtype == "float32":
+            made[name] = RNG.standard_normal((n, *shape)).astype(dtype)
+        else:
+            high = 256 if dtype == "uint8" else INFO["vocab_size"]
+            made[name] = RNG.integers(0, high, (n, *shape)).astype(dtype)
+    return made
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def made(request):
+    stage = stages.make_stage(make_config(request.param), INFO)
+    params = jax.jit(stage.init)(jax.random.key(0))
+    return request.param, stage, params, batch(stage)
+
+
+def test_there_is_a_config_for_every_stage():
+    assert set(stages.names()) == set(TINY)
+
+
+def test_gradient_steps_reduce_the_loss(made):
+    _, stage, params, data = made
+    rng = jax.random.key(1)  # the same noise each time: a fixed objective
+
+    @jax.jit
+    def step(params):
+        def loss(p):
+            return stage.loss(p, rng, data, 0)
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.03 * g, params, grads), value, metrics
+
+    values = []
+    for _ in range(8):
+        params, value, metrics = step(params)
+        values.append(float(value))
+    assert values[-1] < values[0] and value.dtype == jnp.float32
+    assert all(np.isfinite(v) and np.shape(v) == () for v in metrics.values())
+
+
+def test_the_embedding_convention_travels_with_the_parameters(made):
+    name, stage, params, _ = made
+    if name == "clip":
+        assert "space" not in params
+        return
+    np.testing.assert_allclose(params["space"]["mean"], INFO["embedding_mean"], 1e-6)
+    np.testing.assert_allclose(params["space"]["std"], INFO["embedding_std"], 1e-6)
+    assert stage.export()["config"]["embedding"] == "standardize"
+
+
+def test_exports_rebuild_the_same_model(made):
+    from unclip_jax import config as config_lib
+    from unclip_jax import models
+
+    name, stage, _, _ = made
+    plain = config_lib.to_plain(stage.export())
+    assert plain["part"] == name
+    assert models.build(name, plain["config"]["model"]) == stage.model
+
+
+def test_decoder_previews_pair_true_and_drawn_pictures():
+    stage = stages.make_stage(make_config("decoder"), INFO)
+    params, data = stage.init(jax.random.key(0)), batch(stage, 2)
+    drawn = jax.jit(stage.preview)(params, jax.random.key(1), data)
+    assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == jnp.uint8
+    np.testing.assert_array_equal(drawn[0::2], data["image"])
+
+
+def test_bfloat16_compute_keeps_float32_losses():
+    config = make_config("decoder", learned_sigma=True)
+    config.compute_dtype = "bfloat16"
+    config.diffusion.prediction = "epsilon"
+    stage = stages.make_stage(config, INFO)
+    params = stage.init(jax.random.key(0))
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
+    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage), 0)
+    assert loss.dtype == jnp.float32 and np.isfinite(loss)
+    assert set(metrics) == {"mse", "vb"}
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_the_papers_convention_is_unit_norm_times_17_2(name):
+    config = make_config(name)
+    config.stage_options.embedding = "unit_17.2"
+    stage = stages.make_stage(config, INFO)
+    params = stage.init(jax.random.key(0))
+    assert stage.model.unit_norm
+    np.testing.assert_allclose(params["space"]["std"], 1 / 17.2)
+
+
+def test_an_embedding_width_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="embed_dim is 768, but the data has 12"):
+        stages.make_stage(make_config("prior", embed_dim=768), INFO)
+
+
+def test_data_without_embeddings_is_refused():
+    with pytest.raises(ValueError, match="unclip_jax.embed"):
+        stages.make_stage(make_config("prior"), {**INFO, "embed_dim": None})
+
+
+def test_mistyped_options_are_refused_with_the_nearest():
+    config = make_config("prior")
+    with config.unlocked():
+        config.stage_options.drop_txt = 0.1
+    with pytest.raises(ValueError, match="'drop_txt'.*did you mean 'drop_text'"):
+        stages.make_stage(config, INFO)
+    config = make_config("clip")
+    config.stage = "clop"
+    with pytest.raises(ValueError, match="'clop': expected one of"):
+        stages.make_stage(config, INFO)
