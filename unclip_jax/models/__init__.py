@@ -6,12 +6,18 @@ from unclip_jax import config as config_lib
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import Decoder
 from unclip_jax.models.prior import DiffusionPrior
+from unclip_jax.models.upsampler import Upsampler
 
-KINDS = {"clip": CLIP, "prior": DiffusionPrior, "decoder": Decoder}
+KINDS = {
+    "clip": CLIP,
+    "prior": DiffusionPrior,
+    "decoder": Decoder,
+    "upsampler": Upsampler,
+}
 
 
 def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
-    """The module `kind` ("clip", "prior", "decoder") with the given fields.
+    """The module `kind`, one of KINDS, with the given fields.
 
     Raises:
       ValueError: unknown kind, or a field the module does not have or lacks.
