@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources.icons import Icons
 from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -128,7 +129,7 @@ def test_bad_input_is_refused(folder, tmp_path, monkeypatch):
         Tokenizer.load(folder, 2)
 
 
-def test_public_tokenizers_by_name(folder, monkeypatch):
+def test_public_tokenizers_by_name(folder, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.CLIPTokenizerFast.from_pretrained(folder)
 
@@ -143,6 +144,13 @@ def test_public_tokenizers_by_name(folder, monkeypatch):
     got = Tokenizer.load("openai/clip")
     assert got.context_length == 16
     assert np.array_equal(got.encode(TEXTS), Tokenizer.load(folder).encode(TEXTS))
+    got.save(tmp_path / "kept")
+    assert Tokenizer.load(tmp_path / "kept").fingerprint == got.fingerprint
+    data = open_data(
+        {"source": "icons", "nouns": 2, "tokenizer": "openai/clip"},
+        tokenizer_dir=tmp_path / "kept",
+    )
+    assert data.info["tokenizer_folder"] == str(tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="neither a folder here nor"):
         Tokenizer.load("nobody/no-such-tokenizer")
 

@@ -48,7 +48,7 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         context_length: tokens per caption; None is the tokenizer's own or, for one
           trained here, what the longest caption needs rounded up to a multiple of 4;
         vocab_size: at most so many, when one is trained (default CLIP's 49408).
-      tokenizer_dir: where a tokenizer trained here is kept; None keeps it in memory.
+      tokenizer_dir: where a tokenizer trained or fetched is kept; None is in memory.
 
     Raises:
       ValueError, FileNotFoundError: data that is missing or damaged, or options that
@@ -69,8 +69,12 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         _check_records(manifest, wanted, length, source)
         return Dataset(source, Tokenizer.load(source.tokenizer_folder), feed)
     if wanted:
-        folder = wanted if pathlib.Path(wanted).is_dir() else None
-        return Dataset(source, Tokenizer.load(wanted, length), feed, folder or wanted)
+        tokenizer = Tokenizer.load(wanted, length)
+        folder = str(wanted)
+        if tokenizer_dir is not None and not pathlib.Path(wanted).is_dir():
+            tokenizer.save(tokenizer_dir)  # a public one: the run keeps its own copy
+            folder = str(tokenizer_dir)
+        return Dataset(source, tokenizer, feed, folder)
     size = config_data.get("vocab_size") or CLIP_VOCAB_SIZE
     tokenizer = _own_tokenizer(source, tokenizer_dir, size, length)
     folder = str(tokenizer_dir) if tokenizer_dir is not None else None
