@@ -26,7 +26,7 @@ def get_config():
         backgrounds=8,
         feed="arrays",
         tokenizer="",  # "" trains one on the captions; or a folder or public name
-        vocab_size=512,
+        vocab_size=640,
         context_length=16,
     )
     c.model = dict(

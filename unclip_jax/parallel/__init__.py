@@ -1,0 +1,1 @@
+"""Meshes, sharding rules, global batches and multi-process start-up."""

@@ -1,0 +1,94 @@
+"""Host batches become global arrays, with the next ones already on their way."""
+
+import collections
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from unclip_jax.parallel.mesh import batch_shards
+from unclip_jax.parallel.sharding import batch_sharding
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
+    """Raises ValueError unless each device gets whole examples of each micro-batch."""
+    shards = batch_shards(mesh)
+    if batch_size < 1 or grad_accum < 1 or batch_size % (shards * grad_accum):
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by {shards * grad_accum} = "
+            f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x grad_accum "
+            f"{grad_accum}"
+        )
+
+
+def process_slice(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """(index, count): this process feeds rows [index * n, (index + 1) * n) of the
+    global batch, n = batch_size // count.
+
+    Read from the mesh, not from the process number: the mesh may order devices
+    otherwise, and processes of one tensor group need the same rows.
+
+    Raises ValueError when this process's rows are not such a slice.
+    """
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
+    start, stop = rows[0][0], rows[-1][1]
+    contiguous = all(a[1] == b[0] for a, b in zip(rows, rows[1:], strict=False))
+    size = stop - start
+    if not contiguous or batch_size % size or start % size:
+        raise ValueError(
+            f"process {jax.process_index()} would need the rows {rows} of a batch of "
+            f"{batch_size}, which is not one slice: put the devices of a process next "
+            "to each other in the mesh"
+        )
+    return start // size, batch_size // size
+
+
+def place(
+    batch: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """This process's rows as global arrays of `batch_size` rows."""
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (batch_size, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
+    }
+
+
+class Prefetch:
+    """Iterates over placed batches, keeping `ahead` of them on the devices.
+
+    `next(batches, busy)` semantics: `take(busy)` returns the next batch; when `busy()`
+    is false at its end the devices had nothing to do while the host was fetching, and
+    the time is added to `waited` (seconds).
+    """
+
+    def __init__(
+        self,
+        source: Iterator[Mapping[str, np.ndarray]],
+        place_batch: Callable[[Mapping[str, np.ndarray]], Any],
+        ahead: int = 2,
+    ):
+        self._source = source
+        self._place = place_batch
+        self._ahead = ahead
+        self._queue: collections.deque = collections.deque()
+        self.waited = 0.0
+
+    def take(self, busy: Callable[[], bool] = lambda: False) -> Any:
+        """The next batch. Raises StopIteration when the source ends."""
+        start = time.perf_counter()
+        while len(self._queue) <= self._ahead:
+            try:
+                self._queue.append(self._place(next(self._source)))
+            except StopIteration:
+                break
+        if not busy():
+            self.waited += time.perf_counter() - start
+        if not self._queue:
+            raise StopIteration
+        return self._queue.popleft()

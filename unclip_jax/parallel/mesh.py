@@ -1,0 +1,54 @@
+"""The device mesh: axes data, fsdp and tensor, always with `AxisType.Auto`.
+
+jax.make_mesh now defaults to Explicit axes, under which Linen attention with sharded
+parameters raises ShardingTypeError. Activate the mesh with `jax.set_mesh`: the old
+`with mesh:` makes logical constraints silent no-ops.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # the batch is split over both
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh over all devices (or `devices`); one axis may be -1, "what is left".
+
+    Raises ValueError when the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(
+            f"mesh axes must be positive, at most one of them -1; got {text}"
+        )
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices) or fixed > len(devices):
+        raise ValueError(
+            f"the mesh {text} does not fit {len(devices)} devices: the axes must "
+            f"multiply to {len(devices)}"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=devices,
+    )
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of parts a batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -1,0 +1,343 @@
+"""The one training loop. It knows a stage only by its contract (see stages/).
+
+Order within an iteration: save, preview, next batch, step; so that what is saved is
+exactly what a resumed run starts from. To resume a run, start it again.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax import stages
+from unclip_jax.data import loader
+from unclip_jax.parallel import batches as parallel_batches
+from unclip_jax.parallel import mesh as mesh_lib
+from unclip_jax.parallel import sharding
+from unclip_jax.training import optimizer, run_folder, state
+from unclip_jax.training.checkpoint import Checkpoints, make_meta
+from unclip_jax.training.interrupts import Interrupts
+from unclip_jax.training.progress import Progress, duration
+from unclip_jax.training.writers import Writer
+
+KEYS = (
+    "stage",
+    "seed",
+    "steps",
+    "batch_size",
+    "grad_accum",
+    "compute_dtype",
+    "data",
+    "model",
+    "diffusion",
+    "stage_options",
+    "optimizer",
+    "ema_decay",
+    "mesh",
+    "sharding_rules",
+    "log_every",
+    "checkpoint",
+    "preview",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """config.checkpoint."""
+
+    every: int  # steps
+    keep: int = 2  # newest ones
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewOptions:
+    """config.preview."""
+
+    every: int = 0  # steps; 0: never
+    count: int = 16  # examples, the first of the data
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """config.mesh: devices along each axis, -1 for what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def check_config(config) -> None:
+    """Refuses what the loop does not know or cannot use, before anything is made."""
+    config_lib.check_keys(config, KEYS, "config")
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
+    for key in ("steps", "batch_size", "grad_accum", "log_every"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}")
+    if config.checkpoint.every < 1:
+        raise ValueError(
+            f"config.checkpoint.every must be at least 1, got {config.checkpoint.every}"
+        )
+    if not 0 <= config.ema_decay < 1:
+        raise ValueError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
+
+
+def train(config, workdir, *, stage=None, data=None, stream=None) -> state.TrainState:
+    """Trains a stage from a config, or goes on with the run in `workdir`.
+
+    Args:
+      config: see configs/; every key of KEYS.
+      workdir: folder of the run.
+      stage, data: instead of those the config names.
+      stream: where progress goes; standard output by default.
+
+    Returns:
+      The final state, on the devices.
+
+    Raises:
+      ValueError, FileNotFoundError: something asked for cannot be; nothing is lost.
+      KeyboardInterrupt: after Ctrl-C, once the state is saved.
+    """
+    check_config(config)
+    plain = config_lib.to_plain(config)
+    build = config_lib.build
+    saving = build(CheckpointOptions, config.checkpoint, "config.checkpoint")
+    previews = build(PreviewOptions, config.preview, "config.preview")
+    tx = optimizer.make_optimizer(
+        build(optimizer.Options, config.optimizer, "config.optimizer"), config.steps
+    )
+    mesh_options = build(MeshOptions, config.mesh, "config.mesh")
+    mesh = mesh_lib.make_mesh(**dataclasses.asdict(mesh_options))
+    parallel_batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
+    workdir = run_folder.claim(workdir, plain)
+    if data is None:
+        data = loader.open_data(config.data, tokenizer_dir=workdir / "tokenizer")
+    if stage is None:
+        stage = stages.make_stage(config, data.info)
+    run = _Run(config, workdir, stage, data, tx, mesh, saving, previews, stream)
+    with jax.set_mesh(mesh), Checkpoints(workdir, saving.keep) as checkpoints:
+        return run.go(
+            make_meta(config.stage, plain, stage.export(), data.info), checkpoints
+        )
+
+
+@dataclasses.dataclass
+class _Run:
+    """What stays the same over one run."""
+
+    config: Any
+    workdir: Any
+    stage: Any
+    data: Any
+    tx: Any
+    mesh: Any
+    saving: CheckpointOptions
+    previews: PreviewOptions
+    stream: Any
+
+    def __post_init__(self):
+        self.progress = Progress(
+            self.config.stage, self.config.steps, self.config.batch_size, self.stream
+        )
+        self.replicated = sharding.replicated(self.mesh)
+
+    def go(self, meta, checkpoints) -> state.TrainState:
+        config, say = self.config, self.progress.say
+        current, abstract = self._start(checkpoints)
+        start = int(jax.device_get(current.step))
+        if start >= config.steps:
+            say(f"finished already: step {start} of {config.steps} in {self.workdir}")
+            return current
+        if start:
+            say(f"going on from step {start}")
+        rng = jax.device_put(jax.random.key(config.seed), self.replicated)
+        step = self._compile(abstract, rng)
+        index, count = parallel_batches.process_slice(self.mesh, config.batch_size)
+        rows = sharding.batch_sharding(self.mesh)
+        batches = parallel_batches.Prefetch(
+            self.data.batches(
+                tuple(self.stage.batch_spec),
+                config.seed,
+                config.batch_size,
+                start,
+                index,
+                count,
+            ),
+            lambda batch: parallel_batches.place(batch, rows, config.batch_size),
+        )
+        preview = _Preview(self) if self.previews.every else None
+        writer = Writer(self.workdir, start)
+        window = _Window(config.batch_size)
+        # XLA:CPU's devices share one thread pool: programs with collectives that
+        # overlap can take each other's threads and wait for ever
+        one_by_one = self.mesh.size > 1 and jax.default_backend() == "cpu"
+        try:
+            with Interrupts() as interrupts:
+                for n in range(start, config.steps):
+                    if n > start and n % self.saving.every == 0:
+                        checkpoints.save(n, current, meta)
+                        window.pause()
+                    if preview and n % self.previews.every == 0:
+                        preview.draw(n, current, writer)
+                        window.pause()
+                    with jax.transfer_guard("disallow"):
+                        batch = batches.take(window.busy)
+                        current, metrics = step(current, rng, batch)
+                    window.add(metrics, one_by_one)
+                    if (n + 1) % config.log_every == 0 or n + 1 == config.steps:
+                        self._log(n + 1, window, batches, writer)
+                    if interrupts.received and n + 1 < config.steps:
+                        checkpoints.save(n + 1, current, meta)
+                        checkpoints.wait()
+                        say(f"{interrupts.received.name}: saved step {n + 1}")
+                        if interrupts.received.name == "SIGINT":
+                            raise KeyboardInterrupt
+                        return current
+                checkpoints.save(config.steps, current, meta)
+                checkpoints.wait()
+                if preview:
+                    preview.draw(config.steps, current, writer)
+        finally:
+            writer.close()
+        say(f"done: {config.steps} steps, in {self.workdir}")
+        return current
+
+    def _start(self, checkpoints):
+        """The restored or a fresh state, and its shapes with shardings."""
+        rng = jax.random.key(self.config.seed)
+
+        def init(rng):
+            return state.init_state(self.stage, self.tx, rng)
+
+        shapes = jax.eval_shape(init, rng)
+        shardings = sharding.state_shardings(
+            shapes, self.mesh, self.config.sharding_rules
+        )
+        abstract = jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            shapes,
+            shardings,
+        )
+        count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+        self.progress.say(
+            f"{count:,} parameters, {self.mesh.size} "
+            f"{jax.devices()[0].platform} device(s), batches of "
+            f"{self.config.batch_size} from {len(self.data):,} examples"
+        )
+        if checkpoints.latest() is not None:
+            return checkpoints.restore(abstract, self.config.stage), abstract
+        # jitted as one program, so that each buffer is made where it will live
+        return jax.jit(init, out_shardings=shardings)(rng), abstract
+
+    def _compile(self, abstract, rng):
+        config = self.config
+        batch = {
+            name: jax.ShapeDtypeStruct(
+                (config.batch_size, *shape),
+                dtype,
+                sharding=sharding.batch_sharding(self.mesh),
+            )
+            for name, (shape, dtype) in self.stage.batch_spec.items()
+        }
+        update = state.make_step(
+            self.stage, self.tx, config.ema_decay, config.grad_accum
+        )
+        shardings = jax.tree.map(lambda s: s.sharding, abstract)
+        jitted = jax.jit(
+            update, donate_argnums=0, out_shardings=(shardings, self.replicated)
+        )
+        self.progress.say("compiling the training step")
+        began = time.perf_counter()
+        compiled = jitted.lower(abstract, rng, batch).compile()
+        self.progress.say(f"compiled in {duration(time.perf_counter() - began)}")
+        return compiled
+
+    def _log(self, n, window, batches, writer):
+        waited, batches.waited = batches.waited, 0.0
+        values = window.close(waited)
+        writer.scalars(n, values)
+        self.progress.update(
+            n, values["loss"], values["images_per_second"], values["data_wait"]
+        )
+        if values["skipped_now"] >= window.last_count:
+            raise ValueError(
+                f"no loss or gradient was finite in the last {window.last_count} steps "
+                f"up to step {n}: nothing was changed by them. Lower "
+                "config.optimizer.learning_rate, or set grad_clip_norm"
+            )
+
+
+class _Window:
+    """The steps since the last log: their metrics and their time."""
+
+    def __init__(self, batch_size):
+        self._batch_size = batch_size
+        self._metrics = []
+        self._skipped = 0
+        self._began = time.perf_counter()
+        self._paused = 0.0
+        self._mark = self._began
+        self.last_count = 0
+
+    def add(self, metrics, wait: bool) -> None:
+        self._metrics.append(metrics)
+        # at most two steps in flight, so that no queue of batches builds up
+        if wait or len(self._metrics) > 2:
+            jax.block_until_ready(self._metrics[-1 if wait else -3])
+        self._mark = time.perf_counter()
+
+    def pause(self) -> None:
+        """What happened since the last step (a save, a preview) is no step time."""
+        now = time.perf_counter()
+        self._paused += now - self._mark
+        self._mark = now
+
+    def busy(self) -> bool:
+        """Whether the devices still have a step to finish."""
+        return bool(self._metrics) and not self._metrics[-1]["loss"].is_ready()
+
+    def close(self, waited: float) -> dict[str, float]:
+        """Means over the window, and how fast it went. Starts the next one."""
+        host = jax.device_get(self._metrics)
+        now = time.perf_counter()
+        seconds = max(now - self._began - self._paused, 1e-9)
+        values = {
+            name: float(np.mean([row[name] for row in host]))
+            for name in host[0]
+            if name != "skipped"
+        }
+        finite = [row["loss"] for row in host if np.isfinite(row["loss"])]
+        values["loss"] = float(np.mean(finite)) if finite else float("nan")
+        total = int(host[-1]["skipped"])
+        self.last_count = len(host)
+        values |= {
+            "skipped_steps": total,
+            "skipped_now": total - self._skipped,
+            "images_per_second": self._batch_size * len(host) / seconds,
+            "data_wait": min(waited / seconds, 1.0),
+        }
+        self._skipped = total
+        self._metrics, self._paused = [], 0.0
+        self._began = self._mark = now
+        return values
+
+
+class _Preview:
+    """Draws what the stage previews, from the EMA, always with the same noise."""
+
+    def __init__(self, run: _Run):
+        names = tuple(run.stage.batch_spec)
+        batch = run.data.take(run.previews.count, names)
+        self._batch = jax.device_put(batch, run.replicated)
+        self._rng = jax.device_put(jax.random.key(run.config.seed), run.replicated)
+        self._draw = jax.jit(run.stage.preview, out_shardings=run.replicated)
+        self._columns = max(2, 2 * round(run.previews.count**0.5 / 2))
+
+    def draw(self, step, current, writer) -> None:
+        images = self._draw(current.ema, self._rng, self._batch)
+        if images is not None:
+            writer.images(step, np.asarray(jax.device_get(images)), self._columns)

@@ -1,0 +1,64 @@
+"""AdamW with warm-up and clipping, from config.optimizer."""
+
+import dataclasses
+
+import jax
+import optax
+
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """config.optimizer."""
+
+    learning_rate: float  # at its peak
+    weight_decay: float = 0.0  # of arrays with two or more axes
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    warmup_steps: int = 0  # linear, from 0
+    schedule: str = "constant"  # after the warm-up; the others end at 0
+    grad_clip_norm: float = 0.0  # of the whole gradient; 0: no clipping
+
+
+def learning_rate(options: Options, steps: int) -> optax.Schedule:
+    """step -> learning rate. Raises ValueError for an unknown schedule."""
+    peak, warmup = options.learning_rate, options.warmup_steps
+    rest = max(steps - warmup, 1)
+    if options.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif options.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest)
+    elif options.schedule == "linear":
+        after = optax.linear_schedule(peak, 0.0, rest)
+    else:
+        raise ValueError(
+            f"config.optimizer.schedule {options.schedule!r}: expected one of "
+            f"{', '.join(SCHEDULES)}"
+        )
+    if not warmup:
+        return after
+    # from peak / warmup, not 0: the first step should count
+    rising = optax.linear_schedule(peak / warmup, peak, warmup - 1)
+    return optax.join_schedules([rising, after], [warmup])
+
+
+def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW."""
+    adamw = optax.adamw(
+        learning_rate(options, steps),
+        b1=options.b1,
+        b2=options.b2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+    )
+    if options.grad_clip_norm < 0:
+        raise ValueError(
+            f"config.optimizer.grad_clip_norm must be at least 0, got "
+            f"{options.grad_clip_norm}"
+        )
+    if not options.grad_clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), adamw)

@@ -1,0 +1,102 @@
+"""The folder of a run: which config it belongs to, and whether it may be used.
+
+config.json      what the run was started with
+checkpoints/     see checkpoint.py
+metrics.jsonl    one row per logged step
+tensorboard/     the same, as curves, and the previews
+previews/        grids of pictures, one per preview step
+tokenizer/       where the run trained one
+"""
+
+import json
+import os
+import pathlib
+import uuid
+
+# Keys that may differ when a run goes on: they do not change what a step computes.
+FREE = (
+    "log_every",
+    "checkpoint",
+    "preview",
+    "mesh",
+    "sharding_rules",
+    "data.feed",
+)
+
+
+def claim(workdir, config: dict) -> pathlib.Path:
+    """Makes `workdir` the folder of a run with `config`, or recognises it as such.
+
+    Args:
+      workdir: a folder; made when missing.
+      config: plain dict of the config.
+
+    Raises:
+      ValueError: the folder holds something else, or a run whose config differs in
+        more than what FREE lists. Nothing has been written then.
+    """
+    folder = pathlib.Path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--workdir {folder} is a file, expected a folder")
+    path = folder / "config.json"
+    if path.is_file():
+        found = read_config(folder)
+        differ = [
+            f"{key} ({old!r} there, {new!r} now)"
+            for key, old, new in differences(found, config)
+            if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+        ]
+        if differ:
+            raise ValueError(
+                f"{folder} holds a run of another config; different: "
+                f"{'; '.join(differ[:8])}. Use another --workdir, or start that run's "
+                "own config to go on with it"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        names = sorted(entry.name for entry in folder.iterdir())[:5]
+        raise ValueError(
+            f"{folder} is not empty and not a run (it has {', '.join(names)} but no "
+            "config.json): use another --workdir"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(config, indent=1))
+    return folder
+
+
+def read_config(folder) -> dict:
+    """The config of the run in `folder`.
+
+    Raises:
+      FileNotFoundError: no run there; ValueError: its config.json is damaged.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run (no config.json there); train it "
+            "first with `python -m unclip_jax.train`"
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def differences(a, b, prefix=""):
+    """[(key, value in a, value in b)] of the leaves in which two dicts differ."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [] if a == b else [(prefix, a, b)]
+    found = []
+    for key in sorted({*a, *b}):
+        name = f"{prefix}.{key}" if prefix else key
+        found += differences(a.get(key), b.get(key), name)
+    return found
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that no reader, and no crash, sees half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
