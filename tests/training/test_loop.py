@@ -1,0 +1,274 @@
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.training.checkpoint import load_run
+from unclip_jax.training.loop import train
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import toy  # noqa: E402
+
+
+def run(workdir, config=None, data=None, stream=None):
+    return train(
+        config or toy.make_config(),
+        workdir,
+        stage=toy.Stage(),
+        data=data or toy.Data(),
+        stream=stream or io.StringIO(),
+    )
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An unbroken run of 12 steps on 8 devices: (workdir, state, output)."""
+    workdir, out = tmp_path_factory.mktemp("run") / "toy", io.StringIO()
+    state = run(workdir, stream=out)
+    return workdir, jax.device_get(state), out.getvalue()
+
+
+def test_the_loss_falls_and_is_written(finished):
+    workdir, _, _ = finished
+    written = rows(workdir)
+    assert [row["step"] for row in written] == [2, 4, 6, 8, 10, 12]
+    assert written[-1]["loss"] < written[0]["loss"]
+    wanted = {"loss", "largest", "grad_norm", "images_per_second", "data_wait"}
+    assert wanted <= set(written[0])
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_the_progress_line_says_where_it_is(finished):
+    assert "toy 12/12  loss" in finished[2] and "left" in finished[2]
+
+
+def test_the_ema_follows_the_parameters(finished):
+    state = finished[1]
+    ema, params = state.ema["in"]["kernel"], state.params["in"]["kernel"]
+    gap = np.abs(ema - params).max()
+    assert 0 < gap < 0.1
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished):
+    workdir, state, _ = finished
+    out, data = io.StringIO(), toy.Data()
+    again = run(workdir, data=data, stream=out)
+    assert "finished already" in out.getvalue() and "compil" not in out.getvalue()
+    assert data.first_steps == []
+    assert_same(again.params, state.params)
+
+
+def test_interrupted_and_resumed_is_bit_identical(finished, tmp_path):
+    class Interrupted(toy.Data):
+        def batches(self, *args, **kwargs):
+            for i, batch in enumerate(super().batches(*args, **kwargs)):
+                if i == 6:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    stopped = run(tmp_path / "toy", data=Interrupted())
+    assert 0 < int(stopped.step) < 12
+    data = toy.Data()
+    resumed = run(tmp_path / "toy", data=data)
+    assert data.first_steps == [int(stopped.step)]
+    assert_same(resumed, finished[1])
+    assert [r["step"] for r in rows(tmp_path / "toy")][-1] == 12
+
+
+def test_it_restores_onto_another_mesh(finished, tmp_path):
+    half = toy.make_config(steps=8, fsdp=4)
+    run(tmp_path / "toy", half)
+    whole = toy.make_config(steps=8)
+    resumed = run(tmp_path / "toy", whole)  # nothing left to do, other mesh
+    straight = run(tmp_path / "straight", toy.make_config(steps=8))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        jax.device_get(resumed.params),
+        jax.device_get(straight.params),
+    )
+
+
+def test_load_run_gives_the_ema_and_what_it_is(finished):
+    workdir, state, _ = finished
+    ema, meta = load_run(workdir)
+    assert_same(ema, state.ema)
+    params, _ = load_run(workdir, item="params")
+    assert_same(params, state.params)
+    assert meta["step"] == 12 and meta["stage"] == "toy"
+    assert meta["export"] == {"part": "toy", "config": {"width": 32}}
+    assert meta["data_info"] == {"fingerprint": "toy"}  # arrays stay out
+    assert meta["config"]["batch_size"] == 16
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
+    from unclip_jax.training import optimizer, state
+
+    class Noiseless(toy.Stage):
+        def loss(self, params, rng, batch, step):
+            return super().loss(params, jax.random.key(0), batch, step)
+
+    class Deterministic(toy.Stage):
+        def loss(self, params, rng, batch, step):
+            out = batch["x"] @ params["in"]["kernel"] @ params["out"]["kernel"]
+            return ((out - batch["x"]) ** 2).mean(), {}
+
+    tx = optimizer.make_optimizer(optimizer.Options(learning_rate=0.01), 10)
+    stage, batch = Deterministic(), toy.Data().take(16, ("x",))
+    start = state.init_state(stage, tx, jax.random.key(0))
+    rng = jax.random.key(1)
+    one, four = (
+        jax.jit(state.make_step(stage, tx, 0.9, accum))(start, rng, batch)
+        for accum in (1, 4)
+    )
+    np.testing.assert_allclose(one[1]["loss"], four[1]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(one[1]["grad_norm"], four[1]["grad_norm"], rtol=1e-5)
+
+
+def test_a_poisoned_step_is_skipped_and_counted(tmp_path):
+    state = run(tmp_path / "toy", data=toy.Data(poison={5}))
+    assert int(state.skipped) == 1 and int(state.step) == 12
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(jax.device_get(state)))
+    assert rows(tmp_path / "toy")[-1]["skipped_steps"] == 1
+
+
+def test_nothing_but_poison_stops_the_run(tmp_path):
+    with pytest.raises(ValueError, match="no loss or gradient was finite"):
+        run(tmp_path / "toy", data=toy.Data(poison=range(100)))
+
+
+def test_previews_are_grids_of_pictures(tmp_path):
+    from PIL import Image
+
+    config = toy.make_config(steps=4, preview={"every": 2, "count": 4})
+    run(tmp_path / "toy", config)
+    names = sorted(p.name for p in (tmp_path / "toy" / "previews").iterdir())
+    assert names == ["00000000.png", "00000002.png", "00000004.png"]
+    with Image.open(tmp_path / "toy" / "previews" / names[0]) as image:
+        assert image.size == (2 * 96, 2 * 96)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"batch_size": 12}, "batch_size 12 is not divisible by 8"),
+        ({"steps": 0}, "config.steps must be at least 1"),
+        ({"checkpoint": {"every": 0}}, "config.checkpoint.every"),
+        ({"ema_decay": 1.0}, "config.ema_decay"),
+        ({"mesh": {"data": 3}}, "the mesh data=3"),
+        ({"optimizer": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
+        ({"sharding_rules": (("nothing_like_it", ()),)}, "decides nothing"),
+        ({"stepz": 3}, "did you mean 'steps'"),
+    ],
+)
+def test_bad_configs_are_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "toy", toy.make_config(**change))
+    assert not (tmp_path / "toy" / "checkpoints").exists() or not list(
+        (tmp_path / "toy" / "checkpoints").iterdir()
+    )
+
+
+def test_a_workdir_of_another_config_is_refused(finished):
+    workdir = finished[0]
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    other = toy.make_config(ema_decay=0.5)
+    with pytest.raises(ValueError, match=r"ema_decay \(0.9 there, 0.5 now\)"):
+        run(workdir, other)
+    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert before == after  # nothing written over
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not a run .it has thesis.tex"):
+        run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path / "toy", toy.make_config(steps=4))
+    step = tmp_path / "toy" / "checkpoints" / "4"
+    for path in (step / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"x")
+    with pytest.raises(ValueError, match="checkpoints/4 cannot be restored"):
+        run(tmp_path / "toy", toy.make_config(steps=4))
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
+    run(tmp_path / "toy", toy.make_config(steps=4))
+    config = tmp_path / "toy" / "config.json"
+    other = {**json.loads(config.read_text()), "stage": "prior"}
+    config.write_text(json.dumps(other))  # as if another run had been moved there
+    with pytest.raises(ValueError, match="of stage 'toy', this config trains 'prior'"):
+        run(tmp_path / "toy", toy.make_config(steps=4, stage="prior"))
+
+
+def test_runs_without_a_checkpoint_say_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not the folder of a run"):
+        load_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("devices,fsdp", [(1, 1), (8, 4)])
+def test_killed_at_random_and_started_again_is_bit_identical(tmp_path, devices, fsdp):
+    """SIGKILL at three random moments; the parameters end as in an unbroken run."""
+    steps = 40
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(HERE.parents[1]),
+    }
+
+    def start(workdir, pause):
+        command = [sys.executable, str(HERE / "toy.py")]
+        return subprocess.Popen(
+            [*command, str(workdir), str(fsdp), str(steps), str(pause)],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def finish(process):
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-2000:]
+
+    finish(start(tmp_path / "whole", 0))
+    rng = np.random.default_rng(devices)
+    broken = tmp_path / "broken"
+    for _ in range(3):
+        process = start(broken, 0.1)
+        metrics, deadline = broken / "metrics.jsonl", time.time() + 60
+        before = metrics.read_text() if metrics.exists() else ""
+        while process.poll() is None and time.time() < deadline:
+            if metrics.exists() and metrics.read_text() != before:
+                break
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1.0))
+        process.kill()
+        process.wait()
+    finish(start(broken, 0))
+    for item in ("ema", "params"):
+        (a, meta), (b, _) = load_run(tmp_path / "whole", item), load_run(broken, item)
+        assert meta["step"] == steps
+        assert_same(a, b)
+    written = [row["step"] for row in rows(broken)]
+    assert written == sorted(set(written)) and written[-1] == steps

@@ -1,0 +1,98 @@
+"""A stage and data small enough to train in a second; also run as a program.
+
+python toy.py WORKDIR FSDP STEPS [PAUSE]   trains; PAUSE seconds pass before each batch
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+
+class Stage:
+    """Denoises points on a line with a two-layer network."""
+
+    batch_spec = {"x": ((16,), "float32")}
+
+    def init(self, rng):
+        a, b = jax.random.split(rng)
+        return {
+            "in": {"kernel": 0.1 * jax.random.normal(a, (16, 32))},
+            "out": {"kernel": 0.1 * jax.random.normal(b, (32, 16))},
+        }
+
+    def loss(self, params, rng, batch, step):
+        noisy = batch["x"] + 0.1 * jax.random.normal(rng, batch["x"].shape)
+        out = jnp.tanh(noisy @ params["in"]["kernel"]) @ params["out"]["kernel"]
+        loss = jnp.square(out - batch["x"]).mean()
+        return loss, {"largest": jnp.abs(out).max()}
+
+    def preview(self, params, rng, batch):
+        images = jnp.broadcast_to(batch["x"][:, :, None, None], (4, 16, 16, 3))
+        return (jnp.abs(images) * 50).astype(jnp.uint8)
+
+    def export(self):
+        return {"part": "toy", "config": {"width": 32}}
+
+
+class Data:
+    """Rows that depend on (seed, step) only."""
+
+    info = {"fingerprint": "toy", "embedding_mean": np.zeros(3)}
+
+    def __init__(self, pause=0.0, poison=()):
+        self.pause, self.poison, self.first_steps = pause, poison, []
+
+    def __len__(self):
+        return 1000
+
+    def _rows(self, seed, step, n):
+        rng = np.random.default_rng([seed, step])
+        x = rng.standard_normal((n, 1)).astype(np.float32) * np.ones((1, 16), "f")
+        return np.full_like(x, np.nan) if step in self.poison else x
+
+    def batches(self, names, seed, batch_size, start_step=0, index=0, count=1):
+        assert names == ("x",) and (index, count) == (0, 1)
+        self.first_steps.append(start_step)
+        step = start_step
+        while True:
+            time.sleep(self.pause)
+            yield {"x": self._rows(seed, step, batch_size)}
+            step += 1
+
+    def take(self, n, names):
+        return {"x": self._rows(0, 0, n)}
+
+
+def make_config(steps=12, fsdp=1, **changes):
+    c = ml_collections.ConfigDict()
+    c.stage, c.seed, c.steps, c.batch_size, c.grad_accum = "toy", 0, steps, 16, 1
+    c.compute_dtype = "float32"
+    c.data, c.model, c.diffusion, c.stage_options = {}, {}, {}, {}
+    c.optimizer = {"learning_rate": 0.01, "warmup_steps": 2, "grad_clip_norm": 1.0}
+    c.ema_decay = 0.9
+    c.mesh = {"data": -1, "fsdp": fsdp, "tensor": 1}
+    c.sharding_rules = ((r"(in|out)/kernel", ("fsdp", None)),) if fsdp > 1 else ()
+    c.log_every = 2
+    c.checkpoint = {"every": 4, "keep": 2}
+    c.preview = {"every": 0, "count": 4}
+    c.update(changes)
+    return c
+
+
+def main(workdir, fsdp, steps, pause=0.0):
+    from unclip_jax.training.loop import train
+
+    train(
+        make_config(int(steps), int(fsdp)),
+        workdir,
+        stage=Stage(),
+        data=Data(float(pause)),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
