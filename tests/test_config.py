@@ -1,0 +1,141 @@
+import dataclasses
+
+import ml_collections
+import pytest
+
+from unclip_jax import config as config_lib
+
+FILE = """
+import ml_collections
+
+def get_config(words=""):
+    c = ml_collections.ConfigDict()
+    c.steps = 3
+    c.words = words
+    c.optimizer = dict(learning_rate=0.1, name="adam")
+    return c
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    width: int
+    rate: float = 0.5
+    sizes: tuple[int, ...] = ()
+    name: str | None = None
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(FILE)
+    return path
+
+
+def call(*argv, main=None, **kwargs):
+    """(exit code, namespace main was called with)."""
+    seen = []
+
+    def entry(args):
+        seen.append(args)
+        return main(args) if main else None
+
+    with pytest.raises(SystemExit) as stop:
+        config_lib.run(entry, argv=["program", *map(str, argv)], **kwargs)
+    return stop.value.code, seen[0] if seen else None
+
+
+def test_build_makes_the_object_with_tuples():
+    thing = config_lib.build(Thing, {"width": 3, "sizes": [1, 2]})
+    assert thing == Thing(3, 0.5, (1, 2))
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"widht": 3}, "unknown key 'widht' in config.model: did you mean 'width'"),
+        ({"rate": 0.1}, "config.model lacks 'width'"),
+        ({"width": "3"}, "config.model.width must be of type int, got '3'"),
+        ({"width": True}, "config.model.width must be of type int"),
+        (7, "must be a mapping"),
+    ],
+)
+def test_build_refuses(given, message):
+    with pytest.raises(ValueError, match=message):
+        config_lib.build(Thing, given)
+
+
+def test_overrides_reach_the_entry_point(file):
+    code, args = call(
+        f"--config={file}", "--workdir=w", "--config.optimizer.learning_rate=1e-4"
+    )
+    assert code == 0
+    assert args.config.optimizer.learning_rate == 1e-4 and args.workdir == "w"
+
+
+def test_words_reach_get_config(file):
+    _, args = call(f"--config={file}:fast", "--workdir=w")
+    assert args.config.words == "fast"
+
+
+@pytest.mark.parametrize(
+    "flag,message",
+    [
+        ("--config.optimizer.learnig_rate=1", "did you mean 'learning_rate'"),
+        ("--config.step=1", "did you mean 'steps'"),
+        ("--config.steps=many", "many"),
+        ("--workdirr=w", "workdirr"),
+    ],
+)
+def test_mistyped_flags_end_with_2_and_the_nearest_name(file, capsys, flag, message):
+    code, args = call(f"--config={file}", "--workdir=w", flag)
+    error = capsys.readouterr().err
+    assert code == 2 and args is None
+    assert error.startswith("error: ") and message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_config_file_is_named(capsys, tmp_path):
+    code, _ = call(f"--config={tmp_path}/nowhere.py", "--workdir=w")
+    assert code == 2 and "nowhere.py' does not exist" in capsys.readouterr().err
+
+
+def test_required_flags_are_required(file, capsys):
+    assert call(f"--config={file}")[0] == 2
+    assert "workdir" in capsys.readouterr().err
+    code, _ = call(config=False, extra_flags={"out": (config_lib.REQUIRED, "a file")})
+    assert code == 2 and "out" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line_and_bugs_are_not(file, capsys):
+    def mistake(args):
+        raise ValueError("the number 3 is\ntoo small")
+
+    flags = (f"--config={file}", "--workdir=w")
+    assert call(*flags, main=mistake)[0] == 2
+    assert "the number 3 is too small" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        config_lib.run(
+            lambda args: (_ for _ in ()).throw(RuntimeError("a bug")),
+            argv=["program", *flags],
+        )
+
+
+def test_interrupting_ends_with_130(file, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    assert call(f"--config={file}", "--workdir=w", main=interrupt)[0] == 130
+    assert "run the same command" in capsys.readouterr().err
+
+
+def test_help_shows_the_flags(file, capsys):
+    assert call("--help")[0] == 0
+    assert "--config.KEY=VALUE" in capsys.readouterr().out
+
+
+def test_plain_is_json_able():
+    config = ml_collections.ConfigDict({"a": (1, 2), "b": {"c": None}})
+    assert config_lib.to_plain(config) == {"a": [1, 2], "b": {"c": None}}
+    with pytest.raises(ValueError, match="config.f"):
+        config_lib.to_plain({"f": print})
