@@ -13,6 +13,7 @@ than 1% of them (and more than 16) are refused.
 """
 
 import atexit
+import itertools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data import order, record_files
+from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.sources import BadRecord, make_source
 from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -47,7 +49,8 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
           source of captions, one trained on them;
         context_length: tokens per caption; None is the tokenizer's own or, for one
           trained here, what the longest caption needs rounded up to a multiple of 4;
-        vocab_size: at most so many, when one is trained (default CLIP's 49408).
+        vocab_size: at most so many, when one is trained (default CLIP's 49408);
+        degradation: crops and degraded small pictures (see data.degradations).
       tokenizer_dir: where a tokenizer trained or fetched is kept; None is in memory.
 
     Raises:
@@ -62,23 +65,25 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
     source = make_source(config_data)
     if len(source) < 1:
         raise ValueError(f"config.data.source {config_data['source']!r} is empty")
+    degrade = make_degradation(config_data.get("degradation"), source.image_size)
     manifest = getattr(source, "manifest", None)
     wanted = config_data.get("tokenizer") or ""
     length = config_data.get("context_length")
     if manifest is not None:
         _check_records(manifest, wanted, length, source)
-        return Dataset(source, Tokenizer.load(source.tokenizer_folder), feed)
+        tokenizer = Tokenizer.load(source.tokenizer_folder)
+        return Dataset(source, tokenizer, feed, degrade=degrade)
     if wanted:
         tokenizer = Tokenizer.load(wanted, length)
         folder = str(wanted)
         if tokenizer_dir is not None and not pathlib.Path(wanted).is_dir():
             tokenizer.save(tokenizer_dir)  # a public one: the run keeps its own copy
             folder = str(tokenizer_dir)
-        return Dataset(source, tokenizer, feed, folder)
+        return Dataset(source, tokenizer, feed, folder, degrade)
     size = config_data.get("vocab_size") or CLIP_VOCAB_SIZE
     tokenizer = _own_tokenizer(source, tokenizer_dir, size, length)
     folder = str(tokenizer_dir) if tokenizer_dir is not None else None
-    return Dataset(source, tokenizer, feed, folder)
+    return Dataset(source, tokenizer, feed, folder, degrade)
 
 
 class Dataset:
@@ -91,13 +96,16 @@ class Dataset:
       info: dict for stages and checkpoints: num_examples, image_size, embed_dim,
         context_length, vocab_size, eot_id, fingerprint, clip_fingerprint,
         tokenizer_fingerprint, tokenizer_folder, embedding_convention, embedding_mean,
-        embedding_std (float64 (D,)), embedding_scale (mean L2 norm); None where the
-        data has no such thing.
+        embedding_std (float64 (D,)), embedding_scale (mean L2 norm), crop_size and
+        low_res_size (of a degradation); None where the data has no such thing.
       bad: {key: reason} of the examples that could not be read so far.
     """
 
-    def __init__(self, source, tokenizer, feed="tf", tokenizer_folder=None):
+    def __init__(
+        self, source, tokenizer, feed="tf", tokenizer_folder=None, degrade=None
+    ):
         self.source, self.tokenizer, self.feed = source, tokenizer, feed
+        self.degrade = degrade
         self.bad = {}
         self._stored = hasattr(source, "arrays")  # records: tokens come ready
         size = source.image_size
@@ -108,6 +116,9 @@ class Dataset:
             tokenizer_folder = source.tokenizer_folder
         else:
             self.shapes["tokens"] = ((tokenizer.context_length,), "int32")
+        self._read_shapes = self.shapes
+        if degrade is not None:
+            self.shapes = degrade.shapes(self.shapes)
         self.info = self._info(tokenizer_folder)
         self._memory = {}  # name -> (n, ...) of the feed "arrays"
         self._lock = threading.Lock()
@@ -155,23 +166,37 @@ class Dataset:
             return order.batch_indices(seed, step, batch_size, len(self))[mine]
 
         if self.feed == "arrays":
-            memory = self._materialise(names)
-            return _array_batches(memory, indices, start_step)
-        return _tf_batches(self, names, rows, indices, start_step)
+            memory = self._materialise(self._inputs(names))
+
+            def make(step):
+                chosen = indices(step)
+                batch = {name: array[chosen] for name, array in memory.items()}
+                return self._degraded(batch, names, seed, step, mine.start)
+
+            return map(make, itertools.count(start_step))
+
+        def make(step):
+            batch = self.read(indices(step), self._inputs(names))
+            return self._degraded(batch, names, seed, step, mine.start)
+
+        return _tf_batches(make, self._shapes_of(names), rows, start_step)
 
     def take(self, n: int, names) -> dict[str, np.ndarray]:
         """The first n examples (fewer when there are fewer): {name: (n, ...)}."""
-        return self.read(np.arange(min(n, len(self))), self._check_names(names))
+        names = self._check_names(names)
+        batch = self.read(np.arange(min(n, len(self))), self._inputs(names))
+        return self._degraded(batch, names, 0, 0, 0)
 
     def captions(self, n: int) -> list[str]:
         """The captions of the first n examples."""
         return self.source.captions(n)
 
     def read(self, indices, names) -> dict[str, np.ndarray]:
-        """The named arrays of some examples, {name: (B, ...)}; see `bad`."""
+        """The named arrays of whole examples, {name: (B, ...)}; see `bad`."""
+        shapes = {name: self._read_shapes[name] for name in names}
         out = {
-            name: np.empty((len(indices), *self.shapes[name][0]), self.shapes[name][1])
-            for name in names
+            name: np.empty((len(indices), *shape), dtype)
+            for name, (shape, dtype) in shapes.items()
         }
         captions = []
         for row, i in enumerate(indices):
@@ -184,6 +209,17 @@ class Dataset:
         if not self._stored and "tokens" in names:
             out["tokens"] = self.tokenizer.encode(captions)
         return out
+
+    def _inputs(self, names):
+        return names if self.degrade is None else self.degrade.inputs(names)
+
+    def _degraded(self, batch, names, seed, step, first_row):
+        if self.degrade is None:
+            return batch
+        return self.degrade(batch, names, seed, step, first_row)
+
+    def _shapes_of(self, names):
+        return {name: self.shapes[name] for name in names}
 
     def _readable(self, i, names):
         """Example i, or the next one that can be read."""
@@ -223,7 +259,7 @@ class Dataset:
         """Every example's arrays in memory, read once."""
         missing = [name for name in names if name not in self._memory]
         if missing:
-            _check_memory(len(self), [self.shapes[name] for name in missing])
+            _check_memory(len(self), [self._read_shapes[name] for name in missing])
             self._memory |= self.read(range(len(self)), missing)
         return {name: self._memory[name] for name in names}
 
@@ -234,6 +270,8 @@ class Dataset:
         return {
             "num_examples": len(self),
             "image_size": self.source.image_size,
+            "crop_size": self.degrade and self.degrade.crop,
+            "low_res_size": self.degrade and self.degrade.low_res_size,
             "embed_dim": manifest.get("embed_dim"),
             "context_length": self.tokenizer.context_length,
             "vocab_size": self.tokenizer.vocab_size,
@@ -249,15 +287,8 @@ class Dataset:
         }
 
 
-def _array_batches(memory, indices, step):
-    while True:
-        chosen = indices(step)
-        yield {name: array[chosen] for name, array in memory.items()}
-        step += 1
-
-
-def _tf_batches(dataset, names, rows, indices, start_step):
-    """tf.data reads steps in parallel and yields them in order."""
+def _tf_batches(make, shapes, rows, start_step):
+    """tf.data makes steps in parallel and yields them in order."""
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -268,18 +299,18 @@ def _tf_batches(dataset, names, rows, indices, start_step):
 
     def read(step):
         try:
-            batch = dataset.read(indices(int(step)), names)
+            batch = make(int(step))
         except Exception as error:
             failed.append(error)
             raise
-        return [batch[name] for name in names]
+        return [batch[name] for name in shapes]
 
     def load(step):
-        types = [tf.as_dtype(dataset.shapes[name][1]) for name in names]
+        types = [tf.as_dtype(dtype) for _, dtype in shapes.values()]
         tensors = tf.numpy_function(read, [step], types)
-        for name, tensor in zip(names, tensors, strict=True):
-            tensor.set_shape((rows, *dataset.shapes[name][0]))
-        return dict(zip(names, tensors, strict=True))
+        for (shape, _), tensor in zip(shapes.values(), tensors, strict=True):
+            tensor.set_shape((rows, *shape))
+        return dict(zip(shapes, tensors, strict=True))
 
     threads = min(16, max(2, os.cpu_count() or 2))
     try:
@@ -302,7 +333,7 @@ def _tf_batches(dataset, names, rows, indices, start_step):
                 if failed:
                     raise failed[0] from None
                 raise
-            yield {name: batch[name].numpy() for name in names}
+            yield {name: batch[name].numpy() for name in shapes}
 
     reading = run()
     # Reading ahead runs Python in TensorFlow's threads: end it before Python does, or

@@ -23,7 +23,14 @@ SOURCES = {
 }
 
 # Keys of config.data that are the loader's, not the source's.
-LOADER_KEYS = ("source", "feed", "tokenizer", "context_length", "vocab_size")
+LOADER_KEYS = (
+    "source",
+    "feed",
+    "tokenizer",
+    "context_length",
+    "vocab_size",
+    "degradation",
+)
 
 
 class BadRecord(ValueError):
