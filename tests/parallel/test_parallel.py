@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from unclip_jax.parallel import batches, processes, sharding
+from unclip_jax.parallel.mesh import make_mesh
+
+TREE = {
+    "params": {"a": {"kernel": jnp.zeros((12, 16)), "bias": jnp.zeros(16)}},
+    "step": jnp.zeros((), int),
+}
+
+
+def specs(mesh, rules=(), min_size=64, tree=TREE):
+    found = sharding.state_shardings(tree, mesh, rules, min_size)
+    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
+    return {sharding.path_name(path): leaf.spec for path, leaf in leaves}
+
+
+def test_the_mesh_takes_what_is_left():
+    mesh = make_mesh(data=-1, fsdp=2, tensor=2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
+@pytest.mark.parametrize(
+    "axes", [{"data": 3}, {"data": -1, "fsdp": -1}, {"fsdp": 16}, {"data": 0}]
+)
+def test_meshes_that_do_not_fit_are_refused(axes):
+    with pytest.raises(ValueError, match="mesh"):
+        make_mesh(**axes)
+
+
+def test_fsdp_takes_the_largest_divisible_axis():
+    found = specs(make_mesh(fsdp=8, data=1))
+    assert found["params/a/kernel"] == P(None, "fsdp")
+    assert found["params/a/bias"] == P() and found["step"] == P()
+
+
+def test_rules_come_first_and_the_first_match_decides():
+    rules = ((r"kernel", ("fsdp", "tensor")), (r"a/(kernel|bias)", ()))
+    found = specs(make_mesh(fsdp=4, tensor=2), rules)
+    assert found["params/a/kernel"] == P("fsdp", "tensor")
+    assert found["params/a/bias"] == P()
+
+
+@pytest.mark.parametrize(
+    "rule,message",
+    [
+        ((r"kernle", ("fsdp",)), "'kernle' decides nothing"),
+        ((r"kernel", ("model",)), "names the mesh axis 'model'"),
+        ((r"bias", (None, "fsdp")), "gives 2 axes to params/a/bias"),
+        ((r"kernel", (("fsdp", "tensor"),)), "12, into 8 parts"),
+        ((r"kernel", "fsdp"), "got the string"),
+        ((r"(", ("fsdp",)), "is no regex"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(rule, message):
+    with pytest.raises(ValueError, match=message):
+        specs(make_mesh(fsdp=4, tensor=2), (rule,))
+
+
+def test_a_large_leaf_left_replicated_is_an_error():
+    odd = {"w": jnp.zeros((9, 15))}
+    with pytest.raises(ValueError, match="no axis divisible by fsdp=8"):
+        specs(make_mesh(fsdp=8, data=1), tree=odd)
+    assert specs(make_mesh(fsdp=8, data=1), ((r"w", ()),), tree=odd) == {"w": P()}
+
+
+def test_the_table_has_every_leaf_and_the_bytes_on_one_device():
+    mesh = make_mesh(fsdp=8, data=1)
+    rows = sharding.describe(TREE, sharding.state_shardings(TREE, mesh, (), 64))
+    by_path = {row.path: row for row in rows}
+    assert by_path["params/a/kernel"].bytes_per_device == 12 * 16 * 4 // 8
+    text = sharding.table(rows)
+    assert "params/a/bias" in text and text.splitlines()[-1].startswith("total")
+
+
+def test_batches_that_do_not_divide_name_the_numbers():
+    mesh = make_mesh(data=4, fsdp=2)
+    batches.check_batch_size(16, mesh, 2)
+    with pytest.raises(ValueError, match="batch_size 24 is not divisible by 16"):
+        batches.check_batch_size(24, mesh, 2)
+
+
+def test_rows_arrive_in_order_on_the_devices():
+    mesh = make_mesh(data=4, fsdp=2)
+    rows = np.arange(32, dtype=np.float32).reshape(16, 2)
+    placed = batches.place({"x": rows}, sharding.batch_sharding(mesh), 16)["x"]
+    np.testing.assert_array_equal(placed, rows)
+    assert placed.addressable_shards[0].data.shape == (2, 2)
+    assert batches.process_slice(mesh, 16) == (0, 1)
+
+
+def test_prefetch_stays_ahead_and_counts_the_wait():
+    made = []
+
+    def source():
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    queue = batches.Prefetch(source(), lambda x: x * 10, ahead=2)
+    assert queue.take(lambda: True) == 0 and made == [0, 1, 2]
+    assert queue.waited == 0
+    assert [queue.take() for _ in range(4)] == [10, 20, 30, 40]
+    assert queue.waited > 0
+    with pytest.raises(StopIteration):
+        queue.take()
+
+
+def test_launchers_announce_their_processes():
+    count = processes.announced_processes
+    assert count({}) == 1
+    assert count({"SLURM_STEP_NUM_TASKS": "4"}) == 4
+    assert count({"TPU_WORKER_HOSTNAMES": "a,b"}) == 2
+
+
+def test_contradicting_process_flags_are_refused():
+    with pytest.raises(ValueError, match="given, 0 <= process_id < num_processes"):
+        processes.initialize(coordinator="localhost:1234")
+    with pytest.raises(ValueError, match="auto, on or off"):
+        processes.initialize(mode="maybe")
+    processes.initialize()  # one process: nothing to join
