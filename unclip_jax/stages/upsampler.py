@@ -1,0 +1,208 @@
+"""Stage upsampler: a smaller picture -> a larger one (paper, section 2.1, appendix C).
+
+Trains on what the data gives as `image`: whole pictures or, with
+config.data.degradation, random crops of them. The conditioning picture is `low_res`
+where the data has it (BSR, for 256 -> 1024); else it is made here, on the device, by
+shrinking `image` and blurring a part of the rows (for 64 -> 256).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax import models, stages
+from unclip_jax.diffusion import process, samplers, schedule
+
+DOWNSAMPLE = ("area", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """config.stage_options of this stage."""
+
+    downsample: str = "area"  # how `image` is shrunk, or "bicubic" (antialiased)
+    blur_probability: float = 0.5  # of the rows whose conditioning is blurred
+    blur_kernel: int = 3  # pixels of the small picture
+    blur_sigma: float = 0.6
+
+    def __post_init__(self):
+        where = "config.stage_options"
+        if self.downsample not in DOWNSAMPLE:
+            raise ValueError(
+                f"{where}.downsample {self.downsample!r}: expected one of "
+                f"{', '.join(DOWNSAMPLE)}"
+            )
+        if self.blur_kernel < 1 or self.blur_kernel % 2 == 0 or self.blur_sigma <= 0:
+            raise ValueError(
+                f"{where}: blur_kernel must be odd and blur_sigma positive, got "
+                f"{self.blur_kernel} and {self.blur_sigma}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """config.diffusion of this stage."""
+
+    schedule: str = "cosine"
+    num_steps: int = 1000
+    prediction: str = "epsilon"
+    min_snr_gamma: float | None = None
+    sampling_steps: int = 27  # of DDIM, in previews and by default in generation
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Trains one upsampler; neither captions nor embeddings are looked at."""
+
+    model: models.Upsampler
+    fields: dict[str, Any]
+    diffusion: Diffusion
+    options: Options
+    batch_spec: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config, data_info):
+        fields = stages.model_fields(config, data_info, ("image_size",))
+        model = models.build("upsampler", fields, stages.compute_dtype(config))
+        scale, rest = divmod(model.image_size, model.low_res_size)
+        side = data_info.get("crop_size") or model.image_size
+        small = data_info.get("low_res_size")
+        if rest or side % scale or small not in (None, side // scale):
+            given = "" if small is None else f" with {small}-pixel low_res"
+            raise ValueError(
+                f"config.model makes {model.image_size} pixels of "
+                f"{model.low_res_size}, but the data has squares of {side}{given}: the "
+                "ratios must be the same whole number"
+            )
+        batch_spec = {"image": ((side, side, 3), "uint8")}
+        if small is not None:
+            batch_spec["low_res"] = ((small, small, 3), "uint8")
+        return cls(
+            model=model,
+            fields=fields,
+            diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
+            options=config_lib.build(
+                Options, config.stage_options, "config.stage_options"
+            ),
+            batch_spec=batch_spec,
+        )
+
+    @property
+    def scale(self) -> int:
+        """How many times larger the result is than the conditioning picture."""
+        return self.model.image_size // self.model.low_res_size
+
+    def init(self, rng):
+        side = self.batch_spec["image"][0][0]
+        x = jnp.zeros((1, side, side, 3))
+        low_res = shrink(x, self.scale)
+        return self.model.init(rng, x, jnp.zeros(1, int), low_res)["params"]
+
+    def condition(self, batch, rng=None):
+        """The conditioning pictures (B, h, w, 3) in [-1, 1]; corrupted only with `rng`.
+
+        Pictures that come degraded (`low_res`) may be blurred on top of that, if the
+        options say so.
+        """
+        if "low_res" in batch:
+            low_res = _unit(batch["low_res"])
+        else:
+            low_res = shrink(_unit(batch["image"]), self.scale, self.options.downsample)
+        if rng is None or not self.options.blur_probability:
+            return low_res
+        blurred = blur(low_res, self.options.blur_kernel, self.options.blur_sigma)
+        rows = stages.bernoulli(rng, self.options.blur_probability, len(low_res))
+        return jnp.where(rows[:, None, None, None], blurred, low_res)
+
+    def loss(self, params, rng, batch, step):
+        """Mean squared error; plus the bound (RESCALED_MSE) with a learned variance."""
+        del step
+        rng_t, rng_noise, rng_blur, rng_dropout = jax.random.split(rng, 4)
+        x_0 = _unit(batch["image"])
+        sched = self._schedule()
+        t = jax.random.randint(rng_t, (len(x_0),), 0, sched.num_steps)
+        noise = jax.random.normal(rng_noise, x_0.shape)
+        x_t = process.q_sample(sched, x_0, t, noise)
+        output = self.model.apply(
+            {"params": params},
+            x_t,
+            t,
+            self.condition(batch, rng_blur),
+            deterministic=False,
+            rngs={"dropout": rng_dropout},
+        )
+        losses = process.training_losses(
+            sched,
+            self.diffusion.prediction,
+            x_0,
+            x_t,
+            t,
+            noise,
+            output,
+            min_snr_gamma=self.diffusion.min_snr_gamma,
+        )
+        metrics = {name: value.mean() for name, value in losses.items()}
+        return sum(metrics.values()), metrics
+
+    def preview(self, params, rng, batch):
+        """Pairs of (conditioning picture in large pixels, what is drawn from it)."""
+        sched = self._schedule()
+        low_res = self.condition(batch)
+
+        def predict(x, t):
+            output = self.model.apply({"params": params}, x, t, low_res)
+            kind = self.diffusion.prediction
+            return process.interpret(sched, kind, x, t, output, 1.0)
+
+        shape = batch["image"].shape
+        keys = jax.random.split(rng, shape[0])
+        x_T = samplers.normal(keys, shape[1:])
+        count = self.diffusion.sampling_steps
+        steps = schedule.strided_timesteps(sched.num_steps, count)
+        drawn = process.to_uint8(samplers.ddim(predict, sched, x_T, steps, keys))
+        given = process.to_uint8(low_res)
+        given = given.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        return jnp.stack([given, drawn], axis=1).reshape(-1, *shape[1:])
+
+    def export(self):
+        return {
+            "part": f"upsampler_{self.model.image_size}",
+            "config": {
+                "model": self.fields,
+                "diffusion": dataclasses.asdict(self.diffusion),
+            },
+        }
+
+    def _schedule(self):
+        return schedule.make_schedule(self.diffusion.schedule, self.diffusion.num_steps)
+
+
+def shrink(x, scale: int, method: str = "area"):
+    """(B, H, W, C) -> (B, H / scale, W / scale, C), antialiased."""
+    b, h, w, c = x.shape
+    if method == "area":
+        return x.reshape(b, h // scale, scale, w // scale, scale, c).mean((2, 4))
+    shape = (b, h // scale, w // scale, c)
+    return jax.image.resize(x, shape, method, antialias=True)
+
+
+def blur(x, side: int, sigma: float):
+    """Gaussian blur of (B, H, W, C) with a (side, side) kernel; edges are mirrored."""
+    r = side // 2
+    weights = np.exp(-0.5 * (np.arange(-r, r + 1) / sigma) ** 2)
+    weights = weights / weights.sum()
+    for axis in (1, 2):
+        pads = [(r, r) if i == axis else (0, 0) for i in range(4)]
+        padded, n = jnp.pad(x, pads, "reflect"), x.shape[axis]
+        taps = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(side))
+        x = sum(float(w) * tap for w, tap in zip(weights, taps, strict=True))
+    return x
+
+
+def _unit(image):
+    """uint8 -> float32 in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1
