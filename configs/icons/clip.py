@@ -13,7 +13,7 @@ def get_config():
     c = ml_collections.ConfigDict()
     c.stage = "clip"
     c.seed = 0
-    c.steps = 400
+    c.steps = 300
     c.batch_size = 128
     c.grad_accum = 1
     c.compute_dtype = "float32"

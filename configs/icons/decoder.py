@@ -17,7 +17,7 @@ def get_config():
     c = ml_collections.ConfigDict()
     c.stage = "decoder"
     c.seed = 0
-    c.steps = 1500
+    c.steps = 1300
     c.batch_size = 96
     c.grad_accum = 1
     c.compute_dtype = "float32"

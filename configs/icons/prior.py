@@ -1,6 +1,6 @@
 """The diffusion prior on icons: captions -> CLIP image embeddings.
 
-    python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/icons/prior
+python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/icons/prior
 """
 
 import ml_collections

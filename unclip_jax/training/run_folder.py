@@ -47,10 +47,12 @@ def claim(workdir, config: dict) -> pathlib.Path:
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
         ]
         if differ:
+            differ.sort(key=lambda text: not text.startswith("stage"))
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
                 f"{folder} holds a run of another config; different: "
-                f"{'; '.join(differ[:8])}. Use another --workdir, or start that run's "
-                "own config to go on with it"
+                f"{'; '.join(differ[:5])}{more}. Use another --workdir, or start that "
+                "run's own config to go on with it"
             )
     elif folder.exists() and any(folder.iterdir()):
         names = sorted(entry.name for entry in folder.iterdir())[:5]
