@@ -18,13 +18,20 @@ class Stack:
 
     Attributes:
       origin: the folder, for messages.
-      parts: kind -> Part; not necessarily all of native.PARTS.
+      parts: name -> Part; not necessarily all of native.PARTS, and any number of
+        upsamplers.
       tokenizer: None when the folder has none.
     """
 
     origin: str
     parts: Mapping[str, Part]
     tokenizer: ExportedTokenizer | None
+
+    @property
+    def upsamplers(self) -> tuple[str, ...]:
+        """Names of the upsamplers, by rising resolution."""
+        names = [k for k in self.parts if native.kind_of(k) == "upsampler"]
+        return tuple(sorted(names, key=lambda k: self.parts[k].module.image_size))
 
     def part(self, kind: str) -> Part:
         """Raises FileNotFoundError saying how to add the part if it is not there."""
@@ -35,10 +42,12 @@ class Stack:
 
 def load_stack(
     folder: str | os.PathLike,
-    wanted: Sequence[str] = native.PARTS,
+    wanted: Sequence[str] = native.KINDS,
     dtype: str = "float32",
 ) -> Stack:
     """Reads those of the `wanted` parts that the export in `folder` has.
+
+    "upsampler" stands for all upsamplers, "upsampler_256" for that one.
 
     Every format that can be sampled from is recognised here and nowhere else.
 
@@ -68,10 +77,12 @@ def load_stack(
 
 def _read_native(folder, wanted, dtype):
     have = native.read_index(folder)["parts"]
-    read = {k: parts.read_native(folder, k, dtype) for k in wanted if k in have}
+    names = [k for w in wanted for k in have if w in (k, native.kind_of(k))]
+    read = {k: parts.read_native(folder, k, dtype) for k in names}
+    lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
-    if native.TOKENIZER in have and read:
-        length = next(iter(read.values())).module.context_length
+    if native.TOKENIZER in have and any(lengths):
+        length = next(filter(None, lengths))
         path = native.part_folder(folder, native.TOKENIZER)
         tokenizer = read_tokenizer(path, length)
     return Stack(str(folder), read, tokenizer)
@@ -80,13 +91,27 @@ def _read_native(folder, wanted, dtype):
 def check_together(stack: Stack) -> None:
     """Raises ValueError naming what the parts and the tokenizer disagree about."""
     for field in SHARED:
-        values = {k: getattr(p.module, field) for k, p in stack.parts.items()}
+        values = {
+            k: getattr(p.module, field)
+            for k, p in stack.parts.items()
+            if hasattr(p.module, field)
+        }
         if stack.tokenizer is not None and field != "embed_dim":
             values["tokenizer"] = getattr(stack.tokenizer, field)
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{kind} {value}" for kind, value in values.items())
             raise ValueError(
                 f"the parts of {stack.origin} do not fit together: {field} is {listed}"
+            )
+    drawn = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
+    for before, after in zip(drawn, drawn[1:], strict=False):
+        size = stack.parts[before].module.image_size
+        wanted = stack.parts[after].module.low_res_size
+        if size != wanted:
+            raise ValueError(
+                f"the parts of {stack.origin} do not fit together: {after} enlarges "
+                f"pictures of {wanted} pixels, {before} makes them of {size}; leave "
+                "it out with `parts`, or add the one between"
             )
     conventions = {
         kind: part.config["embedding"]

@@ -11,7 +11,7 @@ from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.interop.parts import Part
 
 # Streams of randomness of one picture.
-PRIOR, DECODER = 0, 1
+PRIOR, DECODER, UPSAMPLER = 0, 1, 2
 START, STEPS = 0, 1  # x_T, and the noise added at the steps
 
 # The bound on |x0| in the prior's space, in standard deviations (Karlo's).
@@ -116,6 +116,7 @@ def draw_images(
     steps: int,
     sampler: str,
     guided: bool,
+    rounded: bool = True,
 ):
     """Pictures for image embeddings (and captions), from the decoder.
 
@@ -130,10 +131,10 @@ def draw_images(
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `guided`.
       eta: noise of the DDIM steps; unused by other samplers.
-      steps, sampler, guided: static.
+      steps, sampler, guided, rounded: static.
 
     Returns:
-      uint8 (B, S, S, 3).
+      uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
     """
     diffusion = decoder.config["diffusion"]
     sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
@@ -154,4 +155,38 @@ def draw_images(
     timesteps = schedule.strided_timesteps(sched.num_steps, steps)
     options = {"eta": eta} if sampler == "ddim" else {}
     run = samplers.SAMPLERS[sampler]
-    return process.to_uint8(run(predict, sched, x_T, timesteps, step_keys, **options))
+    images = run(predict, sched, x_T, timesteps, step_keys, **options)
+    return process.to_uint8(images) if rounded else images.clip(-1, 1)
+
+
+def enlarge_images(
+    upsampler: Part, params, images, seed, indices, *, steps: int, rounded: bool = True
+):
+    """Larger pictures of the same, from an upsampler, by DDIM without guidance.
+
+    Args:
+      upsampler: the upsampler (its params are not looked at).
+      params: its parameters.
+      images: float32 (B, h, w, 3) in [-1, 1].
+      seed: () uint32.
+      indices: (B,) int32, the pictures' numbers.
+      steps, rounded: static.
+
+    Returns:
+      uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
+    """
+    module, diffusion = upsampler.module, upsampler.config["diffusion"]
+    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+
+    def predict(x, t):
+        output = module.apply({"params": params}, x, t, images)
+        return process.interpret(sched, diffusion["prediction"], x, t, output, 1.0)
+
+    scale = module.image_size // module.low_res_size
+    shape = (scale * images.shape[1], scale * images.shape[2], 3)
+    stream = UPSAMPLER, module.image_size
+    x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
+    step_keys = keys_of(seed, indices, *stream, STEPS)
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    large = samplers.ddim(predict, sched, x_T, timesteps, step_keys)
+    return process.to_uint8(large) if rounded else large.clip(-1, 1)

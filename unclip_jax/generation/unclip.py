@@ -32,6 +32,7 @@ class UnCLIP:
         checks.integer("batch_size", batch_size, 1, 2**20)
         self.stack = stack
         self.tokenizer = stack.tokenizer
+        self._painters = ("decoder", *stack.upsamplers)  # whose work is the picture
         self._programs = Programs(mesh or make_mesh(), batch_size)
         self._params: dict = {}
 
@@ -40,7 +41,7 @@ class UnCLIP:
         cls,
         folder: str | os.PathLike,
         *,
-        parts: Sequence[str] = native.PARTS,
+        parts: Sequence[str] = native.KINDS,
         dtype: str = "float32",
         mesh: Mesh | None = None,
         batch_size: int = 32,
@@ -49,7 +50,8 @@ class UnCLIP:
 
         Args:
           folder: the export; it may lack parts that are not used later.
-          parts: which of its parts to load.
+          parts: which of its parts to load. Without "upsampler", pictures stay as
+            large as the decoder draws them.
           dtype: type of the computation, "float32" or "bfloat16".
           mesh: devices; all of them, by default.
           batch_size: rows computed at a time (rounded up to fill the devices).
@@ -62,8 +64,8 @@ class UnCLIP:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures that text2image and variations draw."""
-        return self.stack.part("decoder").module.image_size
+        """Side of the pictures that text2image and variations draw, enlarged."""
+        return self.stack.part(self._painters[-1]).module.image_size
 
     @property
     def clip_image_size(self) -> int:
@@ -152,12 +154,13 @@ class UnCLIP:
         seed = _seed(seed)
         tokens = self._tokens(prompts)
 
-        def draw(clip, prior, decoder, tokens, indices):
+        def draw(clip, prior, *rest):
+            *painters, tokens, indices = rest
             z = embed(clip, prior, tokens, seed, indices)
-            return decode(decoder, z, tokens, seed, indices, eta)
+            return decode(painters, z, tokens, seed, indices, eta)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self._map(draw, ("clip", "prior", "decoder"), arrays, progress)
+        return self._map(draw, ("clip", "prior", *self._painters), arrays, progress)
 
     def sample_embeddings(
         self,
@@ -206,11 +209,12 @@ class UnCLIP:
         run = self._decoder(guidance, steps, sampler)
         eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
 
-        def draw(decoder, z, tokens, indices):
-            return run(decoder, z, tokens, seed, indices, eta)
+        def draw(*rest):
+            *painters, z, tokens, indices = rest
+            return run(painters, z, tokens, seed, indices, eta)
 
         arrays = embeddings, tokens, _indices(first, n)
-        return self._map(draw, ("decoder",), arrays, progress)
+        return self._map(draw, self._painters, arrays, progress)
 
     def variations(
         self,
@@ -283,7 +287,7 @@ class UnCLIP:
         return run
 
     def _decoder(self, scale, steps, sampler):
-        """(decoder params, embeddings, tokens, seed, indices, eta) -> images."""
+        """(params of _painters, embeddings, tokens, seed, indices, eta) -> images."""
         scale = checks.number("decoder guidance", scale)
         most = self.stack.part("decoder").config["diffusion"]["num_steps"]
         draw = self._program(
@@ -292,10 +296,24 @@ class UnCLIP:
             steps=checks.integer("decoder steps", steps, 1, most),
             sampler=checks.sampler("decoder sampler", sampler),
             guided=scale != 1,
+            rounded=self._painters[-1] == "decoder",
         )
+        larger = [
+            self._program(
+                pipeline.enlarge_images,
+                name,
+                steps=self.stack.part(name).config["diffusion"]["sampling_steps"],
+                rounded=self._painters[-1] == name,
+            )
+            for name in self._painters[1:]
+        ]
 
-        def run(decoder, z, tokens, seed, indices, eta):
-            return draw(decoder, z, tokens, seed, indices, np.float32(scale), eta)
+        def run(params, z, tokens, seed, indices, eta):
+            first, *rest = params
+            images = draw(first, z, tokens, seed, indices, np.float32(scale), eta)
+            for enlarge, weights in zip(larger, rest, strict=True):
+                images = enlarge(weights, images, seed, indices)
+            return images
 
         return run
 

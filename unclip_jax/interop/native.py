@@ -30,7 +30,13 @@ INDEX = "unclip.json"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PARTS = ("clip", "prior", "decoder")
+KINDS = (*PARTS, "upsampler")  # parts upsampler_64, upsampler_256, ... by resolution
 TOKENIZER = "tokenizer"
+
+
+def kind_of(part: str) -> str:
+    """What a part holds: "upsampler" in "upsampler_256", else what its name says."""
+    return "upsampler" if re.fullmatch(r"upsampler_\d+", part) else part
 
 
 def is_export(folder: str | os.PathLike) -> bool:
@@ -61,7 +67,7 @@ def write_part(
 
     Args:
       folder: the export.
-      part: one of PARTS.
+      part: one of PARTS, or "upsampler_" and the side of the pictures it makes.
       config: what rebuilds the module and its process (the stage's export config).
       params: nested dict of arrays.
       meta: JSON-able; for prior and decoder `clip_fingerprint` names the CLIP whose
@@ -70,19 +76,22 @@ def write_part(
     Raises:
       ValueError: unknown part, or a part of another CLIP than those in `folder`.
     """
-    if part not in PARTS:
-        raise ValueError(f"export part {part!r}: expected one of {', '.join(PARTS)}")
+    kind = kind_of(part)
+    if kind not in KINDS or part == "upsampler":
+        raise ValueError(
+            f"export part {part!r}: expected one of {', '.join(PARTS)}, upsampler_SIZE"
+        )
     config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
     if part == "clip":
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
-    elif not meta.get("clip_fingerprint"):
+    elif kind != "upsampler" and not meta.get("clip_fingerprint"):
         raise ValueError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"
         )
     flat = flatten(params)
     entry = {
-        "clip_fingerprint": meta["clip_fingerprint"],
+        "clip_fingerprint": meta.get("clip_fingerprint"),
         "tensors": len(flat),
         "parameters": sum(array.size for array in flat.values()),
     }
@@ -171,7 +180,7 @@ def part_folder(folder: str | os.PathLike, part: str) -> pathlib.Path:
 
 def missing_part(folder, part: str, parts: Sequence[str]) -> FileNotFoundError:
     """The error for an export without `part`: says which command makes it."""
-    run = "clip" if part == TOKENIZER else part
+    run = "clip" if part == TOKENIZER else kind_of(part)
     have = ", ".join(sorted(parts)) or "nothing"
     return FileNotFoundError(
         f"{folder} has no {part} (it has {have}); add it with "

@@ -21,11 +21,12 @@ class Part:
     """A trained model.
 
     Attributes:
-      kind: "clip", "prior" or "decoder".
+      kind: "clip", "prior", "decoder" or "upsampler_256" with its resolution.
       module: the Linen module, computing in the dtype asked for.
       params: nested dict of numpy arrays.
       config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
-      clip_fingerprint: the CLIP it is, or whose embeddings it learnt from.
+      clip_fingerprint: the CLIP it is, or whose embeddings it learnt from; None for
+        an upsampler, which knows of none.
       meta: what else is known of it (step, training config, ...).
     """
 
@@ -33,7 +34,7 @@ class Part:
     module: nn.Module
     params: Mapping[str, Any]
     config: Mapping[str, Any]
-    clip_fingerprint: str
+    clip_fingerprint: str | None
     meta: Mapping[str, Any]
 
 
@@ -64,12 +65,13 @@ def make(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    module = models.build(kind, config["model"], DTYPES[dtype], f"{where}: model")
-    native.check_tensors(params, param_shapes(kind, module), where)
+    model = native.kind_of(kind)
+    module = models.build(model, config["model"], DTYPES[dtype], f"{where}: model")
+    native.check_tensors(params, param_shapes(model, module), where)
     if kind == "clip":
         fingerprint = native.clip_fingerprint(config, params)
     else:
-        fingerprint = meta["clip_fingerprint"]
+        fingerprint = None if model == "upsampler" else meta["clip_fingerprint"]
     return Part(kind, module, params, config, fingerprint, meta)
 
 
@@ -79,6 +81,11 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
     def shape(*size, dtype=jnp.float32):
         return jax.ShapeDtypeStruct((1, *size), dtype)
 
+    key = jax.random.key(0)
+    if kind == "upsampler":
+        side, small = module.image_size, module.low_res_size
+        x, t, low_res = shape(side, side, 3), shape(), shape(small, small, 3)
+        return jax.eval_shape(module.init, key, x, t, low_res)["params"]
     tokens = shape(module.context_length, dtype=jnp.int32)
     side = 1 if kind == "prior" else module.image_size
     embedding = shape(module.embed_dim)
@@ -88,7 +95,6 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         "prior": (embedding, t, tokens, embedding, drop),
         "decoder": (shape(side, side, 3), t, embedding, tokens, drop, drop),
     }[kind]
-    key = jax.random.key(0)
     shapes = jax.eval_shape(module.init, key, *inputs)["params"]
     if kind == "prior":  # its forward pass does not go through its embedding space
         init = functools.partial(module.init, method="normalize")
