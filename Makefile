@@ -21,7 +21,7 @@ demo: python ## train all stages on icons, draw pictures, measure them; again: g
 install: .venv/installed ## .venv with what runs
 
 test: .venv/installed-test ## all tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-test ## style
 	$(PY) -m ruff check .
