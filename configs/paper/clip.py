@@ -1,0 +1,53 @@
+"""The paper's CLIP: ViT-H/16 at 256 pixels, text 1024 x 24, on a pod.
+
+    python -m unclip_jax.train --config=configs/paper/clip.py --workdir=runs/paper/clip
+
+986M parameters (image 633M, text 353M). Radford et al. 2021 where the paper is silent.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Appendix C of Ramesh et al. 2022 and table 20 of Radford et al. 2021."""
+    c = ml_collections.ConfigDict()
+    c.stage = "clip"
+    c.seed = 0
+    c.steps = 390_000  # unstated; 32 epochs of 400M pairs, as Radford et al.
+    c.batch_size = 32_768
+    c.grad_accum = 1
+    c.compute_dtype = "bfloat16"
+    # Radford et al. read 77 tokens; the records decide, and the paper's prior and
+    # decoder read 256 of the same ones
+    c.data = dict(source="records", path="data/clip/train", feed="tf")
+    c.model = dict(
+        embed_dim=1024,
+        patch_size=16,
+        vision_width=1280,
+        vision_depth=32,
+        vision_heads=16,
+        text_width=1024,
+        text_depth=24,
+        text_heads=16,
+        scan_layers=True,
+        remat="full",
+    )
+    c.diffusion = dict()
+    c.stage_options = dict(max_logit_scale=100.0)
+    c.optimizer = dict(
+        learning_rate=3e-4,
+        weight_decay=0.2,
+        b1=0.9,
+        b2=0.98,
+        eps=1e-6,
+        warmup_steps=2000,
+        schedule="cosine",
+        grad_clip_norm=1.0,
+    )
+    c.ema_decay = 0.9999
+    c.mesh = dict(data=-1, fsdp=8, tensor=1)
+    c.sharding_rules = ()
+    c.log_every = 50
+    c.checkpoint = dict(every=2000, keep=3)
+    c.preview = dict(every=0, count=0)  # CLIP draws nothing
+    return c

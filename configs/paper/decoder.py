@@ -1,0 +1,64 @@
+"""The paper's decoder: 64x64 pictures from CLIP embeddings and captions, on a pod.
+
+    python -m unclip_jax.train --config=configs/paper/decoder.py \\
+        --workdir=runs/paper/decoder
+
+3.56B parameters: image tower 2.24B, text tower 1.21B, token embedding 0.10B. Sample
+with decoder_steps=250, decoder_sampler=ddpm (learned variance) and a decoder_guidance
+of 1.25 for the best FID.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Table 3, column "64"."""
+    c = ml_collections.ConfigDict()
+    c.stage = "decoder"
+    c.seed = 0
+    c.steps = 800_000
+    c.batch_size = 2048
+    c.grad_accum = 1
+    c.compute_dtype = "bfloat16"
+    c.data = dict(source="records", path="data/records/train", feed="tf")
+    # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
+    c.model = dict(
+        channels=512,
+        channel_mult=(1, 2, 3, 4),
+        num_res_blocks=3,
+        attention_resolutions=(32, 16, 8),
+        head_channels=64,
+        num_clip_tokens=4,
+        learned_sigma=True,
+        dropout=0.1,
+        text_width=2048,
+        text_depth=24,
+        text_heads=32,
+        scan_layers=True,
+        remat=True,
+    )
+    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="epsilon")
+    c.stage_options = dict(
+        drop_clip=0.1,
+        drop_text=0.5,
+        embedding="unit_17.2",
+        preview_steps=50,
+        preview_guidance=3.0,
+    )
+    c.optimizer = dict(
+        learning_rate=1.2e-4,
+        weight_decay=0.0,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        warmup_steps=1000,  # unstated, as are the decay and the clipping
+        schedule="constant",
+        grad_clip_norm=1.0,
+    )
+    c.ema_decay = 0.9999
+    c.mesh = dict(data=-1, fsdp=16, tensor=1)
+    c.sharding_rules = ()
+    c.log_every = 50
+    c.checkpoint = dict(every=2000, keep=3)
+    c.preview = dict(every=5000, count=16)
+    return c

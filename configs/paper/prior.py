@@ -1,0 +1,43 @@
+"""The paper's diffusion prior: 24 layers of width 2048, on a pod.
+
+    python -m unclip_jax.train --config=configs/paper/prior.py \\
+        --workdir=runs/paper/prior
+
+1.22B parameters and 0.10B of token embedding. Sample with prior_steps=64 and the better
+of num_candidates=2.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Table 3, column "diffusion prior"."""
+    c = ml_collections.ConfigDict()
+    c.stage = "prior"
+    c.seed = 0
+    c.steps = 600_000
+    c.batch_size = 4096
+    c.grad_accum = 1
+    c.compute_dtype = "bfloat16"
+    c.data = dict(source="records", path="data/records/train", feed="tf")
+    # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
+    c.model = dict(width=2048, depth=24, num_heads=32, scan_layers=True, remat="full")
+    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
+    c.stage_options = dict(drop_text=0.1, embedding="unit_17.2")
+    c.optimizer = dict(
+        learning_rate=1.1e-4,
+        weight_decay=6.0e-2,
+        b1=0.9,
+        b2=0.96,
+        eps=1e-6,
+        warmup_steps=1000,  # unstated, as are the decay and the clipping
+        schedule="constant",
+        grad_clip_norm=1.0,
+    )
+    c.ema_decay = 0.9999
+    c.mesh = dict(data=-1, fsdp=8, tensor=1)
+    c.sharding_rules = ()
+    c.log_every = 50
+    c.checkpoint = dict(every=2000, keep=3)
+    c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
+    return c

@@ -1,0 +1,386 @@
+"""configs/paper: the paper's numbers, its parameter counts, and that they can train.
+
+Nothing of full size is ever allocated: everything large goes through jax.eval_shape.
+"""
+
+import math
+import pathlib
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unclip_jax import config as config_lib
+from unclip_jax import stages
+from unclip_jax.data.degradations import make_degradation
+from unclip_jax.training import checkpoint, loop, optimizer
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+# What paper-sized data says of itself. Image sides by config.
+PAPER = {
+    "embed_dim": 1024,
+    "vocab_size": 49408,
+    "context_length": 256,
+    "eot_id": 49407,
+    "embedding_mean": np.zeros(1024),
+    "embedding_std": np.ones(1024),
+    "clip_fingerprint": "paper",
+}
+SIDES = {"clip": 256, "prior": 64, "decoder": 64}
+SIDES |= {"upsampler_256": 256, "upsampler_1024": 1024}
+EFFICIENT = ("upsampler_256:efficient", "upsampler_1024:efficient")
+
+# Table 3 of Ramesh et al. 2022, and what the text says of the stages.
+TABLE_3 = {
+    "prior": {
+        "steps": 600_000,
+        "batch_size": 4096,
+        "ema_decay": 0.9999,
+        "optimizer": {
+            "learning_rate": 1.1e-4,
+            "weight_decay": 6e-2,
+            "b1": 0.9,
+            "b2": 0.96,
+            "eps": 1e-6,
+        },
+        "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "x0"},
+        "model": {"width": 2048, "depth": 24, "num_heads": 32},
+        "stage_options": {"drop_text": 0.1, "embedding": "unit_17.2"},
+    },
+    "decoder": {
+        "steps": 800_000,
+        "batch_size": 2048,
+        "ema_decay": 0.9999,
+        "optimizer": {
+            "learning_rate": 1.2e-4,
+            "weight_decay": 0.0,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+        },
+        "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "epsilon"},
+        "model": {
+            "channels": 512,
+            "channel_mult": (1, 2, 3, 4),
+            "num_res_blocks": 3,
+            "attention_resolutions": (32, 16, 8),
+            "head_channels": 64,
+            "learned_sigma": True,
+            "dropout": 0.1,
+            "text_width": 2048,
+            "text_depth": 24,
+            "text_heads": 32,
+            "num_clip_tokens": 4,
+        },
+        "stage_options": {"drop_clip": 0.1, "drop_text": 0.5, "embedding": "unit_17.2"},
+    },
+    "upsampler_256": {
+        "steps": 1_000_000,
+        "batch_size": 1024,
+        "ema_decay": 0.9999,
+        "optimizer": {
+            "learning_rate": 1.2e-4,
+            "weight_decay": 0.0,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+        },
+        "diffusion": {"schedule": "cosine", "num_steps": 1000, "sampling_steps": 27},
+        "model": {
+            "low_res_size": 64,
+            "channels": 320,
+            "channel_mult": (1, 2, 3, 4),
+            "num_res_blocks": (3, 3, 3, 3),
+            "learned_sigma": False,
+            "dropout": 0.1,
+        },
+        "stage_options": {"blur_kernel": 3, "blur_sigma": 0.6, "blur_probability": 0.5},
+        "data": {"degradation": {"kind": "crop", "crop": 64}},
+    },
+    "upsampler_1024": {
+        "steps": 1_000_000,
+        "batch_size": 512,
+        "ema_decay": 0.9999,
+        "optimizer": {
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+        },
+        "diffusion": {"schedule": "linear", "num_steps": 1000, "sampling_steps": 15},
+        "model": {
+            "low_res_size": 256,
+            "channels": 192,
+            "channel_mult": (1, 1, 2, 2, 4, 4),
+            "num_res_blocks": (2, 2, 2, 2, 2, 2),
+            "learned_sigma": False,
+            "dropout": 0.0,
+        },
+        "stage_options": {"blur_probability": 0.0},
+        "data": {"degradation": {"kind": "bsr", "crop": 256, "scale": 4}},
+    },
+    "clip": {
+        "batch_size": 32_768,
+        "optimizer": {
+            "learning_rate": 3e-4,
+            "weight_decay": 0.2,
+            "b1": 0.9,
+            "b2": 0.98,
+            "eps": 1e-6,
+            "warmup_steps": 2000,
+            "schedule": "cosine",
+        },
+        "model": {
+            "embed_dim": 1024,
+            "patch_size": 16,
+            "vision_width": 1280,
+            "vision_depth": 32,
+            "text_width": 1024,
+            "text_depth": 24,
+        },
+        "stage_options": {"max_logit_scale": 100.0},
+    },
+}
+
+# Millions of parameters and the tolerance, without the caption token embedding (101.2M
+# at width 2048), which the counts of reference/PAPER.md leave out as well.
+COUNTS = {
+    "clip": (935.0, 5),  # ViT-H/16 632 + text 1024 x 24 303
+    "prior": (1230.0, 10),
+    "decoder": (3450.0, 15),
+    "upsampler_256": (691.6, 0.05),
+    "upsampler_1024": (267.1, 0.05),
+    "upsampler_256:efficient": (766.3, 0.05),
+    "upsampler_1024:efficient": (268.7, 0.05),
+}
+
+# Sizes of a model that trains in seconds, for the fields that a config has.
+SHRUNK = {
+    "embed_dim": 12,
+    "patch_size": 8,
+    "vision_width": 16,
+    "vision_depth": 1,
+    "vision_heads": 2,
+    "text_width": 16,
+    "text_depth": 1,
+    "text_heads": 2,
+    "width": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "channels": 8,
+    "head_channels": 4,
+    "channel_mult": (1,),
+    "attention_resolutions": (16,),
+    "low_res_size": 8,
+}
+SHRUNK_INFO = {**PAPER, "embed_dim": 12, "vocab_size": 31, "context_length": 8}
+SHRUNK_INFO |= {"eot_id": 30, "embedding_mean": np.zeros(12)}
+SHRUNK_INFO |= {"embedding_std": np.ones(12)}
+
+
+def load(name):
+    stem, *variant = name.split(":")
+    return config_lib.load(":".join([f"{CONFIGS}/paper/{stem}.py", *variant]))
+
+
+def data_info(config, side, info):
+    """What the loader would say of such data."""
+    made = make_degradation(config.data.get("degradation"), side)
+    return {
+        **info,
+        "image_size": side,
+        "crop_size": made and made.crop,
+        "low_res_size": made and made.low_res_size,
+    }
+
+
+def paper_stage(name, config=None):
+    config = config or load(name)
+    info = data_info(config, SIDES[name.split(":")[0]], PAPER)
+    return stages.make_stage(config, info)
+
+
+def shrunk(name):
+    """The config of a model as small as can be, of the same kind, and its stage."""
+    config = load(name).unlock()
+    fields = {k: v for k, v in SHRUNK.items() if k in config.model}
+    if "num_res_blocks" in config.model:
+        many = isinstance(config.model.num_res_blocks, tuple)
+        fields |= {"num_res_blocks": (1,) if many else 1}
+        fields |= (
+            {"norm_groups": 4, "patch_size": min(2, config.model.patch_size)}
+            if ("patch_size" in config.model)
+            else {"norm_groups": 4}
+        )
+    config.model = {**config_lib.to_plain(config.model), **fields}
+    if config.data.get("degradation"):
+        config.data.degradation.crop = 16
+    config.batch_size = 4
+    side = 32 if config.stage == "upsampler" else 16
+    return config, stages.make_stage(config, data_info(config, side, SHRUNK_INFO))
+
+
+def count(shapes, without=()):
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    names = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    return sum(
+        math.prod(leaf.shape)
+        for name, leaf in names
+        if not any(part in name for part in without)
+    )
+
+
+def abstract_batch(stage, n):
+    return {
+        name: jax.ShapeDtypeStruct((n, *shape), dtype)
+        for name, (shape, dtype) in stage.batch_spec.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(TABLE_3))
+def test_the_papers_numbers(name):
+    def compare(wanted, got, where):
+        for key, value in wanted.items():
+            if isinstance(value, dict):
+                compare(value, got[key], f"{where}.{key}")
+            else:
+                assert got[key] == value, f"{where}.{key}"
+
+    compare(TABLE_3[name], load(name), name)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_full_sized_losses_have_the_papers_parameter_count(name):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stage = paper_stage(name)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    millions, tolerance = COUNTS[name]
+    found = count(shapes, ["token_embedding"]) / 1e6
+    assert found == pytest.approx(millions, abs=tolerance)
+    loss, metrics = jax.eval_shape(
+        stage.loss, shapes, jax.random.key(0), abstract_batch(stage, 2), 0
+    )
+    assert loss.shape == () and loss.dtype == jnp.float32 and metrics
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 2**20, f"{grown / 2**20:.1f} GiB were allocated"  # kB; 3 to 14 GiB
+
+
+def test_parts_of_the_decoder():
+    """Image tower 2.24B, text tower 1.21B besides the token embedding."""
+    shapes = jax.eval_shape(paper_stage("decoder").init, jax.random.key(0))
+    assert count(shapes["unet"]) / 1e9 == pytest.approx(2.24, abs=0.005)
+    text = count(shapes["text"], ["token_embedding"]) / 1e9
+    assert text == pytest.approx(1.21, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "name, millions", [("upsampler_256", 729.7), ("upsampler_1024", 282.06)]
+)
+def test_scale_shift_upsamplers(name, millions):
+    config = load(name)
+    config.model.scale_shift = True
+    shapes = jax.eval_shape(paper_stage(name, config).init, jax.random.key(0))
+    assert count(shapes) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_the_efficient_upsamplers_do_a_fraction_of_the_arithmetic():
+    """4.1 times less for 64 -> 256 and 17 times less for 256 -> 1024, per crop."""
+    for name, fraction in zip(EFFICIENT, (0.26, 0.065), strict=True):
+        flops = []
+        for variant in (name.split(":")[0], name):
+            stage = paper_stage(variant)
+            shapes = jax.eval_shape(stage.init, jax.random.key(0))
+            side = stage.batch_spec["image"][0][0]
+            x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+            low = jax.ShapeDtypeStruct((1, side // 4, side // 4, 3), jnp.float32)
+            t = jax.ShapeDtypeStruct((1,), jnp.int32)
+            lowered = jax.jit(stage.model.apply).lower({"params": shapes}, x, t, low)
+            flops.append(lowered.cost_analysis()["flops"])
+        assert flops[1] / flops[0] < fraction, name
+
+
+@pytest.mark.parametrize("name", [*TABLE_3, *EFFICIENT])
+def test_the_loop_takes_the_config(name):
+    config = load(name)
+    loop.check_config(config)
+    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
+    assert optimizer.make_optimizer(options, config.steps)
+    rate = optimizer.learning_rate(options, config.steps)(options.warmup_steps)
+    assert float(rate) == pytest.approx(config.optimizer.learning_rate)
+
+
+def test_variants_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="variant 'large'"):
+        config_lib.load(f"{CONFIGS}/paper/upsampler_256.py:large")
+
+
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler_1024"])
+def test_one_step_of_the_shrunk_config(name):
+    """Scan, rematerialisation, bfloat16 and learned variance, as they will train."""
+    _, stage = shrunk(name)
+    rng = np.random.default_rng(0)
+
+    def draw(shape, dtype="float32", scale=1.0):
+        if dtype == "float32":
+            return (scale * rng.standard_normal(shape)).astype(dtype)
+        return rng.integers(0, 30, shape).astype(dtype)
+
+    batch = {k: draw((4, *s), d) for k, (s, d) in stage.batch_spec.items()}
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    params = jax.tree.map(lambda s: draw(s.shape, scale=0.2) + 0.1, shapes)
+    step = jax.jit(jax.value_and_grad(stage.loss, has_aux=True))
+    (loss, _), grads = step(params, jax.random.key(1), batch, 0)
+    assert np.isfinite(loss)
+    flat = jax.tree_util.tree_leaves_with_path(grads)
+    assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for _, g in flat)
+    still = [jax.tree_util.keystr(path) for path, g in flat if not np.any(g)]
+    # nothing learns the embedding space, the null embeddings only where rows dropped
+    # something, and softmax does not feel a bias of the keys
+    exempt = ("space", "null", "['k']['bias']")
+    assert not [p for p in still if not any(part in p for part in exempt)], still
+
+
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler_256"])
+def test_memory_options_are_used_and_recorded(name):
+    config, stage = shrunk(name)
+    plain = config_lib.to_plain(config)
+    meta = checkpoint.make_meta(config.stage, plain, stage.export(), {})
+    recorded = meta["export"]["config"]["model"]
+    assert recorded["remat"] and meta["config"]["model"]["remat"]
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    traced = jax.make_jaxpr(stage.loss)(
+        shapes, jax.random.key(0), abstract_batch(stage, 2), 0
+    )
+    kinds = primitives(traced.jaxpr)
+    assert "checkpoint" in kinds or "remat" in kinds or "remat2" in kinds
+    if config.stage != "upsampler":
+        assert recorded["scan_layers"] and "scan" in kinds
+        depths = {k: 3 for k in config.model if k.endswith("depth")}
+        config.model.update(depths)
+        deep = stages.make_stage(config, data_info(config, 16, SHRUNK_INFO))
+        shapes = jax.eval_shape(deep.init, jax.random.key(0))
+        stacked = [
+            leaf.shape[0]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+            if "'blocks'" in jax.tree_util.keystr(path)
+        ]
+        assert stacked and set(stacked) == {3}  # the depth leads
+        config.model.scan_layers = False
+        loose = stages.make_stage(config, data_info(config, 16, SHRUNK_INFO))
+        assert count(jax.eval_shape(loose.init, jax.random.key(0))) == count(shapes)
+
+
+def primitives(jaxpr) -> set[str]:
+    """Names of all primitives, at any depth."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found.add(equation.primitive.name)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    found |= primitives(inner)
+    return found
