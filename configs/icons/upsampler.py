@@ -2,17 +2,24 @@
 
     python -m unclip_jax.train --config=configs/icons/upsampler.py \\
         --workdir=runs/icons/upsampler
+
+About two minutes on two CPU cores. Needs no CLIP; exported next to a decoder of 32x32
+pictures, it makes text2image draw 64x64.
 """
 
 import ml_collections
 
 
 def get_config():
-    """The paper's 64 -> 256 stage: crops, blurred conditioning, no attention, DDIM."""
+    """The paper's 64 -> 256 stage: crops, blurred conditioning, no attention, DDIM.
+
+    Small as it is, it predicts x0, as what it adds to the enlarged picture;
+    configs/paper predicts noise.
+    """
     c = ml_collections.ConfigDict()
     c.stage = "upsampler"
     c.seed = 0
-    c.steps = 600
+    c.steps = 300
     c.batch_size = 32
     c.grad_accum = 1
     c.compute_dtype = "float32"
@@ -25,16 +32,18 @@ def get_config():
         backgrounds=8,
         feed="arrays",
         tokenizer="",
-        vocab_size=512,
+        vocab_size=640,
         context_length=16,
         degradation=dict(kind="crop", crop=32),
     )
     c.model = dict(
         low_res_size=32,
-        channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=(1, 2),
+        channels=48,
+        channel_mult=(1,),
+        num_res_blocks=2,
+        norm_groups=8,
         patch_size=2,
+        residual=True,
         scale_shift=False,
     )
     c.diffusion = dict(
@@ -61,6 +70,6 @@ def get_config():
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.sharding_rules = ()
     c.log_every = 50
-    c.checkpoint = dict(every=300, keep=2)
-    c.preview = dict(every=300, count=16)
+    c.checkpoint = dict(every=150, keep=2)
+    c.preview = dict(every=150, count=16)
     return c

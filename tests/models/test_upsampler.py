@@ -75,6 +75,13 @@ def test_learned_variance_and_early_down_sampling():
     assert call(variables, *inputs).shape == (2, 16, 16, 6)
 
 
+def test_a_residual_model_starts_from_the_enlarged_picture():
+    model = models.build("upsampler", {**FIELDS, "residual": True})
+    x, low = normal(2, 16, 16, 3), normal(2, 4, 4, 3)
+    out, _ = jax.jit(model.init_with_output)(jax.random.key(0), x, T, low)
+    np.testing.assert_allclose(out, upsample(low, (16, 16)), atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_resizing_is_pillows(method):
     """Max difference to Pillow's float resize: 5e-7 (its weights are double)."""

@@ -18,7 +18,7 @@ TINY = {
     "channels": 8,
     "norm_groups": 4,
     "channel_mult": (1,),
-    "num_res_blocks": (1,),
+    "num_res_blocks": 1,
 }
 INFO = {"image_size": 32, "crop_size": 16, "low_res_size": None}
 RNG = np.random.default_rng(0)

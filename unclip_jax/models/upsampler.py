@@ -21,6 +21,8 @@ class Upsampler(nn.Module):
     `image_size` and `low_res_size` are the sides of whole pictures, for which the model
     is meant; it takes crops too. `resize` is how the smaller picture is brought to the
     size of the larger one: "bilinear", or "bicubic" as public checkpoints want it.
+    `residual` adds it to the output, so that a model which predicts x0 starts from the
+    enlarged picture; the paper's models predict noise, which has no use for it.
     """
 
     image_size: int
@@ -30,6 +32,7 @@ class Upsampler(nn.Module):
     num_res_blocks: int | tuple[int, ...]
     patch_size: int = 1
     resize: str = "bilinear"
+    residual: bool = False
     learned_sigma: bool = False
     scale_shift: bool = True
     dropout: float = 0.0
@@ -78,7 +81,10 @@ class Upsampler(nn.Module):
         self._check_sides(x_t.shape)
         low_res = upsample(low_res, x_t.shape[1:3], self.resize)
         x = jnp.concatenate([x_t, low_res], axis=-1)  # (B, H, W, 6)
-        return self.unet(x, t, deterministic=deterministic)
+        out = self.unet(x, t, deterministic=deterministic)
+        if self.residual:
+            out = out.at[..., :3].add(low_res)
+        return out
 
     def _check_sides(self, shape):
         factor = self.patch_size * 2 ** (len(self.channel_mult) - 1)
