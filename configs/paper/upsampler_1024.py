@@ -4,7 +4,8 @@
         --workdir=runs/paper/upsampler_1024
 
 267M parameters. `upsampler_1024.py:efficient` works on patches of 4x4 pixels and has
-its blocks where pictures are small: 269M parameters, 1/17 of the arithmetic.
+its blocks where pictures are small: 269M parameters, 1/17 of the arithmetic (and 1/14
+of the time, for a gradient at a twelfth of the width on a CPU).
 """
 
 import ml_collections

@@ -4,7 +4,8 @@
         --workdir=runs/paper/upsampler_256
 
 691.6M parameters. `upsampler_256.py:efficient` works on patches of 2x2 pixels and has
-its blocks where pictures are small: 766M parameters, a quarter of the arithmetic.
+its blocks where pictures are small: 766M parameters, a quarter of the arithmetic (and
+of the time: 1/4.0 for a gradient at a tenth of the width on a CPU).
 """
 
 import ml_collections
