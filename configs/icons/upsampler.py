@@ -51,7 +51,7 @@ def get_config():
         num_steps=1000,
         prediction="x0",
         min_snr_gamma=5.0,
-        sampling_steps=10,
+        sampling_steps=5,
     )
     c.stage_options = dict(
         downsample="area", blur_probability=0.5, blur_kernel=3, blur_sigma=0.6

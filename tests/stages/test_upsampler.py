@@ -146,7 +146,7 @@ def test_the_export_rebuilds_the_model_and_names_its_resolution():
     plain = config_lib.to_plain(stage.export())
     assert plain["part"] == "upsampler_32"
     assert models.build("upsampler", plain["config"]["model"]) == stage.model
-    assert plain["config"]["diffusion"]["sampling_steps"] == 10
+    assert plain["config"]["diffusion"]["sampling_steps"] == 5
 
 
 @pytest.mark.parametrize(
