@@ -67,13 +67,13 @@ def steps(python: str, install: str = "") -> list[Step]:
     first = [Step("install", (tuple(shlex.split(install)),), 2.0, paced=False)]
     return [
         *(first if install else []),
-        Step("train clip", train("clip"), 4.0),
-        Step("embed", (module("embed", *records),), 1.0),
-        Step("train prior", train("prior"), 4.0),
-        Step("train decoder", train("decoder"), 11.0),
-        Step("export", tuple(exports), 0.5),
-        Step("sample", (sample,), 0.5),
-        Step("evaluate", (module("evaluate", *evaluation),), 1.0),
+        Step("train clip", train("clip"), 3.7),
+        Step("embed", (module("embed", *records),), 0.4),
+        Step("train prior", train("prior"), 2.3),
+        Step("train decoder", train("decoder"), 7.5),
+        Step("export", tuple(exports), 0.2),
+        Step("sample", (sample,), 0.2),
+        Step("evaluate", (module("evaluate", *evaluation),), 0.6),
     ]
 
 

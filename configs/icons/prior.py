@@ -11,7 +11,7 @@ def get_config():
     c = ml_collections.ConfigDict()
     c.stage = "prior"
     c.seed = 0
-    c.steps = 1000
+    c.steps = 600
     c.batch_size = 128
     c.grad_accum = 1
     c.compute_dtype = "float32"
@@ -33,6 +33,6 @@ def get_config():
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.sharding_rules = ()
     c.log_every = 50
-    c.checkpoint = dict(every=500, keep=2)
+    c.checkpoint = dict(every=300, keep=2)
     c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
     return c
