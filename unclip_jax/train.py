@@ -1,19 +1,26 @@
 """Trains a stage, or goes on with a run: start the same command again to resume.
 
-python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/icons/prior
+    python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/prior
+
+On several hosts start it on each of them. TPU pods, SLURM and Open MPI are recognised;
+elsewhere give --coordinator, --num_processes and --process_id.
 """
 
 from unclip_jax import config as config_lib
 
+FLAGS = {
+    "distributed": ("auto", "auto, on or off: join the other processes of the run"),
+    "coordinator": ("", "host:port of process 0"),
+    "num_processes": (0, "processes of the run, with --coordinator"),
+    "process_id": (-1, "number of this process, from 0, with --coordinator"),
+}
 
-def main(args) -> None:
-    from unclip_jax.parallel import processes
 
-    processes.initialize()
-    from unclip_jax.training.loop import train
+def main(args):
+    from unclip_jax.training.command import train
 
-    train(args.config, args.workdir)
+    train(args)
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_lib.run(main, extra_flags=FLAGS)

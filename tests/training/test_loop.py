@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,65 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
             path.write_bytes(b"x")
     with pytest.raises(ValueError, match="checkpoints/4 cannot be restored"):
         run(tmp_path / "toy", toy.make_config(steps=4))
+
+
+def test_half_written_checkpoints_do_not_count_and_are_cleaned_up(finished, tmp_path):
+    workdir = tmp_path / "toy"
+    shutil.copytree(finished[0], workdir)
+    folder = workdir / "checkpoints"
+    (folder / "12").rename(folder / "12.orbax-checkpoint-tmp-7")
+    resumed = run(workdir)
+    assert_same(resumed, finished[1])
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
+
+
+def test_lost_checkpoints_are_no_reason_to_start_afresh(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "toy")
+    shutil.rmtree(tmp_path / "toy" / "checkpoints")
+    with pytest.raises(ValueError, match="has no checkpoint any more, but had one"):
+        run(tmp_path / "toy")
+    assert len(rows(tmp_path / "toy")) == 6
+
+
+def test_the_status_says_when_a_run_is_done(finished):
+    status = json.loads((finished[0] / "status.json").read_text())
+    assert status == {"step": 12, "steps": 12, "done": True}
+
+
+def test_other_data_under_a_run_are_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "toy")
+    data = toy.Data()
+    data.info = {"fingerprint": "other"}
+    with pytest.raises(ValueError, match="trained on the data 'toy'.*now they are 'o"):
+        run(tmp_path / "toy", data=data)
+
+
+def test_examples_that_do_not_fit_the_stage_are_refused(tmp_path):
+    class Doubles(toy.Data):
+        def _rows(self, *args):
+            return super()._rows(*args).astype(np.float64)
+
+    with pytest.raises(ValueError, match="needs examples of.*float32.*gives.*float64"):
+        run(tmp_path / "toy", data=Doubles())
+
+
+def test_a_kill_while_the_config_is_written_does_no_harm(tmp_path):
+    (tmp_path / ".config.json.0a1b2c3d").write_text('{"stage": "to')
+    assert int(run(tmp_path, toy.make_config(steps=2)).step) == 2
+
+
+def test_ctrl_c_saves_and_stops(tmp_path):
+    class Interrupted(toy.Data):
+        def batches(self, *args, **kwargs):
+            for i, batch in enumerate(super().batches(*args, **kwargs)):
+                if i == 6:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "toy", data=Interrupted())
+    status = json.loads((tmp_path / "toy" / "status.json").read_text())
+    assert 0 < status["step"] < 12 and not status["done"]
 
 
 def test_a_checkpoint_of_another_stage_is_refused(tmp_path):

@@ -48,9 +48,23 @@ def process_slice(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 
 def place(
-    batch: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
+    batch: Mapping[str, np.ndarray],
+    sharding: NamedSharding,
+    batch_size: int,
+    spec: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
 ) -> dict[str, jax.Array]:
-    """This process's rows as global arrays of `batch_size` rows."""
+    """This process's rows as global arrays of `batch_size` rows.
+
+    Raises ValueError when the rows are not of `spec`, {name: (shape, dtype)} of one
+    example.
+    """
+    if spec is not None:
+        wanted = {n: (tuple(s), np.dtype(d).name) for n, (s, d) in spec.items()}
+        found = {n: (rows.shape[1:], rows.dtype.name) for n, rows in batch.items()}
+        if found != wanted:
+            raise ValueError(
+                f"the stage needs examples of {wanted}, the data gives {found}"
+            )
     return {
         name: jax.make_array_from_process_local_data(
             sharding, rows, (batch_size, *rows.shape[1:])

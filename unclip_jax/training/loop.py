@@ -147,13 +147,15 @@ class _Run:
 
     def go(self, meta, checkpoints) -> state.TrainState:
         config, say = self.config, self.progress.say
-        current, abstract = self._start(checkpoints)
+        current, abstract = self._start(checkpoints, meta)
         start = int(jax.device_get(current.step))
         if start >= config.steps:
             say(f"finished already: step {start} of {config.steps} in {self.workdir}")
             return current
         if start:
             say(f"going on from step {start}")
+        elif (self.workdir / "metrics.jsonl").exists():
+            say("no checkpoint was saved yet: starting from step 0")
         rng = jax.device_put(jax.random.key(config.seed), self.replicated)
         step = self._compile(abstract, rng)
         index, count = parallel_batches.process_slice(self.mesh, config.batch_size)
@@ -167,7 +169,9 @@ class _Run:
                 index,
                 count,
             ),
-            lambda batch: parallel_batches.place(batch, rows, config.batch_size),
+            lambda batch: parallel_batches.place(
+                batch, rows, config.batch_size, self.stage.batch_spec
+            ),
         )
         preview = _Preview(self) if self.previews.every else None
         writer = Writer(self.workdir, start)
@@ -206,7 +210,7 @@ class _Run:
         say(f"done: {config.steps} steps, in {self.workdir}")
         return current
 
-    def _start(self, checkpoints):
+    def _start(self, checkpoints, meta):
         """The restored or a fresh state, and its shapes with shardings."""
         rng = jax.random.key(self.config.seed)
 
@@ -228,8 +232,9 @@ class _Run:
             f"{jax.devices()[0].platform} device(s), batches of "
             f"{self.config.batch_size} from {len(self.data):,} examples"
         )
-        if checkpoints.latest() is not None:
-            return checkpoints.restore(abstract, self.config.stage), abstract
+        restored = checkpoints.restore(abstract, meta)
+        if restored is not None:
+            return restored, abstract
         # jitted as one program, so that each buffer is made where it will live
         return jax.jit(init, out_shardings=shardings)(rng), abstract
 

@@ -2,6 +2,7 @@
 
 config.json      what the run was started with
 checkpoints/     see checkpoint.py
+status.json      the step known to be saved, and whether the run is done
 metrics.jsonl    one row per logged step
 tensorboard/     the same, as curves, and the previews
 previews/        grids of pictures, one per preview step
@@ -54,12 +55,15 @@ def claim(workdir, config: dict) -> pathlib.Path:
                 f"{'; '.join(differ[:5])}{more}. Use another --workdir, or start that "
                 "run's own config to go on with it"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        names = sorted(entry.name for entry in folder.iterdir())[:5]
-        raise ValueError(
-            f"{folder} is not empty and not a run (it has {', '.join(names)} but no "
-            "config.json): use another --workdir"
-        )
+    elif folder.exists():
+        # a half-written config.json is ours: a kill, or another process of this run
+        entries = [e.name for e in folder.iterdir()]
+        names = sorted(n for n in entries if not n.startswith(".config.json."))[:5]
+        if names:
+            raise ValueError(
+                f"{folder} is not empty and not a run (it has {', '.join(names)} but "
+                "no config.json): use another --workdir"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(config, indent=1))
     return folder
@@ -81,6 +85,26 @@ def read_config(folder) -> dict:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def note_saved(folder, step: int) -> None:
+    """Remembers that the checkpoint of `step` was committed."""
+    steps = read_config(folder)["steps"]
+    status = {"step": step, "steps": steps, "done": step >= steps}
+    path = pathlib.Path(folder) / "status.json"
+    write_atomically(path, json.dumps(status) + "\n")
+
+
+def check_never_saved(folder) -> None:
+    """Raises ValueError when there were checkpoints once: starting afresh would quietly
+    throw away what they held."""
+    path = pathlib.Path(folder) / "status.json"
+    if path.is_file():
+        raise ValueError(
+            f"{folder} has no checkpoint any more, but had one ({path.name}: "
+            f"{path.read_text().strip()}). Put its checkpoints/ back; or, to start "
+            "afresh, remove the folder or use another --workdir"
+        )
 
 
 def differences(a, b, prefix=""):
