@@ -15,6 +15,8 @@ import pytest
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
+from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.parallel.sharding import describe, state_shardings
 from unclip_jax.training import checkpoint, loop, optimizer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -300,6 +302,16 @@ def test_the_efficient_upsamplers_do_a_fraction_of_the_arithmetic():
             lowered = jax.jit(stage.model.apply).lower({"params": shapes}, x, t, low)
             flops.append(lowered.cost_analysis()["flops"])
         assert flops[1] / flops[0] < fraction, name
+
+
+@pytest.mark.parametrize("name", sorted(TABLE_3))
+def test_every_large_array_is_divided_among_the_devices(name):
+    shapes = jax.eval_shape(paper_stage(name).init, jax.random.key(0))
+    devices = make_mesh(data=1, fsdp=8)
+    shardings = state_shardings(shapes, devices, load(name).sharding_rules)
+    rows = describe(shapes, shardings)
+    share = sum(row.bytes_per_device for row in rows) / (4 * count(shapes))
+    assert share == pytest.approx(1 / 8, rel=0.02)
 
 
 @pytest.mark.parametrize("name", [*TABLE_3, *EFFICIENT])
