@@ -65,12 +65,14 @@ def place(
             raise ValueError(
                 f"the stage needs examples of {wanted}, the data gives {found}"
             )
-    return {
-        name: jax.make_array_from_process_local_data(
-            sharding, rows, (batch_size, *rows.shape[1:])
-        )
-        for name, rows in batch.items()
-    }
+    # with several processes jax takes this for an implicit transfer, with one not
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(
+                sharding, rows, (batch_size, *rows.shape[1:])
+            )
+            for name, rows in batch.items()
+        }
 
 
 class Prefetch:

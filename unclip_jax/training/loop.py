@@ -194,11 +194,12 @@ class _Run:
                     window.add(metrics, one_by_one)
                     if (n + 1) % config.log_every == 0 or n + 1 == config.steps:
                         self._log(n + 1, window, batches, writer)
-                    if interrupts.received and n + 1 < config.steps:
+                    received = interrupts.at_step(n + 1)
+                    if received and n + 1 < config.steps:
                         checkpoints.save(n + 1, current, meta)
                         checkpoints.wait()
-                        say(f"{interrupts.received.name}: saved step {n + 1}")
-                        if interrupts.received.name == "SIGINT":
+                        say(f"{received.name}: saved step {n + 1}")
+                        if received.name == "SIGINT":
                             raise KeyboardInterrupt
                         return current
                 checkpoints.save(config.steps, current, meta)

@@ -1,7 +1,10 @@
 """One progress line: step, loss, images/s, data wait and time left."""
 
+import io
 import sys
 import time
+
+import jax
 
 
 def duration(seconds: float) -> str:
@@ -16,13 +19,18 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Rewrites one line on a terminal; prints a line now and then elsewhere."""
+    """Rewrites one line on a terminal; prints a line now and then elsewhere.
+
+    Of several processes only the first one speaks.
+    """
 
     def __init__(
         self, name: str, total: int, batch_size: int, stream=None, every: float = 2.0
     ):
         self._name, self._total, self._batch = name, total, batch_size
         self._stream = sys.stdout if stream is None else stream
+        if jax.process_index() != 0:
+            self._stream = io.StringIO()
         self._tty = self._stream.isatty()
         self._every = every  # seconds between lines where they cannot be rewritten
         self._last = -float("inf")

@@ -6,14 +6,18 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 
 class Writer:
-    """Writes the metrics and previews of one run."""
+    """Writes the metrics and previews of one run; in the first process only."""
 
     def __init__(self, workdir, start_step: int = 0):
         """Rows after `start_step` belong to a future that a crash undid: they go."""
+        self._file = self._board = None
+        if jax.process_index() != 0:
+            return
         from tensorboardX import SummaryWriter
 
         self._workdir = pathlib.Path(workdir)
@@ -27,14 +31,18 @@ class Writer:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row. Numbers that are not finite are null in the file."""
+        if self._file is None:
+            return
         row = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, **row}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def images(self, step: int, images: np.ndarray, columns: int) -> pathlib.Path:
+    def images(self, step: int, images: np.ndarray, columns: int) -> None:
         """A grid of uint8 (N, H, W, 3) pictures, as PNG and to TensorBoard."""
+        if self._file is None:
+            return
         from PIL import Image
 
         grid = make_grid(images, columns)
@@ -43,9 +51,10 @@ class Writer:
         zoom = max(1, 96 // images.shape[1])
         Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1)).save(path)
         self._board.add_image("preview", grid, step, dataformats="HWC")
-        return path
 
     def close(self) -> None:
+        if self._file is None:
+            return
         self._file.close()
         self._board.close()
 
