@@ -205,11 +205,15 @@ def _manager(folder, keep):
     """`keep` None opens for reading only."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        read_only=keep is None,
-        save_interval_steps=0 if keep is None else 1,
+        create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # what killed runs left half-written
     )
-    return ocp.CheckpointManager(folder, options=options)
+    handlers = {  # named, or Orbax warns that it cannot guess them
+        "state": ocp.StandardCheckpointHandler(),
+        "ema": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 def _without_ema(state: TrainState) -> dict:
