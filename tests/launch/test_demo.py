@@ -57,7 +57,8 @@ def test_steps_run_in_order_and_are_recorded(tmp_path):
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     assert 0.2 < entries["second"]["peak_memory_gb"] < max(0.5, own + 0.3)
     assert entries["first thing"]["peak_memory_gb"] < max(0.2, own + 0.1)
-    assert record["total"]["peak_memory_gb"] == entries["second"]["peak_memory_gb"]
+    peaks = [entry["peak_memory_gb"] for entry in entries.values()]
+    assert record["total"]["peak_memory_gb"] == max(peaks)
     assert "step 1/2" in (tmp_path / "logs" / "first_thing.log").read_text()
 
 
