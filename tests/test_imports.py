@@ -56,7 +56,8 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("jax",),
-    "interop": ("jax", "flax", "safetensors", "tokenizers", "torch", "transformers"),
+    "interop": ("jax", "flax", "ml_dtypes", "safetensors", "tokenizers", "torch")
+    + ("transformers",),
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),

@@ -1,0 +1,118 @@
+"""Weight files: round trips, shards, variants, and what is said of broken ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from unclip_jax.interop import mapping, weights
+
+RNG = np.random.default_rng(0)
+TENSORS = {
+    "a.weight": RNG.normal(size=(4, 3)).astype(np.float32),
+    "b.weight": RNG.normal(size=(8, 2)).astype(np.float32),
+    "steps": np.arange(3),
+    "scale": np.float32(2.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "shards"),
+    [("float32", 0, 3), ("float16", 1e-3, 2), ("bfloat16", 1e-2, 2)],
+)
+@pytest.mark.parametrize("shard_bytes", [10**9, 60])
+def test_round_trip(tmp_path, dtype, error, shards, shard_bytes):
+    weights.write_weights(tmp_path, TENSORS, "model", dtype, shard_bytes)
+    assert len(list(tmp_path.glob("*.safetensors"))) == (
+        1 if shard_bytes > 60 else shards
+    )
+    found = weights.read_weights(tmp_path)
+    assert found.keys() == TENSORS.keys()
+    for name, a in TENSORS.items():
+        assert found[name].shape == np.shape(a)
+        np.testing.assert_allclose(found[name], a, rtol=error, atol=0)
+    assert found["a.weight"].dtype == np.float32
+    assert found["steps"].dtype == TENSORS["steps"].dtype
+
+
+def test_torch_reads_the_shards(tmp_path):
+    from safetensors.torch import load_file
+
+    weights.write_weights(tmp_path, TENSORS, "model", "bfloat16", 60)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    for name, file in index["weight_map"].items():
+        found = load_file(tmp_path / file)[name].float().numpy()
+        np.testing.assert_allclose(found, TENSORS[name], rtol=1e-2)
+
+
+def test_a_variant_is_taken_when_it_is_the_only_one(tmp_path):
+    weights.write_weights(tmp_path, TENSORS, "model.fp16", "float16")
+    assert weights.read_weights(tmp_path).keys() == TENSORS.keys()
+    assert weights.read_weights(tmp_path, "fp16").keys() == TENSORS.keys()
+    weights.write_weights(tmp_path, TENSORS, "model.bf16", "bfloat16")
+    with pytest.raises(ValueError, match="say which variant"):
+        weights.read_weights(tmp_path)
+
+
+def test_broken_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no safetensors weights"):
+        weights.read_weights(tmp_path)
+    weights.write_weights(tmp_path, TENSORS, "model", "float32", 60)
+    first, second, _ = sorted(tmp_path.glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        weights.read_weights(tmp_path)
+    second.unlink()
+    with pytest.raises(FileNotFoundError, match=second.name):
+        weights.read_weights(tmp_path)
+    with pytest.raises(ValueError, match="'int8'"):
+        weights.write_weights(tmp_path, TENSORS, "model", "int8")
+
+
+TABLE = [
+    *mapping.dense("in", "proj_in"),
+    *mapping.conv("conv", "c.0", bias=False),
+    mapping.Entry("query", "prd", mapping.LEAD_2),
+]
+THEIRS = {
+    "proj_in.weight": RNG.normal(size=(5, 3)),
+    "proj_in.bias": RNG.normal(size=(5,)),
+    "c.0.weight": RNG.normal(size=(7, 2, 3, 3)),
+    "prd": RNG.normal(size=(1, 1, 4)),
+}
+
+
+def test_a_table_works_both_ways_and_on_shapes():
+    ours = mapping.to_ours(TABLE, THEIRS, "x")
+    assert ours["in"]["kernel"].shape == (3, 5)
+    np.testing.assert_array_equal(
+        ours["conv"]["kernel"][1, 2, 0, 4], THEIRS["c.0.weight"][4, 0, 1, 2]
+    )
+    back = mapping.to_theirs(TABLE, ours)
+    for name, a in THEIRS.items():
+        np.testing.assert_array_equal(back[name], a)
+    shapes = mapping.their_shapes(TABLE, ours)
+    assert shapes == {name: a.shape for name, a in THEIRS.items()}
+
+
+def test_a_table_lists_what_does_not_fit():
+    wrong = {**THEIRS, "extra": THEIRS["prd"], "buffer": THEIRS["prd"]}
+    del wrong["prd"], wrong["proj_in.bias"]
+    with pytest.raises(ValueError, match=r"2 missing: prd, proj_in.*1 unexpected: ex"):
+        mapping.to_ours(TABLE, wrong, "the prior of x", ignore=["buffer"])
+    ours = mapping.to_ours(TABLE, THEIRS, "x")
+    with pytest.raises(ValueError, match="no place for space/mean"):
+        mapping.to_theirs(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}})
+    mapping.to_theirs(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}}, ["space/"])
+
+
+def test_blocks_stack_and_unstack():
+    tree = {
+        "t": {f"block_{i}": {"fc": {"k": np.full(2, i)}} for i in range(11)},
+        "x": np.zeros(1),
+    }
+    stacked = mapping.stack_blocks(tree)
+    np.testing.assert_array_equal(stacked["t"]["blocks"]["fc"]["k"][:, 0], range(11))
+    back = mapping.unstack_blocks(stacked)
+    assert back["t"].keys() == tree["t"].keys()
+    np.testing.assert_array_equal(back["t"]["block_7"]["fc"]["k"], [7, 7])

@@ -1,0 +1,189 @@
+"""Tables between our parameters and other libraries' tensors, used both ways.
+
+A table is a list of `Entry`: our '/'-joined path, their name, and the layout that
+turns one array into the other. The same table loads, saves and, on shapes alone,
+proves that a model of full size has every tensor of a public checkpoint.
+
+Our side of a table names blocks one by one (`block_0`, `block_1`, ...); models with
+`scan_layers` keep them stacked under `blocks`, see `stack_blocks`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unclip_jax.interop.native import flatten, unflatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """An axis permutation of theirs that gives ours, and leading axes of size 1.
+
+    Attributes:
+      permutation: their axes in our order, None to leave them.
+      lead: axes of size 1 that theirs has in front and ours has not.
+    """
+
+    permutation: tuple[int, ...] | None = None
+    lead: int = 0
+
+    def to_ours(self, a):
+        """Their array -> ours."""
+        a = a.reshape(a.shape[self.lead :])
+        return a if self.permutation is None else a.transpose(self.permutation)
+
+    def to_theirs(self, a):
+        """Our array -> theirs."""
+        if self.permutation is not None:
+            a = a.transpose(np.argsort(self.permutation))
+        return a.reshape((1,) * self.lead + a.shape)
+
+    def their_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of their array for ours."""
+        return self.to_theirs(np.broadcast_to(np.float32(0), shape)).shape
+
+
+SAME = Layout()
+DENSE = Layout((1, 0))  # [out, in] -> [in, out]
+CONV = Layout((2, 3, 1, 0))  # OIHW -> HWIO
+LEAD_1 = Layout(lead=1)  # (1, ...) -> (...)
+LEAD_2 = Layout(lead=2)  # (1, 1, ...) -> (...)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor: our path, their name, the layout."""
+
+    ours: str
+    theirs: str
+    layout: Layout = SAME
+
+
+def dense(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    """A Dense layer and their Linear."""
+    entries = [Entry(f"{ours}/kernel", f"{theirs}.weight", DENSE)]
+    return entries + [Entry(f"{ours}/bias", f"{theirs}.bias")] * bias
+
+
+def conv(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    """A convolution."""
+    entries = [Entry(f"{ours}/kernel", f"{theirs}.weight", CONV)]
+    return entries + [Entry(f"{ours}/bias", f"{theirs}.bias")] * bias
+
+
+def norm(ours: str, theirs: str) -> list[Entry]:
+    """An affine normalisation; of `layers.LayerNorm` give the path of its `norm`."""
+    return [
+        Entry(f"{ours}/scale", f"{theirs}.weight"),
+        Entry(f"{ours}/bias", f"{theirs}.bias"),
+    ]
+
+
+def to_ours(
+    table: Sequence[Entry],
+    tensors: Mapping[str, np.ndarray],
+    where: str,
+    ignore: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Their tensors as our parameters, a nested dict.
+
+    Args:
+      table: every tensor that must be there.
+      tensors: theirs.
+      where: what they are, for messages.
+      ignore: names that may be there and are not needed (buffers).
+
+    Raises:
+      ValueError: listing every missing and every unexpected name.
+    """
+    wanted = {e.theirs for e in table}
+    missing = sorted(wanted - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted - set(ignore))
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{where}: the tensors do not fit its config; {'; '.join(problems)}"
+        )
+    ours = {}
+    for e in table:
+        try:
+            ours[e.ours] = np.asarray(e.layout.to_ours(tensors[e.theirs]), order="C")
+        except ValueError as error:
+            shape = tensors[e.theirs].shape
+            raise ValueError(f"{where}: {e.theirs} has shape {shape}") from error
+    return unflatten(ours)
+
+
+def to_theirs(
+    table: Sequence[Entry], params: Mapping[str, Any], keep: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Our parameters as their tensors.
+
+    Args:
+      table: every tensor that they have.
+      params: nested dict of arrays, blocks one by one.
+      keep: our paths (prefixes) that their format has no place for.
+
+    Raises:
+      ValueError: listing parameters that the table does not know.
+    """
+    flat = flatten(params)
+    known = {e.ours for e in table}
+    rest = [n for n in flat if n not in known and not n.startswith(tuple(keep) or "/")]
+    if rest:
+        raise ValueError(f"their format has no place for {', '.join(sorted(rest))}")
+    return {
+        e.theirs: np.asarray(e.layout.to_theirs(flat[e.ours]), order="C") for e in table
+    }
+
+
+def their_shapes(
+    table: Sequence[Entry], shapes: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of `to_theirs`, of anything with a `.shape`: no memory.
+
+    Args:
+      table: every tensor that they have.
+      shapes: nested dict of jax.ShapeDtypeStruct, blocks one by one.
+    """
+    flat = {name: leaf.shape for name, leaf in _leaves(shapes)}
+    return {e.theirs: e.layout.their_shape(flat[e.ours]) for e in table}
+
+
+def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`block_0`, `block_1`, ... -> `blocks`, stacked along a new leading axis."""
+    if not isinstance(params, Mapping):
+        return params
+    numbered = [k for k in params if k.startswith("block_") and k[6:].isdigit()]
+    rest = {k: stack_blocks(v) for k, v in params.items() if k not in numbered}
+    if numbered:
+        in_order = [flatten(params[f"block_{i}"]) for i in range(len(numbered))]
+        stacked = {k: np.stack([b[k] for b in in_order]) for k in in_order[0]}
+        rest["blocks"] = unflatten(stacked)
+    return rest
+
+
+def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `stack_blocks`."""
+    if not isinstance(params, Mapping):
+        return params
+    rest = {k: unstack_blocks(v) for k, v in params.items() if k != "blocks"}
+    if "blocks" in params:
+        flat = flatten(params["blocks"])
+        for i in range(len(next(iter(flat.values())))):
+            rest[f"block_{i}"] = unflatten({k: a[i] for k, a in flat.items()})
+    return rest
+
+
+def _leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
