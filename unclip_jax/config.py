@@ -153,6 +153,7 @@ def run(
     main: Callable[[types.SimpleNamespace], int | None],
     *,
     config: bool = True,
+    workdir: bool | None = None,
     extra_flags: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -162,7 +163,8 @@ def run(
       main: called with a namespace holding one attribute per flag; `args.config` is the
         ConfigDict with the command line's overrides applied. Its return value is the
         exit code (None is 0).
-      config: whether there are (required) --config and --workdir flags.
+      config: whether there is a (required) --config flag.
+      workdir: whether there is a (required) --workdir flag; as `config` by default.
       extra_flags: name -> (default, help). The type is the default's: bool, int, float,
         str, or list (a flag that may be repeated); None is an optional string and
         `REQUIRED` a string that must be given.
@@ -172,6 +174,8 @@ def run(
     OSError, a bad flag), with 130 when interrupted; other exceptions pass through.
     """
     argv = list(sys.argv if argv is None else argv)
+    if config if workdir is None else workdir:
+        extra_flags = {"workdir": (REQUIRED, "folder of the run"), **extra_flags}
     debug = any(re.fullmatch("--?debug(=true|=1)?", arg) for arg in argv)
     try:
         args = _parse(argv, config, extra_flags)
@@ -200,7 +204,6 @@ def _parse(argv, config, extra_flags):
             loaded = load(path)
             _check_overrides(argv, loaded)
             config_flags.DEFINE_config_dict("config", loaded, sys_argv=argv, **define)
-        extra_flags = {"workdir": (REQUIRED, "folder of the run"), **extra_flags}
     absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
     for name, (default, text) in extra_flags.items():
         kind = {bool: "bool", int: "integer", float: "float", list: "multi_string"}
@@ -256,7 +259,6 @@ def _usage(main, config, extra_flags) -> str:
         lines += [
             "  --config=FILE[:words]  a Python file with get_config()",
             "  --config.KEY=VALUE  overrides a value of it",
-            "  --workdir=FOLDER  folder of the run",
         ]
     for name, (default, text) in extra_flags.items():
         value = "required" if default is REQUIRED else f"default {default!r}"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -23,7 +24,11 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over all devices (or `devices`); one axis may be -1, "what is left".
 
-    Raises ValueError when the axes do not multiply to the number of devices.
+    On TPU slices neighbours in the mesh are neighbours in the torus; over several
+    slices, only the data axis crosses the network between them.
+
+    Raises ValueError when the axes do not multiply to the number of devices, or the
+    data axis does not divide among the slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -41,12 +46,23 @@ def make_mesh(
             f"the mesh {text} does not fit {len(devices)} devices: the axes must "
             f"multiply to {len(devices)}"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=devices,
-    )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes["data"] % slices:
+        raise ValueError(
+            f"the mesh {text} does not fit {slices} slices: the data axis, which is "
+            f"{sizes['data']}, must be a multiple of {slices}"
+        )
+    if slices > 1:
+        within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+        array = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    else:
+        # fsdp=8 on a 4x4x4 torus needs an axis of the torus split in two
+        array = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -17,7 +17,7 @@ from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.parallel import sharding
-from unclip_jax.training import optimizer, run_folder, state
+from unclip_jax.training import optimizer, program, run_folder, state
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.progress import Progress, duration
@@ -157,7 +157,7 @@ class _Run:
         elif (self.workdir / "metrics.jsonl").exists():
             say("no checkpoint was saved yet: starting from step 0")
         rng = jax.device_put(jax.random.key(config.seed), self.replicated)
-        step = self._compile(abstract, rng)
+        step = self._compile(abstract)
         index, count = parallel_batches.process_slice(self.mesh, config.batch_size)
         rows = sharding.batch_sharding(self.mesh)
         batches = parallel_batches.Prefetch(
@@ -213,21 +213,10 @@ class _Run:
 
     def _start(self, checkpoints, meta):
         """The restored or a fresh state, and its shapes with shardings."""
-        rng = jax.random.key(self.config.seed)
-
-        def init(rng):
-            return state.init_state(self.stage, self.tx, rng)
-
-        shapes = jax.eval_shape(init, rng)
-        shardings = sharding.state_shardings(
-            shapes, self.mesh, self.config.sharding_rules
+        abstract = program.abstract_state(
+            self.stage, self.tx, self.mesh, self.config.sharding_rules
         )
-        abstract = jax.tree.map(
-            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-            shapes,
-            shardings,
-        )
-        count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+        count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         self.progress.say(
             f"{count:,} parameters, {self.mesh.size} "
             f"{jax.devices()[0].platform} device(s), batches of "
@@ -237,28 +226,17 @@ class _Run:
         if restored is not None:
             return restored, abstract
         # jitted as one program, so that each buffer is made where it will live
+        init = program.init_function(self.stage, self.tx)
+        shardings = jax.tree.map(lambda s: s.sharding, abstract)
+        rng = jax.random.key(self.config.seed)
         return jax.jit(init, out_shardings=shardings)(rng), abstract
 
-    def _compile(self, abstract, rng):
-        config = self.config
-        batch = {
-            name: jax.ShapeDtypeStruct(
-                (config.batch_size, *shape),
-                dtype,
-                sharding=sharding.batch_sharding(self.mesh),
-            )
-            for name, (shape, dtype) in self.stage.batch_spec.items()
-        }
-        update = state.make_step(
-            self.stage, self.tx, config.ema_decay, config.grad_accum
-        )
-        shardings = jax.tree.map(lambda s: s.sharding, abstract)
-        jitted = jax.jit(
-            update, donate_argnums=0, out_shardings=(shardings, self.replicated)
-        )
+    def _compile(self, abstract):
         self.progress.say("compiling the training step")
         began = time.perf_counter()
-        compiled = jitted.lower(abstract, rng, batch).compile()
+        compiled = program.lower_step(
+            self.stage, self.tx, self.mesh, self.config, abstract
+        ).compile()
         self.progress.say(f"compiled in {duration(time.perf_counter() - began)}")
         return compiled
 

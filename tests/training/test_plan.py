@@ -1,0 +1,81 @@
+"""Plans: what is known of absent machines, and what is said of impossible ones."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from unclip_jax import config as config_lib
+from unclip_jax.training import plan
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+HLO = """
+  %ag = bf16[8,128]{1,0:T(8,128)} all-gather(bf16[1,128]{1,0} %p), dimensions={0}
+  %s = (f32[4]{0}, f32[32]{0}) all-gather-start(f32[4]{0} %q), dimensions={0}
+  %d = f32[32]{0} all-gather-done((f32[4]{0}, f32[32]{0}) %s)
+  %r = f32[] all-reduce(f32[] %z), to_apply=%add
+"""
+
+
+def load(name):
+    return config_lib.load(str(CONFIGS / name))
+
+
+def small(name="icons/prior.py"):
+    config = load(name).unlock()
+    config.mesh.update(data=-1, fsdp=4)
+    config.model.update(width=128, depth=2)
+    return config
+
+
+def test_collectives_are_counted_once_with_their_largest_shape():
+    found = plan.collectives(HLO)
+    assert found == {"all-gather": (2, 8 * 128 * 2 + 32 * 4), "all-reduce": (1, 4)}
+
+
+def test_a_gpu_topology_says_what_it_cannot_know():
+    found = plan.plan(load("paper/decoder.py"), "gpu:64")
+    assert found.parameters / 1e9 == pytest.approx(3.56, abs=0.01)
+    # parameters, EMA and two moments in float32 over fsdp=16; small arrays are whole
+    assert found.state_bytes == pytest.approx(found.parameters * 16 / 16, rel=0.02)
+    assert found.fits is None and found.total_bytes is None
+    assert "no compiler for an absent gpu" in plan.report(found)
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v9:2x2", "'v9' is not one of v4, v5e, v5p, v6e"),
+        ("v5p:big", "a generation and its shape"),
+        ("gpu:24", "mesh data=-1, fsdp=16.*24 devices of gpu:24"),
+    ],
+)
+def test_impossible_topologies(topology, message):
+    with pytest.raises(ValueError, match=message):
+        plan.plan(load("paper/decoder.py"), topology)
+
+
+def test_impossible_batches_and_mistyped_assumptions():
+    config = load("paper/prior.py").unlock()
+    config.batch_size = 100
+    with pytest.raises(ValueError, match="100 is not divisible by 64 = data 8 x fsdp"):
+        plan.plan(config, "gpu:64")
+    with pytest.raises(ValueError, match="embed_dim"):
+        plan.plan(load("paper/prior.py"), "gpu:64", {"embed_dims": 768})
+    with pytest.raises(ValueError, match="gpu:64 needs the device"):
+        plan.search(config, "gpu:64")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs the TPU compiler: pip install -r requirements-tpu.txt",
+)
+def test_a_step_is_compiled_for_a_slice_that_is_not_there():
+    assume = {"embed_dim": 64, "context_length": 16, "vocab_size": 600, "eot_id": 599}
+    found = plan.plan(small(), "v5e:4x2", assume)
+    assert found.devices == 8 and found.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert found.fits and found.total_bytes < plan.GIB
+    assert found.temp_bytes > 0 and found.flops > 0
+    assert "all-gather" in found.collectives or "all-reduce" in found.collectives
+    text = plan.report(found)
+    assert "fits" in text and "v5e:4x2: 8 devices" in text

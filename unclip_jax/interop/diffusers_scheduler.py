@@ -1,0 +1,107 @@
+"""scheduler_config.json of diffusers' UnCLIPScheduler, read and written.
+
+Our parts keep what it says in their config's "diffusion": the process, what the model
+predicts, the bound on x0, and how many steps of which sampler are usual.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+FILE = "scheduler_config.json"
+CLASS = "UnCLIPScheduler"
+PREDICTIONS = {"epsilon": "epsilon", "sample": "x0"}  # theirs -> ours
+SCHEDULES = {"squaredcos_cap_v2": "cosine"}
+VARIANCES = ("fixed_small_log", "learned_range")
+
+
+def read_scheduler(
+    folder: str | os.PathLike, sampling_steps: int, learned_sigma: bool
+) -> dict[str, Any]:
+    """The part's "diffusion" section.
+
+    Args:
+      folder: holds scheduler_config.json.
+      sampling_steps: as many as their pipeline takes, which the file does not say.
+      learned_sigma: whether the model predicts its variance.
+
+    Returns:
+      {"schedule", "num_steps", "prediction", "clip", "sampler", "sampling_steps"}.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: another scheduler, or a value that this package has not.
+    """
+    file = pathlib.Path(folder) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: the folder is not complete")
+    config = json.loads(file.read_text())
+    found = config.get("_class_name")
+    if found != CLASS:
+        raise ValueError(f"{file} is of a {found}; only {CLASS} is read")
+    variance = config.get("variance_type", "fixed_small_log")
+    wanted = "learned_range" if learned_sigma else "fixed_small_log"
+    if variance != wanted:
+        raise ValueError(
+            f"{file}: variance_type {variance!r} does not fit a model that "
+            f"{'predicts' if learned_sigma else 'does not predict'} its variance; "
+            f"expected {wanted!r}"
+        )
+    clip = config.get("clip_sample_range", 1.0)
+    return {
+        "schedule": _known(file, config, "beta_schedule", SCHEDULES),
+        "num_steps": config.get("num_train_timesteps", 1000),
+        "prediction": _known(file, config, "prediction_type", PREDICTIONS),
+        "clip": clip if config.get("clip_sample", True) else None,
+        "sampler": "ddpm",
+        "sampling_steps": sampling_steps,
+    }
+
+
+def write_scheduler(
+    folder: str | os.PathLike,
+    diffusion: Mapping[str, Any],
+    clip: float | None,
+    learned_sigma: bool,
+) -> None:
+    """The inverse of `read_scheduler`.
+
+    Args:
+      folder: made if it does not exist.
+      diffusion: the part's section.
+      clip: the bound on |x0| in sampling, None for none.
+      learned_sigma: whether the model predicts its variance.
+
+    Raises ValueError for a process that their scheduler has not.
+    """
+    theirs = {ours: name for name, ours in SCHEDULES.items()}
+    predictions = {ours: name for name, ours in PREDICTIONS.items()}
+    for key, table in (("schedule", theirs), ("prediction", predictions)):
+        if diffusion[key] not in table:
+            raise ValueError(
+                f"diffusers' {CLASS} has no {key} {diffusion[key]!r}, only "
+                f"{', '.join(table)}: export in the native format"
+            )
+    config = {
+        "_class_name": CLASS,
+        "beta_schedule": theirs[diffusion["schedule"]],
+        "clip_sample": clip is not None,
+        "clip_sample_range": 1.0 if clip is None else clip,
+        "num_train_timesteps": diffusion["num_steps"],
+        "prediction_type": predictions[diffusion["prediction"]],
+        "variance_type": VARIANCES[learned_sigma],
+    }
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _known(file, config, key, table):
+    value = config.get(key, next(iter(table)))
+    if value not in table:
+        raise ValueError(
+            f"{file}: {key} {value!r}: expected one of {', '.join(table)}"
+        )
+    return table[value]

@@ -1,0 +1,27 @@
+"""Does a training config fit a TPU slice? Compiles its step without the TPU.
+
+    python -m unclip_jax.plan --config=configs/paper/decoder.py --topology=v5p:4x4x8
+    python -m unclip_jax.plan --config=configs/paper/prior.py --topology=v5e:8x8 \\
+        --search
+
+Needs requirements-tpu.txt (the compiler), no TPU and no data: what the records would
+say is the paper's, or what --assume says.
+"""
+
+from unclip_jax import config as config_lib
+
+FLAGS = {
+    "topology": (config_lib.REQUIRED, "v4, v5e, v5p or v6e and a shape: v5p:4x4x8"),
+    "assume": ([], "NAME=NUMBER of the data, e.g. embed_dim=768; may be repeated"),
+    "search": (False, "try meshes, rematerialisation and micro-batches; best first"),
+}
+
+
+def main(args):
+    from unclip_jax.training.plan import command
+
+    command(args)
+
+
+if __name__ == "__main__":
+    config_lib.run(main, workdir=False, extra_flags=FLAGS)

@@ -1,0 +1,406 @@
+"""Does this config fit that slice? Compiles the real training step for absent chips.
+
+The TPU compiler is in the libtpu package and needs no TPU (requirements-tpu.txt). What
+it reports is per device: bytes of arguments (the state and a batch), of temporary
+buffers, and the collectives of the optimised program. A CPU or GPU topology cannot be
+compiled for without the device: there, only the bytes of the state are known.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax import stages
+from unclip_jax.data.degradations import make_degradation
+from unclip_jax.parallel import batches, sharding
+from unclip_jax.parallel import mesh as mesh_lib
+from unclip_jax.training import loop, optimizer, program
+from unclip_jax.training.flops import count_flops
+
+GIB = 2**30
+# What paper-sized records say of themselves; --assume replaces single values.
+ASSUMED = {
+    "embed_dim": 1024,
+    "vocab_size": 49408,
+    "context_length": 256,
+    "eot_id": 49407,
+}
+IMAGE_SIZE = {"clip": 256, "decoder": 64}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
+COLLECTIVES += ("collective-permute",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU generation, per device of jax (a v4 or v5p chip is one device).
+
+    Attributes:
+      name: as in a topology, "v5p".
+      hbm: bytes of memory.
+      peak: bfloat16 operations per second.
+    """
+
+    name: str
+    hbm: int
+    peak: float
+
+
+# Google Cloud's published figures.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 32 * GIB, 275e12),
+        Chip("v5e", 16 * GIB, 197e12),
+        Chip("v5p", 95 * GIB, 459e12),
+        Chip("v6e", 32 * GIB, 918e12),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one config on one topology takes. Bytes and operations are per device."""
+
+    topology: str
+    devices: int
+    mesh: Mapping[str, int]
+    batch_size: int
+    grad_accum: int
+    remat: Any
+    parameters: int
+    state_bytes: int
+    batch_bytes: int
+    temp_bytes: int | None = None
+    hbm: int | None = None
+    flops: float | None = None  # of one step, with what is computed twice
+    peak: float | None = None
+    compile_seconds: float | None = None
+    collectives: Mapping[str, tuple[int, int]] | None = None  # name -> count, bytes
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The most that is in use at once, if the compiler said."""
+        if self.temp_bytes is None:
+            return None
+        return self.state_bytes + self.batch_bytes + self.temp_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits the chip's memory; None where that is not known."""
+        if self.total_bytes is None or self.hbm is None:
+            return None
+        return self.total_bytes <= self.hbm
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The least time of a step: all arithmetic at the chip's peak."""
+        return self.flops / self.peak if self.flops and self.peak else None
+
+
+def plan(config, topology: str, assume: Mapping[str, Any] | None = None) -> Plan:
+    """Compiles the step of `config` for `topology`.
+
+    Args:
+      config: a training config.
+      topology: "v5p:4x4x8", "v5e:16x16", ... or "cpu:8", "gpu:8".
+      assume: what the data would say of itself, where it is not the paper's.
+
+    Raises:
+      ValueError: a topology, mesh or batch that cannot be, with the numbers; or a
+        step that the compiler refuses for want of memory.
+    """
+    loop.check_config(config)
+    generation, _, shape = topology.partition(":")
+    stage = stages.make_stage(config, data_info(config, assume or {}))
+    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
+    tx = optimizer.make_optimizer(options, config.steps)
+    devices = _devices(generation, shape, topology)
+    wanted = config_lib.build(loop.MeshOptions, config.mesh, "config.mesh")
+    count = len(devices) if devices else math.prod(_sizes(shape, topology))
+    sizes = _axes(dataclasses.asdict(wanted), count, topology)
+    shards = sizes["data"] * sizes["fsdp"] * config.grad_accum
+    if config.batch_size % shards:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not divisible by {shards} = data "
+            f"{sizes['data']} x fsdp {sizes['fsdp']} x grad_accum {config.grad_accum}"
+        )
+    mesh = (
+        mesh_lib.make_mesh(**sizes, devices=devices)
+        if devices
+        else jax.sharding.AbstractMesh(tuple(sizes.values()), mesh_lib.AXES)
+    )
+    abstract = program.abstract_state(stage, tx, mesh, config.sharding_rules)
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    rows = sharding.describe(abstract, shardings)
+    example = sum(math.prod(s) * np.dtype(d).itemsize for s, d in _spec(stage))
+    base = Plan(
+        topology=topology,
+        devices=count,
+        mesh=sizes,
+        batch_size=config.batch_size,
+        grad_accum=config.grad_accum,
+        remat=config.model.get("remat", False),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
+        state_bytes=sum(row.bytes_per_device for row in rows),
+        batch_bytes=example * config.batch_size // (sizes["data"] * sizes["fsdp"]),
+    )
+    if not devices:
+        return base
+    with jax.set_mesh(mesh):
+        batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
+        lowered = program.lower_step(stage, tx, mesh, config, abstract)
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    chip = CHIPS[generation]
+    return dataclasses.replace(
+        base,
+        temp_bytes=memory.temp_size_in_bytes
+        + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
+        hbm=chip.hbm,
+        peak=chip.peak,
+        flops=step_flops(stage, config, abstract.params) / count,
+        compile_seconds=seconds,
+        collectives=collectives(compiled.as_text()),
+    )
+
+
+def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
+    """What a loader would say of data of the size that the config is made for.
+
+    Raises ValueError for a name that no data has.
+    """
+    side = IMAGE_SIZE.get(config.stage, 64)
+    if config.stage == "upsampler":
+        side = 4 * config.model.low_res_size
+    known = {**ASSUMED, "image_size": side}
+    config_lib.check_keys(assume, known, "--assume")
+    info = known | dict(assume)
+    made = make_degradation(config.data.get("degradation"), info["image_size"])
+    dim = info["embed_dim"]
+    return {
+        **info,
+        "embedding_mean": np.zeros(dim),
+        "embedding_std": np.ones(dim),
+        "embedding_cov": np.eye(dim),
+        "clip_fingerprint": "assumed",
+        "crop_size": made and made.crop,
+        "low_res_size": made and made.low_res_size,
+    }
+
+
+def step_flops(stage, config, params) -> int:
+    """Operations of one step on all devices: loss and gradient of the global batch.
+
+    The optimizer's few operations per parameter are left out.
+    """
+    rows = config.batch_size // config.grad_accum
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype)
+        for name, (shape, dtype) in stage.batch_spec.items()
+    }
+    grad = jax.value_and_grad(stage.loss, has_aux=True)
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    return config.grad_accum * count_flops(grad, params, rng, batch, 0)
+
+
+def search(config, topology: str, assume=None, say=print) -> list[Plan]:
+    """Plans of several meshes, rematerialisations and micro-batches, best first.
+
+    Tries fsdp in powers of two up to the number of devices, the remat policies that
+    the model has, and up to 8 micro-batches. What fits comes before what does not;
+    then the least arithmetic (least recomputed), then the least communication.
+    """
+    generation, _, shape = topology.partition(":")
+    devices = _devices(generation, shape, topology)
+    if not devices:
+        raise ValueError(
+            f"--search compiles, which --topology={topology} needs the device for: "
+            f"expected one of {', '.join(CHIPS)}"
+        )
+    found = []
+    for change in variants(config, len(devices)):
+        trial = config.copy_and_resolve_references()
+        trial.unlock()
+        trial.mesh.update(data=-1, fsdp=change["fsdp"], tensor=1)
+        trial.grad_accum = change["grad_accum"]
+        if "remat" in trial.model:
+            trial.model.remat = change["remat"]
+        label = ", ".join(f"{key} {value}" for key, value in change.items())
+        try:
+            result = plan(trial, topology, assume)
+        except (ValueError, jax.errors.JaxRuntimeError) as error:
+            say(f"{label}: {str(error).splitlines()[0][:160]}")
+            continue
+        found.append(result)
+        say(f"{label}: {_gib(result.total_bytes)} GiB, fits: {result.fits}")
+    return sorted(found, key=_rank)
+
+
+def variants(config, devices: int):
+    """Dicts of fsdp, remat and grad_accum to try."""
+    remat = config.model.get("remat")
+    policies = {str: ("none", "dots", "full"), bool: (False, True)}
+    sizes = [2**i for i in range(devices.bit_length()) if devices % 2**i == 0]
+    for fsdp, policy, accum in itertools.product(
+        sizes, policies.get(type(remat), (None,)), (1, 2, 4, 8)
+    ):
+        yield {"fsdp": fsdp, "remat": policy, "grad_accum": accum}
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Collective operations of an optimised program: name -> (count, bytes).
+
+    Bytes are those of the results on one device, of a loop's body once.
+    """
+    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    names = "|".join(COLLECTIVES)
+    # "%x = (bf16[8,128]{1,0:T(8,128)}, ...) all-gather-start(...)"; the -done half of
+    # a pair is not an operation of its own
+    pattern = rf"= (.*?) ({names})(?:-start)?\("
+    for shapes, name in re.findall(pattern, text):
+        found[name][0] += 1
+        sizes = [_bytes(dtype, dims) for dtype, dims in _SHAPE.findall(shapes)]
+        found[name][1] += max(sizes, default=0)
+    return {name: (count, size) for name, (count, size) in sorted(found.items())}
+
+
+_SHAPE = re.compile(r"\b(pred|[usf]\d+|bf16)\[([\d,]*)\]")
+
+
+def _bytes(dtype: str, dims: str) -> int:
+    bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
+    return math.prod(int(d) for d in dims.split(",") if d) * bits // 8
+
+
+def report(p: Plan) -> str:
+    """The plan as lines for people."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in p.mesh.items())
+    lines = [
+        f"{p.topology}: {p.devices} devices, mesh {mesh}",
+        f"batch {p.batch_size} in {p.grad_accum} micro-batch(es), remat {p.remat}",
+        f"parameters           {p.parameters / 1e6:,.1f}M",
+        f"state per device     {_gib(p.state_bytes)} GiB (parameters, EMA, optimizer)",
+        f"batch per device     {_gib(p.batch_bytes)} GiB",
+    ]
+    if p.temp_bytes is None:
+        kind = p.topology.partition(":")[0]
+        return "\n".join(
+            [*lines, f"activations          unknown: no compiler for an absent {kind}"]
+        )
+    verdict = "fits" if p.fits else "DOES NOT FIT"
+    lines += [
+        f"temporary per device {_gib(p.temp_bytes)} GiB (activations and gradients)",
+        f"total per device     {_gib(p.total_bytes)} of {_gib(p.hbm)} GiB: {verdict}",
+        f"arithmetic           {p.flops / 1e12:,.2f} TFLOP per device and step",
+        f"a step takes at least {p.step_seconds:.3f} s "
+        f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device at "
+        f"{p.peak / 1e12:.0f} TFLOP/s)",
+        f"compiled in          {p.compile_seconds:.0f} s",
+        "collectives (a loop's once):",
+    ]
+    for name, (count, size) in p.collectives.items():
+        lines.append(f"  {name:<19}{count:>5} x, {size / 2**20:,.1f} MiB in all")
+    return "\n".join(lines)
+
+
+def command(args) -> None:
+    """What `python -m unclip_jax.plan` does; `args` as its FLAGS."""
+    assume = {}
+    for item in args.assume:
+        name, _, value = item.partition("=")
+        if not value.isdigit():
+            raise ValueError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
+        assume[name] = int(value)
+    if not args.search:
+        print(report(plan(args.config, args.topology, assume)))
+        return
+    plans = search(args.config, args.topology, assume)
+    if not plans:
+        raise ValueError(f"nothing that was tried can run on {args.topology}")
+    print(table(plans))
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """One line per plan, best first."""
+    head = f"{'data':>5} {'fsdp':>5} {'accum':>5} {'remat':>6} {'GiB':>7} {'of':>5}"
+    lines = [f"{head} {'TFLOP':>8}  fits"]
+    for p in plans:
+        lines.append(
+            f"{p.mesh['data']:>5} {p.mesh['fsdp']:>5} {p.grad_accum:>5} "
+            f"{p.remat!s:>6} {_gib(p.total_bytes):>7} {_gib(p.hbm):>5} "
+            f"{p.flops / 1e12:>8.2f}  {'yes' if p.fits else 'no'}"
+        )
+    return "\n".join(lines)
+
+
+def _rank(p: Plan):
+    moved = sum(size for _, size in p.collectives.values())
+    return (not p.fits, p.flops, p.grad_accum, moved, p.total_bytes)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _spec(stage):
+    return stage.batch_spec.values()
+
+
+def _sizes(shape: str, topology: str) -> list[int]:
+    parts = shape.split("x")
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(
+            f"--topology={topology}: expected a generation and its shape, such as "
+            "v5p:4x4x8, v5e:16x16 or cpu:8"
+        )
+    return [int(part) for part in parts]
+
+
+def _axes(sizes: dict[str, int], count: int, topology: str) -> dict[str, int]:
+    """The mesh's axes with -1 filled in."""
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    filled = {a: count // fixed if s == -1 else s for a, s in sizes.items()}
+    if math.prod(filled.values()) != count:
+        text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(
+            f"the mesh {text} does not fit the {count} devices of {topology}"
+        )
+    return filled
+
+
+def _devices(generation: str, shape: str, topology: str):
+    """Devices of a TPU slice that is not there; None for a CPU or GPU."""
+    _sizes(shape, topology)
+    if generation in ("cpu", "gpu"):
+        return None
+    if generation not in CHIPS:
+        raise ValueError(
+            f"--topology={topology}: {generation!r} is not one of "
+            f"{', '.join((*CHIPS, 'cpu', 'gpu'))}"
+        )
+    from jax.experimental import topologies
+
+    # libtpu shall not look for a metadata host, nor complain that there is none
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+    try:
+        return topologies.get_topology_desc(topology, "tpu").devices
+    except Exception as error:  # bare RuntimeError or NotImplementedError, by version
+        raise ValueError(
+            f"cannot describe the TPU slice {topology} ({error}): is libtpu there "
+            "(pip install -r requirements-tpu.txt), and does that generation have a "
+            "slice of this shape?"
+        ) from error
