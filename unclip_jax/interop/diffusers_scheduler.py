@@ -101,7 +101,5 @@ def write_scheduler(
 def _known(file, config, key, table):
     value = config.get(key, next(iter(table)))
     if value not in table:
-        raise ValueError(
-            f"{file}: {key} {value!r}: expected one of {', '.join(table)}"
-        )
+        raise ValueError(f"{file}: {key} {value!r}: expected one of {', '.join(table)}")
     return table[value]
