@@ -52,7 +52,9 @@ python:
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-.venv/installed-test: requirements-test.txt .venv/installed
-	@echo "installing requirements-test.txt into .venv"
+.venv/installed-test: requirements-test.txt requirements-programs.txt .venv/installed
+	@echo "installing requirements-test.txt and -programs.txt into .venv"
 	@$(PIP) -r requirements-test.txt
+	@rm -rf .venv/programs
+	@$(PIP) -q --no-deps --target .venv/programs -r requirements-programs.txt
 	@touch $@

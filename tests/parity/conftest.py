@@ -1,4 +1,5 @@
-"""The smallest whole unCLIP of diffusers and transformers, with random weights."""
+"""What parity tests share: the smallest whole unCLIP of diffusers and transformers,
+and weights for the FID programs; all random."""
 
 import dataclasses
 import pathlib
@@ -155,3 +156,15 @@ def reference(tmp_path_factory) -> Reference:
     pipeline.save_pretrained(folder)
     image_encoder.save_pretrained(folder / "image_encoder")
     return Reference(pipeline, image_encoder, folder)
+
+
+@pytest.fixture(scope="session")
+def fid_folder(tmp_path_factory):
+    """A folder with weights.pth and weights.npz, see fid_programs.weights."""
+    from tests.parity import fid_programs
+
+    if not fid_programs.available():
+        pytest.skip(f"the FID programs are not in {fid_programs.PROGRAMS}: make test")
+    folder = tmp_path_factory.mktemp("fid")
+    fid_programs.reference("weights", folder)
+    return folder

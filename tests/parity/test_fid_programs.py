@@ -1,0 +1,61 @@
+"""FID end to end against the programs that define it, on the same PNG files.
+
+Random weights, calibrated so that activations stay of a useful size; the layer of 768
+(see fid_programs.distances).  Tolerance 1e-5 relative.
+"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.parity import fid_programs
+from unclip_jax.evaluation.frechet import frechet_from_features
+from unclip_jax.evaluation.inception import InceptionExtractor
+from unclip_jax.interop.inception import load_inception
+
+pytestmark = pytest.mark.programs
+
+
+def pictures(seed, n, height, width):
+    """Smooth random pictures, uint8 (n, height, width, 3)."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (n, 6, 5, 3), dtype=np.uint8)
+    size = (width, height)
+    images = [Image.fromarray(c).resize(size, Image.Resampling.BICUBIC) for c in coarse]
+    noise = random.normal(0, 15, (n, height, width, 3))
+    return np.clip(np.stack(images) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sets(fid_folder):
+    """Generated (64 x 48) and real (310 x 330: shrunk) pictures, saved as PNG files."""
+    found = {"a": pictures(0, 12, 64, 48), "b": pictures(1, 16, 310, 330)}
+    for name, images in found.items():
+        (fid_folder / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(fid_folder / name / f"{i:03d}.png")
+    return found
+
+
+@pytest.fixture(scope="module")
+def theirs(fid_folder, sets):
+    return fid_programs.reference("distances", fid_folder)
+
+
+@pytest.fixture(scope="module")
+def inception(fid_folder):
+    return load_inception(str(fid_folder / "weights.pth"))
+
+
+@pytest.mark.parametrize("convention", ["pytorch-fid", "torch-fidelity", "clean"])
+def test_the_distance_is_the_programs(inception, sets, theirs, convention):
+    extractor = InceptionExtractor(inception, convention, batch_size=16)
+    (a,), (b,) = (extractor.image(sets[name], ["768"]) for name in "ab")
+    got, want = frechet_from_features(a, b), theirs[convention]
+    print(f"{convention}: {got:.6f} against {want:.6f}, relative {got / want - 1:.1e}")
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_the_conventions_differ(theirs):
+    values = [theirs[c] for c in ("pytorch-fid", "torch-fidelity", "clean")]
+    assert min(abs(np.subtract.outer(values, values)[np.triu_indices(3, 1)])) > 1e-3
