@@ -1,23 +1,41 @@
 """Classifier-free guidance (Ho & Salimans 2021)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def classifier_free(model, conditions, scale):
+def classifier_free(model, conditions, scale, *, interval=None, rescale=0.0):
     """Turns a conditional model into a guided one, in one doubled batch.
 
     Args:
       model: (x, t, conditions, drop) -> output, where drop (B,) bool selects the
         unconditional path.
       conditions: a pytree of arrays with the leading batch axis.
-      scale: s in uncond + s (cond - uncond). The Python number 1 skips the
-        unconditional half; anything else may be traced.
+      scale: s in uncond + s (cond - uncond). The number 1 on the host skips the
+        unconditional half; anything else may be traced, a scalar or (B,).
+      interval: (first, last) timesteps, inclusive, that are guided; the others take
+        the conditional output (Kynkaanniemi et al. 2024). None is all.
+      rescale: phi in [0, 1], how far a sample's guided output is brought back to the
+        standard deviation of the conditional one (Lin et al. 2023, equations 15, 16).
 
     Returns:
       (x, t) -> output. Channels beyond those of x (a learned variance) are the
       conditional model's.
+
+    Raises:
+      ValueError: a scale on the host that is not finite, an interval that holds no
+        timestep, or a rescale outside [0, 1].
     """
+    on_host = isinstance(scale, int | float | np.number)
+    if on_host and not math.isfinite(scale):
+        raise ValueError(f"guidance scale must be a finite number, got {scale}")
+    if interval is not None and not 0 <= interval[0] <= interval[1]:
+        raise ValueError(f"guidance interval {interval}: expected 0 <= first <= last")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance rescale must be between 0 and 1, got {rescale}")
 
     def conditional(x, t):
         return model(x, t, conditions, jnp.zeros(x.shape[0], bool))
@@ -26,10 +44,21 @@ def classifier_free(model, conditions, scale):
         b, channels = x.shape[0], x.shape[-1]
         twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (x, t, conditions))
         drop = jnp.arange(2 * b) >= b
-        cond, uncond = jnp.split(model(*twice, drop), 2)
-        mean, uncond = cond[..., :channels], uncond[..., :channels]
-        mean = uncond + scale * (mean - uncond)
-        return jnp.concatenate([mean, cond[..., channels:]], axis=-1)
+        output, uncond = jnp.split(model(*twice, drop), 2)
+        cond, uncond = output[..., :channels], uncond[..., :channels]
+        s = jnp.broadcast_to(scale, (b,))
+        if interval is not None:
+            s = jnp.where((interval[0] <= t) & (t <= interval[1]), s, 1)
+        s = s.reshape((b,) + (1,) * (x.ndim - 1))
+        # uncond + s (cond - uncond), exactly cond at s = 1
+        mean = cond + ((s - 1) * (cond - uncond)).astype(cond.dtype)
+        if rescale:
+            mean = mean * (1 - rescale + rescale * _std(cond) / _std(mean))
+        return jnp.concatenate([mean, output[..., channels:]], axis=-1)
 
-    is_one = isinstance(scale, int | float) and scale == 1
-    return conditional if is_one else guided
+    return conditional if on_host and scale == 1 else guided
+
+
+def _std(x):
+    """(B, 1, ..., 1) standard deviation of each sample, in float32."""
+    return x.astype(jnp.float32).std(tuple(range(1, x.ndim)), keepdims=True)

@@ -1,0 +1,71 @@
+"""Ancestral sampling (Ho et al. 2020), with every usual choice of the variance."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax.diffusion import analytic, process
+from unclip_jax.diffusion.samplers.steps import (
+    everywhere,
+    make_steps,
+    noise_source,
+    scan_rows,
+)
+from unclip_jax.diffusion.schedule import Schedule
+
+VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
+
+
+def ddpm(
+    predict,
+    schedule: Schedule,
+    x_T,
+    timesteps,
+    noise,
+    variance: str | None = None,
+    statistic: np.ndarray | None = None,
+    bound: float | None = None,
+    pixels: float | None = None,
+):
+    """DDPM over strided steps; arguments as in `samplers`, and:
+
+    Args:
+      variance: "fixed_small", the posterior's given x_0 (IDDPM's beta tilde);
+        "fixed_large", beta of the step; "learned_range", the model's (IDDPM,
+        equation 15); "analytic", see `analytic.reverse_variance`. None is
+        "learned_range" for a model that has one, else "fixed_small".
+      statistic, bound, pixels: of `analytic.reverse_variance`.
+
+    Raises:
+      ValueError: an unknown variance, or one without what it needs.
+    """
+    if variance not in (None, *VARIANCES):
+        raise ValueError(f"variance {variance!r}: expected one of {VARIANCES}")
+    if (variance == "analytic") != (statistic is not None):
+        raise ValueError('variance="analytic" and statistic=table need one another')
+    steps, draw = make_steps(schedule, timesteps), noise_source(noise)
+    known = np.zeros(len(steps.t))
+    if variance == "analytic":
+        known = analytic.reverse_variance(
+            schedule, timesteps, statistic, bound=bound, pixels=pixels
+        )
+
+    def step(x, i, row):
+        (t, s), known = row
+        t, s = everywhere(t, x), everywhere(s, x)
+        pred = predict(x, t)
+        if variance == "learned_range" and pred.variance is None:
+            raise ValueError('variance="learned_range": the model has none')
+        post = process.posterior(schedule, pred.x0, x, t, s)
+        if variance == "analytic":
+            sigma = jnp.sqrt(known)
+        elif variance == "fixed_large":
+            sigma = jnp.exp(0.5 * post.log_beta)
+        elif variance == "fixed_small" or pred.variance is None:
+            sigma = jnp.exp(0.5 * post.log_variance)
+        else:
+            logvar = process.learned_log_variance(post, pred.variance)
+            sigma = jnp.exp(0.5 * logvar)
+        last = row[0][1] < 0  # x_0 is the mean
+        return post.mean + jnp.where(last, 0, sigma) * draw(i, x.shape)
+
+    return scan_rows(step, x_T, ((steps.t, steps.s), known))

@@ -1,0 +1,86 @@
+"""What samplers share: the steps they take, where noise comes from, and the scan."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax.diffusion.schedule import Schedule
+
+
+class Steps(NamedTuple):
+    """The steps t -> s of a sampler: (n,) each, float64 on the host.
+
+    x_t = signal_t x_0 + sigma_t epsilon; s = -1 stands for x_0 itself.
+    """
+
+    t: np.ndarray  # int32
+    s: np.ndarray  # int32
+    signal_t: np.ndarray  # sqrt(abar_t)
+    sigma_t: np.ndarray  # sqrt(1 - abar_t)
+    signal_s: np.ndarray
+    sigma_s: np.ndarray
+
+
+def make_steps(schedule: Schedule, timesteps) -> Steps:
+    """The steps through `timesteps`, strictly descending integers in [0, T), to x_0.
+
+    Raises ValueError if they are not.
+    """
+    t = np.asarray(timesteps)
+    integers = t.ndim == 1 and len(t) > 0 and np.issubdtype(t.dtype, np.integer)
+    inside = integers and 0 <= t[-1] and t[0] < schedule.num_steps
+    if not (inside and (np.diff(t) < 0).all()):
+        raise ValueError(
+            f"timesteps {t.tolist()}: expected integers that descend from at most "
+            f"{schedule.num_steps - 1} to at least 0"
+        )
+    s = np.append(t[1:], -1)
+    bar = np.append(schedule.alphas_cumprod, 1.0)  # index -1 -> abar = 1
+    signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+    as_int32 = (np.asarray(i, np.int32) for i in (t, s))
+    return Steps(*as_int32, signal[t], sigma[t], signal[s], sigma[s])
+
+
+def normal(keys, shape):
+    """(B, *shape) standard normal noise, row i from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def noise_source(noise) -> Callable:
+    """(i, shape) -> noise: `noise` itself if it is a function, else drawn from keys."""
+    if callable(noise):
+        return noise
+
+    def draw(i, shape):
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(noise)
+        return normal(keys, shape[1:])
+
+    return draw
+
+
+def scan_rows(step: Callable, state, rows):
+    """Folds step(state, i, row) over the rows of tables.
+
+    Args:
+      step: (state, i, row) -> state, where row is `rows` at i: float32 and int32
+        scalars.
+      state: a pytree of arrays.
+      rows: a pytree of (n,) host arrays; float64 becomes float32 only here.
+    """
+    rows = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else a.dtype), rows
+    )
+    count = len(jax.tree.leaves(rows)[0])
+
+    def body(state, inputs):
+        return step(state, *inputs), None
+
+    return jax.lax.scan(body, state, (jnp.arange(count), rows))[0]
+
+
+def everywhere(t, x):
+    """(B,): the timestep t for every sample of x."""
+    return jnp.full(x.shape[0], t)
