@@ -7,6 +7,7 @@ import pytest
 
 from unclip_jax import models
 from unclip_jax.models import layers, text_transformer, unet
+from unclip_jax.models import prior as prior_lib
 
 EOT = 30
 TEXT = {"vocab_size": 31, "context_length": 8, "eot_id": EOT}
@@ -55,6 +56,20 @@ def prior():
     variables = model.init(jax.random.key(0), *inputs, NO)
     call = jax.jit(model.apply)
     return call, {"params": randomize(variables["params"])}, inputs
+
+
+@pytest.fixture(scope="module")
+def karlo():
+    """The prior of the form "clip_states", with the empty caption filled in."""
+    fields = {"embed_dim": 12, "width": 16, "depth": 2, "num_heads": 2}
+    model = models.build(
+        "prior", {**fields, **TEXT, "caption": "clip_states", "text_width": 10}
+    )
+    inputs = (normal(2, 12), jnp.array([3, 900]), TOKENS, normal(2, 12))
+    states, empty = normal(2, 8, 10), (normal(8, 10), normal(12))
+    params = model.init(jax.random.key(0), *inputs, NO, states)["params"]
+    params = prior_lib.with_empty_caption(randomize(params), *empty)
+    return jax.jit(model.apply), {"params": params}, inputs, states, empty
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +217,53 @@ def test_padding_is_invisible_to_the_prior(prior):
         call(params, x_t, t, tokens, clip_text, NO),
         atol=1e-6,
     )
+
+
+def test_every_input_of_a_prior_on_clips_states_acts(karlo):
+    call, params, (x_t, t, tokens, clip_text), states, _ = karlo
+    out = call(params, x_t, t, tokens, clip_text, NO, states)
+    others = {
+        "x_t": (x_t.at[0].add(1), t, tokens, clip_text, NO, states),
+        "t": (x_t, t.at[0].add(1), tokens, clip_text, NO, states),
+        "mask": (x_t, t, tokens.at[0, 3].set(5), clip_text, NO, states),
+        "clip_text": (x_t, t, tokens, clip_text.at[0].add(1), NO, states),
+        "text_states": (x_t, t, tokens, clip_text, NO, states.at[0, 2].add(1)),
+    }
+    for name, inputs in others.items():
+        change = np.abs(call(params, *inputs) - out).max(-1)
+        assert change[0] > 1e-3 and change[1] == 0, name
+    padding = states.at[0, 4].add(1)  # row 0 ends at 3
+    same = call(params, x_t, t, tokens, clip_text, NO, padding)
+    np.testing.assert_allclose(same, out, atol=1e-6)
+
+
+def test_dropping_on_clips_states_is_the_empty_caption(karlo):
+    call, params, (x_t, t, tokens, clip_text), states, (empty, empty_text) = karlo
+    dropped = call(params, x_t, t, tokens, clip_text, YES, states)
+    text, empties = (jnp.stack([a, a]) for a in (empty_text, empty))
+    none = jnp.full_like(tokens, EOT).at[:, 0].set(29)
+    expected = call(params, x_t, t, none, text, NO, empties)
+    np.testing.assert_allclose(dropped, expected, atol=1e-6)
+
+
+def test_no_gradient_reaches_the_empty_caption(karlo):
+    call, params, inputs, states, _ = karlo
+    loss = lambda v: jnp.square(call(v, *inputs, YES, states)).sum()  # noqa: E731
+    grads = jax.grad(loss)(params)["params"]
+    for name in prior_lib.EMPTY_CAPTION:
+        # one axis, so that weight decay does not reach it either
+        assert grads[name].ndim == 1 and not grads[name].any()
+    assert np.abs(grads["clip_image_in"]["kernel"]).max() > 0
+
+
+def test_a_prior_on_clips_states_says_when_it_gets_none(karlo):
+    call, params, inputs, _, _ = karlo
+    with pytest.raises(ValueError, match="needs text_states"):
+        call(params, *inputs, NO)
+    with pytest.raises(ValueError, match="caption 'words', expected one of"):
+        fields = {"embed_dim": 12, "width": 16, "depth": 2, "num_heads": 2, **TEXT}
+        module = models.build("prior", {**fields, "caption": "words"})
+        module.init(jax.random.key(0), *inputs, NO)
 
 
 @pytest.mark.parametrize("which", ["x_t", "t", "clip_image", "tokens"])

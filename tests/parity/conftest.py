@@ -144,6 +144,12 @@ def make_image_encoder():
 
 
 @pytest.fixture(scope="session")
+def randomised():
+    """`randomise`, for tests that make a module of their own."""
+    return randomise
+
+
+@pytest.fixture(scope="session")
 def reference(tmp_path_factory) -> Reference:
     """The tiny pipeline, saved by the libraries' own save_pretrained."""
     from unclip_jax.data.tokenizer import train_tokenizer

@@ -14,7 +14,8 @@ from unclip_jax.interop.parts import Part
 PRIOR, DECODER, UPSAMPLER = 0, 1, 2
 START, STEPS = 0, 1  # x_T, and the noise added at the steps
 
-# The bound on |x0| in the prior's space, in standard deviations (Karlo's).
+# The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
+# whose config does not say.
 PRIOR_CLIP = {"standardize": 5.0}
 
 
@@ -40,6 +41,11 @@ def encode_text(clip: Part, params, tokens):
     return clip.module.apply({"params": params}, tokens, method="encode_text")
 
 
+def text_states(clip: Part, params, tokens):
+    """int32 (B, L) -> states after CLIP's final LayerNorm (B, L, W)."""
+    return clip.module.apply({"params": params}, tokens, method="text_states")
+
+
 def draw_embeddings(
     prior: Part,
     params,
@@ -48,6 +54,7 @@ def draw_embeddings(
     seed,
     indices,
     scale,
+    text_states=None,
     *,
     steps: int,
     sampler: str,
@@ -67,6 +74,7 @@ def draw_embeddings(
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `guided`.
+      text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
       steps, sampler, guided, num_candidates: static.
 
     Returns:
@@ -77,12 +85,14 @@ def draw_embeddings(
     variables = {"params": params}
 
     def model(z, t, condition, drop):
-        return prior.module.apply(variables, z, t, *condition, drop)
+        tokens, clip_text, states = condition
+        return prior.module.apply(variables, z, t, tokens, clip_text, drop, states)
 
     many = num_candidates
-    condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), (tokens, clip_text))
+    condition = tokens, clip_text, text_states
+    condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), condition)
     denoise = guidance.classifier_free(model, condition, scale if guided else 1)
-    bound = PRIOR_CLIP.get(prior.config["embedding"])
+    bound = diffusion.get("clip") or PRIOR_CLIP.get(prior.config["embedding"])
 
     def predict(z, t):
         kind = diffusion["prediction"]

@@ -271,6 +271,8 @@ class UnCLIP:
         scale = checks.number("prior guidance", scale)
         most = self.stack.part("prior").config["diffusion"]["num_steps"]
         encode = self._program(pipeline.encode_text, "clip")
+        text_states = self._program(pipeline.text_states, "clip")
+        on_states = self.stack.part("prior").module.caption == "clip_states"
         draw = self._program(
             pipeline.draw_embeddings,
             "prior",
@@ -282,7 +284,8 @@ class UnCLIP:
 
         def run(clip, prior, tokens, seed, indices):
             text = encode(clip, tokens)
-            return draw(prior, tokens, text, seed, indices, np.float32(scale))
+            states = text_states(clip, tokens) if on_states else None
+            return draw(prior, tokens, text, seed, indices, np.float32(scale), states)
 
         return run
 

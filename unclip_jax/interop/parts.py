@@ -90,9 +90,12 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
     side = 1 if kind == "prior" else module.image_size
     embedding = shape(module.embed_dim)
     t, drop = shape(dtype=jnp.int32), shape(dtype=bool)
+    states = None
+    if kind == "prior" and module.caption == "clip_states":
+        states = shape(module.context_length, module.text_width or module.embed_dim)
     inputs = {
         "clip": (shape(side, side, 3, dtype=jnp.uint8), tokens),
-        "prior": (embedding, t, tokens, embedding, drop),
+        "prior": (embedding, t, tokens, embedding, drop, states),
         "decoder": (shape(side, side, 3), t, embedding, tokens, drop, drop),
     }[kind]
     shapes = jax.eval_shape(module.init, key, *inputs)["params"]

@@ -2,20 +2,47 @@
 
 Paper, section 2.2: the sequence is, in order, the caption's tokens, the CLIP text
 embedding, the timestep, the noised CLIP image embedding and a learned query whose
-output predicts the un-noised embedding.
+output predicts the un-noised embedding. The caption enters in one of two forms:
+
+    tokens       embedded by the prior itself, the paper's form
+    clip_states  the frozen CLIP's text states, projected: the form of Karlo and
+                 Kandinsky, diffusers' PriorTransformer
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from unclip_jax.models import layers
 from unclip_jax.models.text_transformer import drop_captions, text_mask
 
+CAPTIONS = ("tokens", "clip_states")
+# Parameters that only "clip_states" has: what CLIP makes of the empty caption.
+EMPTY_CAPTION = ("empty_text_states", "empty_clip_text")
+
+
+def with_empty_caption(params: Mapping[str, Any], text_states, clip_text):
+    """The parameters with what the frozen CLIP makes of the empty caption.
+
+    Args:
+      params: of a prior of the form "clip_states".
+      text_states: (L, W) CLIP's states of the tokens of "".
+      clip_text: (D,) its raw embedding.
+    """
+    values = text_states.reshape(-1), clip_text
+    return {**params, **dict(zip(EMPTY_CAPTION, values, strict=True))}
+
 
 class DiffusionPrior(nn.Module):
-    """Predicts x0 in the prior's own embedding space (see EmbeddingSpace)."""
+    """Predicts x0 in the prior's own embedding space (see EmbeddingSpace).
+
+    In the form "clip_states" the unconditional model sees what CLIP makes of the empty
+    caption. That is kept in parameters that no gradient reaches, to be given with
+    `with_empty_caption`; they start as zeros.
+    """
 
     embed_dim: int
     vocab_size: int
@@ -24,6 +51,8 @@ class DiffusionPrior(nn.Module):
     width: int
     depth: int
     num_heads: int
+    caption: str = "tokens"  # one of CAPTIONS
+    text_width: int | None = None  # of CLIP's text states; None: embed_dim
     dropout: float = 0.0
     unit_norm: bool = False
     scan_layers: bool = False
@@ -31,17 +60,31 @@ class DiffusionPrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        if self.caption not in CAPTIONS:
+            raise ValueError(
+                f"prior: caption {self.caption!r}, expected one of {CAPTIONS}"
+            )
         init = nn.initializers.normal(0.02)
         dense = {"dtype": self.dtype}
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
-        self.token_embedding = nn.Embed(
-            self.vocab_size, self.width, embedding_init=init, dtype=self.dtype
-        )
         self.positional_embedding = self.param(
             "positional_embedding", init, (self.context_length + 4, self.width)
         )
         self.query = self.param("query", init, (self.width,))
-        self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
+        if self.caption == "tokens":
+            self.token_embedding = nn.Embed(
+                self.vocab_size, self.width, embedding_init=init, dtype=self.dtype
+            )
+            self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
+        else:
+            self.text_states_in = nn.Dense(self.width, **dense)
+            # the states as one vector, which weight decay leaves alone
+            states = self.context_length * (self.text_width or self.embed_dim)
+            sizes = dict(zip(EMPTY_CAPTION, (states, self.embed_dim), strict=True))
+            empty = [
+                self.param(n, nn.initializers.zeros, (s,)) for n, s in sizes.items()
+            ]
+            self.empty_caption = jax.lax.stop_gradient(empty)
         self.clip_text_in = nn.Dense(self.width, **dense)
         self.clip_image_in = nn.Dense(self.width, **dense)
         self.time_1 = nn.Dense(self.width, **dense)
@@ -65,34 +108,56 @@ class DiffusionPrior(nn.Module):
         """The inverse of `normalize`."""
         return self.space.denormalize(z)
 
-    def __call__(self, x_t, t, tokens, clip_text, drop, deterministic: bool = True):
+    def __call__(
+        self,
+        x_t,
+        t,
+        tokens,
+        clip_text,
+        drop,
+        text_states=None,
+        deterministic: bool = True,
+    ):
         """Denoises.
 
         Args:
           x_t: (B, D) noised image embeddings in the prior's space.
           t: (B,) integer timesteps.
-          tokens: (B, L) int32 caption tokens.
+          tokens: (B, L) int32 caption tokens. The form "clip_states" only takes from
+            them which states are padding.
           clip_text: (B, D) raw CLIP text embeddings.
-          drop: (B,) bool; True rows see the empty caption and a learned null text
-            embedding, the unconditional model of classifier-free guidance.
+          drop: (B,) bool; True rows see the empty caption and its text embedding (a
+            learned one in the form "tokens"), the unconditional model of
+            classifier-free guidance.
+          text_states: (B, L, W) CLIP's text states; only for "clip_states".
           deterministic: no dropout.
 
         Returns:
           (B, D) float32, the prediction of x0.
+
+        Raises:
+          ValueError: the form "clip_states" without text_states.
         """
         if self.is_initializing():
             self.space.normalize(x_t)  # makes its parameters; not used here
-        b = x_t.shape[0]
+        b, length = tokens.shape
         tokens = drop_captions(tokens, drop, self.eot_id)
-        clip_text = jnp.where(drop[:, None], self.null_clip_text, clip_text)
+        if self.caption == "tokens":
+            empty_clip_text = self.null_clip_text
+            caption = self.token_embedding(tokens)  # (B, L, W)
+        elif text_states is None:
+            raise ValueError('a prior with caption "clip_states" needs text_states')
+        else:
+            empty, empty_clip_text = self.empty_caption
+            empty = empty.reshape(self.context_length, -1)[:length]
+            text_states = jnp.where(drop[:, None, None], empty, text_states)
+            caption = self.text_states_in(text_states)  # (B, L, W)
+        clip_text = jnp.where(drop[:, None], empty_clip_text, clip_text)
         time = layers.timestep_embedding(t, self.width).astype(self.dtype)
         time = self.time_2(nn.silu(self.time_1(time)))
         query = jnp.broadcast_to(self.query.astype(self.dtype), (b, self.width))
         tail = [self.clip_text_in(clip_text), time, self.clip_image_in(x_t), query]
-        x = jnp.concatenate(
-            [self.token_embedding(tokens), jnp.stack(tail, axis=1)], axis=1
-        )  # (B, L + 4, W)
-        length = tokens.shape[1]
+        x = jnp.concatenate([caption, jnp.stack(tail, axis=1)], axis=1)  # (B, L + 4, W)
         pos = self.positional_embedding
         pos = jnp.concatenate([pos[:length], pos[-4:]]).astype(self.dtype)
         visible = jnp.concatenate(

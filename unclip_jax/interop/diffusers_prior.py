@@ -1,0 +1,198 @@
+"""diffusers' PriorTransformer (Karlo, Kandinsky) and our prior, in both directions.
+
+Their file holds neither what CLIP makes of the empty caption (their pipelines run it
+each time) nor the tokenizer's numbers: whoever loads one has them at hand.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from unclip_jax import config as config_lib
+from unclip_jax.interop import mapping, weights
+from unclip_jax.interop.diffusers_scheduler import read_scheduler
+from unclip_jax.interop.mapping import LEAD_1, LEAD_2, Entry
+from unclip_jax.models.prior import EMPTY_CAPTION
+
+STEM = "diffusion_pytorch_model"
+CLASS = "PriorTransformer"
+STEPS = 25  # of their pipelines
+KARLO = {  # what Karlo's scheduler says; Kandinsky bounds x0 by 10
+    "schedule": "cosine",
+    "num_steps": 1000,
+    "prediction": "x0",
+    "clip": 5.0,
+    "sampler": "ddpm",
+    "sampling_steps": STEPS,
+}
+
+# What their class fills in where config.json is silent.
+DEFAULTS = {
+    "num_attention_heads": 32,
+    "attention_head_dim": 64,
+    "num_layers": 20,
+    "embedding_dim": 768,
+    "num_embeddings": 77,
+    "additional_embeddings": 4,
+    "dropout": 0.0,
+}
+# Settings for which we have no counterpart but these.
+FIXED = {
+    "additional_embeddings": 4,
+    "time_embed_act_fn": "silu",
+    "norm_in_type": None,
+    "embedding_proj_norm_type": None,
+    "encoder_hid_proj_type": "linear",
+    "added_emb_type": "prd",
+}
+# Widths that None leaves as they are by default, the only ones that we have.
+WIDTHS = ("time_embed_dim", "embedding_proj_dim", "clip_embed_dim")
+
+
+def table(depth: int) -> list[Entry]:
+    """Every tensor of a PriorTransformer of `depth` layers."""
+    entries = [
+        Entry("positional_embedding", "positional_embedding", LEAD_1),
+        Entry("query", "prd_embedding", LEAD_2),
+        Entry("space/mean", "clip_mean", LEAD_1),
+        Entry("space/std", "clip_std", LEAD_1),
+        *mapping.dense("time_1", "time_embedding.linear_1"),
+        *mapping.dense("time_2", "time_embedding.linear_2"),
+        *mapping.dense("clip_image_in", "proj_in"),
+        *mapping.dense("clip_text_in", "embedding_proj"),
+        *mapping.dense("text_states_in", "encoder_hidden_states_proj"),
+        *mapping.norm("ln_final/norm", "norm_out"),
+        *mapping.dense("clip_image_out", "proj_to_clip_embeddings"),
+    ]
+    for i in range(depth):
+        ours, theirs = f"transformer/block_{i}", f"transformer_blocks.{i}"
+        entries += [
+            *mapping.norm(f"{ours}/ln_1/norm", f"{theirs}.norm1"),
+            *mapping.dense(f"{ours}/attn/q", f"{theirs}.attn1.to_q"),
+            *mapping.dense(f"{ours}/attn/k", f"{theirs}.attn1.to_k"),
+            *mapping.dense(f"{ours}/attn/v", f"{theirs}.attn1.to_v"),
+            *mapping.dense(f"{ours}/attn/out", f"{theirs}.attn1.to_out.0"),
+            *mapping.norm(f"{ours}/ln_2/norm", f"{theirs}.norm3"),
+            *mapping.dense(f"{ours}/fc_1", f"{theirs}.ff.net.0.proj"),
+            *mapping.dense(f"{ours}/fc_2", f"{theirs}.ff.net.2"),
+        ]
+    return entries
+
+
+def load_prior(
+    folder: str | os.PathLike,
+    scheduler: str | os.PathLike | None = None,
+    *,
+    eot_id: int = 49407,
+    vocab_size: int = 49408,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A prior of diffusers as a part of ours.
+
+    Args:
+      folder: holds config.json and the weights.
+      scheduler: folder of its scheduler_config.json; None takes Karlo's.
+      eot_id, vocab_size: the tokenizer's; OpenAI's by default.
+
+    Returns:
+      (part config, parameters). The parameters lack the empty caption: give it with
+      models.prior.with_empty_caption.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: settings that have no counterpart here, or tensors that do not fit.
+    """
+    file = pathlib.Path(folder) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: the folder is not complete")
+    fields = model_fields(json.loads(file.read_text()), str(file))
+    fields |= {"eot_id": eot_id, "vocab_size": vocab_size}
+    diffusion = dict(KARLO)
+    if scheduler is not None:
+        diffusion = read_scheduler(scheduler, STEPS, learned_sigma=False)
+    tensors = weights.read_weights(folder)
+    params = mapping.to_ours(table(fields["depth"]), tensors, f"the prior in {folder}")
+    config = {"model": fields, "diffusion": diffusion, "embedding": "standardize"}
+    return config, params
+
+
+def save_prior(
+    part_config: Mapping[str, Any],
+    params: Mapping[str, Any],
+    folder: str | os.PathLike,
+    dtype: str = "float32",
+) -> None:
+    """Writes a prior as diffusers' PriorTransformer.from_pretrained reads it.
+
+    Args:
+      part_config: of a part or a stage's export.
+      params: nested dict of arrays.
+      folder: made if it does not exist.
+      dtype: of the weights, see weights.write_weights.
+
+    Raises:
+      ValueError: a prior that their class cannot hold.
+    """
+    config = _their_config(part_config)
+    depth = part_config["model"]["depth"]
+    params = mapping.unstack_blocks(params)
+    tensors = mapping.to_theirs(table(depth), params, keep=EMPTY_CAPTION)
+    weights.write_weights(folder, tensors, STEM, dtype)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (pathlib.Path(folder) / "config.json").write_text(text)
+
+
+def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of our module for a config of theirs, without the tokenizer's.
+
+    Raises ValueError naming a setting that has no counterpart here.
+    """
+    if config.get("_class_name", CLASS) != CLASS:
+        raise ValueError(f"{where} is of a {config['_class_name']}, not a {CLASS}")
+    given = {k: v for k, v in config.items() if not k.startswith("_")}
+    config_lib.check_keys(given, (*DEFAULTS, *FIXED, *WIDTHS), where)
+    given = {**DEFAULTS, **given}
+    heads, dim = given["num_attention_heads"], given["embedding_dim"]
+    width = heads * given["attention_head_dim"]
+    only = {**FIXED, **dict(zip(WIDTHS, (width, dim, dim), strict=True))}
+    for name, value in only.items():
+        found = given.get(name, value)
+        if found != value and not (found is None and name in WIDTHS):
+            raise ValueError(
+                f"{where}: {name} is {found!r}; only {value!r} is supported"
+            )
+    return {
+        "caption": "clip_states",
+        "embed_dim": dim,
+        "text_width": dim,
+        "context_length": given["num_embeddings"],
+        "width": width,
+        "depth": given["num_layers"],
+        "num_heads": heads,
+        "dropout": given["dropout"],
+    }
+
+
+def _their_config(part_config):
+    fields = part_config["model"]
+    wanted = {"caption": "clip_states", "embedding": "standardize"}
+    found = {"caption": fields.get("caption"), "embedding": part_config["embedding"]}
+    wanted["text_width"] = fields["embed_dim"]
+    found["text_width"] = fields.get("text_width") or fields["embed_dim"]
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ValueError(
+                f"diffusers' {CLASS} holds priors with {name} {value!r}; this one has "
+                f"{found[name]!r}"
+            )
+    return {
+        "_class_name": CLASS,
+        **DEFAULTS,
+        "num_attention_heads": fields["num_heads"],
+        "attention_head_dim": fields["width"] // fields["num_heads"],
+        "num_layers": fields["depth"],
+        "embedding_dim": fields["embed_dim"],
+        "num_embeddings": fields["context_length"],
+        "dropout": fields.get("dropout", 0.0),
+    }
