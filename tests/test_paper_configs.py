@@ -29,8 +29,9 @@ PAPER = {
     "embedding_mean": np.zeros(1024),
     "embedding_std": np.ones(1024),
     "clip_fingerprint": "paper",
+    "embedding_sample": lambda: sample(1024),
 }
-SIDES = {"clip": 256, "prior": 64, "decoder": 64}
+SIDES = {"clip": 256, "prior": 64, "ar_prior": 64, "decoder": 64}
 SIDES |= {"upsampler_256": 256, "upsampler_1024": 1024}
 EFFICIENT = ("upsampler_256:efficient", "upsampler_1024:efficient")
 
@@ -49,6 +50,30 @@ TABLE_3 = {
         },
         "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "x0"},
         "model": {"width": 2048, "depth": 24, "num_heads": 32},
+        "stage_options": {"drop_text": 0.1, "embedding": "unit_17.2"},
+    },
+    "ar_prior": {
+        "steps": 1_000_000,
+        "batch_size": 4096,
+        "ema_decay": 0.999,
+        "optimizer": {
+            "learning_rate": 1.6e-4,
+            "weight_decay": 4e-2,
+            "b1": 0.9,
+            "b2": 0.91,
+            "eps": 1e-10,
+        },
+        "model": {
+            "width": 1664,
+            "depth": 24,
+            "num_heads": 26,
+            "context": 384,
+            "text_width": 2048,
+            "text_depth": 24,
+            "text_heads": 32,
+            "num_components": 319,
+            "num_buckets": 1024,
+        },
         "stage_options": {"drop_text": 0.1, "embedding": "unit_17.2"},
     },
     "decoder": {
@@ -152,6 +177,7 @@ TABLE_3 = {
 COUNTS = {
     "clip": (935.0, 5),  # ViT-H/16 632 + text 1024 x 24 303
     "prior": (1230.0, 10),
+    "ar_prior": (2030.0, 10),  # text encoder 1.21B, latent decoder 0.82B
     "decoder": (3450.0, 15),
     "upsampler_256": (691.6, 0.05),
     "upsampler_1024": (267.1, 0.05),
@@ -177,10 +203,20 @@ SHRUNK = {
     "channel_mult": (1,),
     "attention_resolutions": (16,),
     "low_res_size": 8,
+    "context": 10,
+    "num_components": 5,
+    "num_buckets": 6,
 }
 SHRUNK_INFO = {**PAPER, "embed_dim": 12, "vocab_size": 31, "context_length": 8}
 SHRUNK_INFO |= {"eot_id": 30, "embedding_mean": np.zeros(12)}
-SHRUNK_INFO |= {"embedding_std": np.ones(12)}
+SHRUNK_INFO |= {"embedding_std": np.ones(12), "embedding_sample": lambda: sample(12)}
+
+
+def sample(dim):
+    """What the loader's embedding_sample would be: random embeddings."""
+    rng = np.random.default_rng(0)
+    names = "clip_image", "clip_text"
+    return {name: rng.standard_normal((1100, dim), np.float32) for name in names}
 
 
 def load(name):
@@ -278,6 +314,20 @@ def test_parts_of_the_decoder():
     assert text == pytest.approx(1.21, abs=0.005)
 
 
+def test_parts_of_the_autoregressive_prior():
+    """Text encoder 1.21B besides the token embedding; blocks of the decoder 0.80B."""
+    stage = paper_stage("ar_prior")
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    text = count(shapes["text"], ["token_embedding"]) / 1e9
+    assert text == pytest.approx(1.21, abs=0.005)
+    assert count(shapes["transformer"]) / 1e9 == pytest.approx(0.80, abs=0.005)
+    # 384 positions: 64 slots of four caption tokens, z_t, the dot product, and all
+    # components but the last
+    text_in = shapes["text_in"]["kernel"].shape
+    assert text_in == (4 * 2048, 1664) and 64 + 2 + 318 == 384
+    assert shapes["positional_embedding"].shape == (384, 1664)
+
+
 @pytest.mark.parametrize(
     "name, millions", [("upsampler_256", 729.7), ("upsampler_1024", 282.06)]
 )
@@ -329,7 +379,9 @@ def test_variants_that_do_not_exist_are_refused():
         config_lib.load(f"{CONFIGS}/paper/upsampler_256.py:large")
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler_1024"])
+@pytest.mark.parametrize(
+    "name", ["clip", "prior", "ar_prior", "decoder", "upsampler_1024"]
+)
 def test_one_step_of_the_shrunk_config(name):
     """Scan, rematerialisation, bfloat16 and learned variance, as they will train."""
     _, stage = shrunk(name)
@@ -349,13 +401,15 @@ def test_one_step_of_the_shrunk_config(name):
     flat = jax.tree_util.tree_leaves_with_path(grads)
     assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for _, g in flat)
     still = [jax.tree_util.keystr(path) for path, g in flat if not np.any(g)]
-    # nothing learns the embedding space, the null embeddings only where rows dropped
-    # something, and softmax does not feel a bias of the keys
-    exempt = ("space", "null", "['k']['bias']")
+    # nothing learns the embedding space and codebook, the null embeddings only where
+    # rows dropped something, and softmax does not feel a bias of the keys
+    exempt = (*stages.CONSTANTS, "null", "['k']['bias']")
     assert not [p for p in still if not any(part in p for part in exempt)], still
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler_256"])
+@pytest.mark.parametrize(
+    "name", ["clip", "prior", "ar_prior", "decoder", "upsampler_256"]
+)
 def test_memory_options_are_used_and_recorded(name):
     config, stage = shrunk(name)
     plain = config_lib.to_plain(config)

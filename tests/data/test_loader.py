@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from unclip_jax.data import order
+from unclip_jax.data import loader, order
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
 from unclip_jax.data.sources import BadRecord
@@ -146,6 +146,21 @@ def test_info_of_records(records, tokenizer, examples):
     assert data.captions(2) == [e["caption"] for e in examples[:2]]
 
 
+def test_the_sample_of_embeddings_is_spread_over_the_records(
+    records, examples, monkeypatch
+):
+    sample = open_records(records).info["embedding_sample"]
+    assert set(sample()) == {"clip_image", "clip_text"}
+    np.testing.assert_array_equal(
+        sample()["clip_text"], [e["clip_text"] for e in examples]
+    )
+    monkeypatch.setattr(loader, "SAMPLE_SIZE", 4)
+    np.testing.assert_array_equal(
+        sample()["clip_image"], [examples[i]["clip_image"] for i in (0, 12, 25, 37)]
+    )
+    assert open_data(ICONS).info["embedding_sample"] is None
+
+
 def test_a_given_tokenizer_is_used_and_records_keep_theirs(records, tmp_path):
     folder = str(records / "tokenizer")
     data = open_data({**ICONS, "tokenizer": folder})
@@ -277,4 +292,7 @@ def test_without_tensorflow_the_tf_feed_says_so(records, monkeypatch):
 def test_info_has_a_plain_form(records):
     from unclip_jax.config import to_plain
 
-    assert json.dumps(to_plain(open_records(records).info))
+    info = open_records(records).info
+    plain = {name: value for name, value in info.items() if not callable(value)}
+    assert info.keys() - plain.keys() == {"embedding_sample"}
+    assert json.dumps(to_plain(plain))

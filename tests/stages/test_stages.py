@@ -20,10 +20,15 @@ INFO = {
     "eot_id": 30,
     "embedding_mean": RNG.standard_normal(12),
     "embedding_std": np.full(12, 2.0),
+    "embedding_sample": lambda: {
+        name: np.random.default_rng(1).standard_normal((64, 12), np.float32)
+        for name in ("clip_image", "clip_text")
+    },
 }
 TINY = {
     "clip": {"embed_dim": 12, "patch_size": 8, "vision_width": 16, "vision_depth": 1},
     "prior": {"width": 16, "depth": 1},
+    "ar_prior": {"width": 16, "depth": 1, "num_components": 9, "num_buckets": 8},
     "decoder": {"channels": 16, "head_channels": 8, "norm_groups": 4},
 }
 TEXT = {"text_width": 16, "text_depth": 1}

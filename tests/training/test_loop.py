@@ -115,7 +115,7 @@ def test_load_run_gives_the_ema_and_what_it_is(finished):
     assert_same(params, state.params)
     assert meta["step"] == 12 and meta["stage"] == "toy"
     assert meta["export"] == {"part": "toy", "config": {"width": 32}}
-    assert meta["data_info"] == {"fingerprint": "toy"}  # arrays stay out
+    assert meta["data_info"] == {"fingerprint": "toy"}  # no arrays or functions
     assert meta["config"]["batch_size"] == 16
 
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,15 @@ def test_weight_decay_is_for_matrices_only():
     updates, _ = tx.update(zeros, tx.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_allclose(updates["bias"], 0)
+
+
+def test_constants_do_not_decay():
+    """A codebook's edges and components are matrices, and facts about the data."""
+    tx = make_optimizer(Options(0.1, weight_decay=0.5), 10)
+    params = {"codebook": {"edges": jnp.ones((2, 2))}, "text": {"edges": jnp.ones(2)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_array_equal(updates["codebook"]["edges"], 0)
 
 
 def test_gradients_are_clipped_by_their_norm():

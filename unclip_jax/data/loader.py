@@ -32,6 +32,7 @@ from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
 FEEDS = ("tf", "arrays")
 MANY_CAPTIONS = 100_000  # as many as a tokenizer is trained on
 CLIP_VOCAB_SIZE = 49408
+SAMPLE_SIZE = 100_000  # embeddings that a codebook's quantiles are taken from
 TRAINED_ON = "trained_on.json"  # next to a tokenizer trained here
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Dataset:
       info: dict for stages and checkpoints: num_examples, image_size, embed_dim,
         context_length, vocab_size, eot_id, fingerprint, clip_fingerprint,
         tokenizer_fingerprint, tokenizer_folder, embedding_convention, embedding_mean,
-        embedding_std (float64 (D,)), embedding_scale (mean L2 norm), crop_size and
+        embedding_std (float64 (D,)), embedding_scale (mean L2 norm),
+        embedding_sample (the method, which reads only when called), crop_size and
         low_res_size (of a degradation); None where the data has no such thing.
       bad: {key: reason} of the examples that could not be read so far.
     """
@@ -191,6 +193,15 @@ class Dataset:
         """The captions of the first n examples."""
         return self.source.captions(n)
 
+    def embedding_sample(self) -> dict[str, np.ndarray]:
+        """{"clip_image", "clip_text"}: (n, D) of examples evenly spread over the data.
+
+        n is SAMPLE_SIZE, or all there are; the same rows every time.
+        """
+        n = min(SAMPLE_SIZE, len(self))
+        names = self._check_names(("clip_image", "clip_text"))
+        return self.read(np.arange(n) * len(self) // n, names)
+
     def read(self, indices, names) -> dict[str, np.ndarray]:
         """The named arrays of whole examples, {name: (B, ...)}; see `bad`."""
         shapes = {name: self._read_shapes[name] for name in names}
@@ -284,6 +295,7 @@ class Dataset:
             "embedding_mean": statistics.get("mean"),
             "embedding_std": statistics.get("std"),
             "embedding_scale": None if scale is None else float(scale),
+            "embedding_sample": None if scale is None else self.embedding_sample,
         }
 
 

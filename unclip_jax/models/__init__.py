@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
+from unclip_jax.models.ar_prior import AutoregressivePrior
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import Decoder
 from unclip_jax.models.prior import DiffusionPrior
@@ -11,6 +12,7 @@ from unclip_jax.models.upsampler import Upsampler
 KINDS = {
     "clip": CLIP,
     "prior": DiffusionPrior,
+    "ar_prior": AutoregressivePrior,
     "decoder": Decoder,
     "upsampler": Upsampler,
 }

@@ -152,13 +152,18 @@ class GroupNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over (B, S, W)."""
+    """Multi-head self-attention over (B, S, W).
+
+    With a `position`, x holds the tokens position .. position + S - 1 of a longer
+    sequence: their keys and values are written to the collection "cache", whose
+    content they attend to, as many slots as `bias` has keys.
+    """
 
     num_heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias=None):
+    def __call__(self, x, bias=None, position=None):
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(
@@ -168,8 +173,19 @@ class Attention(nn.Module):
             split_heads(nn.Dense(width, dtype=self.dtype, name=name)(x), self.num_heads)
             for name in ("q", "k", "v")
         )  # (B, H, S, D) each
+        if position is not None:
+            slots = bias.shape[-1]
+            k = self._cached("cached_k", k, slots, position)  # (B, H, slots, D)
+            v = self._cached("cached_v", v, slots, position)
         out = merge_heads(attend(q, k, v, bias))
         return nn.Dense(width, dtype=self.dtype, name="out")(out)
+
+    def _cached(self, name, new, slots, position):
+        b, heads, _, d = new.shape
+        cache = self.variable("cache", name, jnp.zeros, (b, heads, slots, d), new.dtype)
+        update = jax.lax.dynamic_update_slice_in_dim
+        cache.value = update(cache.value, new, position, axis=2)
+        return cache.value
 
 
 class Block(nn.Module):
@@ -182,11 +198,12 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias, deterministic: bool):
+    def __call__(self, x, bias, deterministic: bool, position=None):
         width = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
         y = LayerNorm(dtype=self.dtype, name="ln_1")(x)
-        x = x + drop(Attention(self.num_heads, self.dtype, name="attn")(y, bias))
+        attention = Attention(self.num_heads, self.dtype, name="attn")
+        x = x + drop(attention(y, bias, position))
         y = LayerNorm(dtype=self.dtype, name="ln_2")(x)
         y = nn.Dense(int(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
         y = activation(self.activation)(y)
@@ -198,7 +215,8 @@ class Transformer(nn.Module):
     """A stack of pre-LN blocks over (B, S, W), without a final LayerNorm.
 
     `scan_layers` stores the blocks stacked along a leading axis and compiles one
-    of them; `remat` is a key of REMAT_POLICIES.
+    of them; `remat` is a key of REMAT_POLICIES. `position` is Attention's: with it,
+    apply with mutable=["cache"].
     """
 
     depth: int
@@ -211,7 +229,7 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias=None, deterministic: bool = True):
+    def __call__(self, x, bias=None, deterministic: bool = True, position=None):
         if self.remat not in REMAT_POLICIES:
             raise ValueError(
                 f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}"
@@ -236,15 +254,16 @@ class Transformer(nn.Module):
         if self.scan_layers:
             stack = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast),
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
                 length=self.depth,
             )
-            x, _ = stack(**fields, name="blocks")(x, bias, deterministic)
+            x, _ = stack(**fields, name="blocks")(x, bias, deterministic, position)
         else:
             for i in range(self.depth):
-                x, _ = block(**fields, name=f"block_{i}")(x, bias, deterministic)
+                one = block(**fields, name=f"block_{i}")
+                x, _ = one(x, bias, deterministic, position)
         return x
 
 

@@ -20,6 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Parameters that describe the data: no gradient reaches them, no decay may either.
+CONSTANTS = ("space", "codebook")
+
 
 def names() -> list[str]:
     """The stages there are, by file name."""
@@ -92,6 +95,12 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
             "'unit_17.2'"
         )
     return {**params, "space": {"mean": mean, "std": std}}
+
+
+def cosine(a, b):
+    """(B,) cosines of the rows of a and b (B, D)."""
+    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / norms.clip(1e-12)
 
 
 def bernoulli(rng, probability: float, n: int):

@@ -98,8 +98,10 @@ class Stage:
         x0 = process.interpret(sched, kind, x_t, t, output, None).x0
         predicted = self.model.apply(variables, x0, method="denormalize")
         return losses["mse"].mean(), {
-            "cosine": _cosine(predicted, raw).mean(),
-            "cosine_to_a_random_one": _cosine(predicted, jnp.roll(raw, 1, 0)).mean(),
+            "cosine": stages.cosine(predicted, raw).mean(),
+            "cosine_to_a_random_one": stages.cosine(
+                predicted, jnp.roll(raw, 1, 0)
+            ).mean(),
         }
 
     def preview(self, params, rng, batch):
@@ -116,8 +118,3 @@ class Stage:
                 "embedding": self.options.embedding,
             },
         }
-
-
-def _cosine(a, b):
-    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
-    return (a * b).sum(-1) / norms.clip(1e-12)

@@ -34,8 +34,12 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def make_meta(stage_name: str, config: dict, export: dict, data_info) -> dict:
-    """What a checkpoint says of itself, JSON-able. Arrays of data_info stay out."""
-    info = {k: v for k, v in data_info.items() if not isinstance(v, np.ndarray)}
+    """What a checkpoint says of itself, JSON-able. Arrays and functions stay out."""
+    info = {
+        name: value
+        for name, value in data_info.items()
+        if not isinstance(value, np.ndarray) and not callable(value)
+    }
     return config_lib.to_plain(
         {
             "stage": stage_name,

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import optax
 
+from unclip_jax.stages import CONSTANTS
+
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -13,7 +15,7 @@ class Options:
     """config.optimizer."""
 
     learning_rate: float  # at its peak
-    weight_decay: float = 0.0  # of arrays with two or more axes
+    weight_decay: float = 0.0  # of arrays with two or more axes, save constants
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -52,7 +54,7 @@ def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation
         b2=options.b2,
         eps=options.eps,
         weight_decay=options.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
     )
     if options.grad_clip_norm < 0:
         raise ValueError(
@@ -62,3 +64,7 @@ def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation
     if not options.grad_clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), adamw)
+
+
+def _decays(path, array) -> bool:
+    return array.ndim >= 2 and getattr(path[0], "key", None) not in CONSTANTS
