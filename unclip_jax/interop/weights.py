@@ -32,7 +32,7 @@ def read_weights(
     folder = pathlib.Path(folder)
     tensors = {}
     for file in _files(folder, variant):
-        tensors.update(_read_file(file))
+        tensors.update(read_file(file))
     return tensors
 
 
@@ -122,7 +122,11 @@ def _files(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
     )
 
 
-def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+def read_file(file: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of one safetensors file, as `read_weights` gives them.
+
+    Raises ValueError when it is no such file, or broken.
+    """
     try:
         tensors = safetensors.numpy.load_file(file)
     except (safetensors.SafetensorError, ValueError) as error:

@@ -24,6 +24,7 @@ class VisionTransformer(nn.Module):
     width: int
     depth: int
     num_heads: int
+    mlp_ratio: float
     activation: str
     scan_layers: bool = False
     remat: str = "none"
@@ -56,6 +57,7 @@ class VisionTransformer(nn.Module):
         x = layers.Transformer(
             self.depth,
             self.num_heads,
+            mlp_ratio=self.mlp_ratio,
             activation=self.activation,
             scan_layers=self.scan_layers,
             remat=self.remat,
@@ -73,6 +75,7 @@ class CLIPTextTransformer(nn.Module):
     width: int
     depth: int
     num_heads: int
+    mlp_ratio: float
     activation: str
     scan_layers: bool = False
     remat: str = "none"
@@ -101,6 +104,7 @@ class CLIPTextTransformer(nn.Module):
         x = layers.Transformer(
             self.depth,
             self.num_heads,
+            mlp_ratio=self.mlp_ratio,
             activation=self.activation,
             scan_layers=self.scan_layers,
             remat=self.remat,
@@ -125,6 +129,8 @@ class CLIP(nn.Module):
     text_depth: int
     text_heads: int
     eot_id: int
+    vision_mlp_ratio: float = 4.0  # bigG's is 8192 / 1664
+    text_mlp_ratio: float = 4.0
     activation: str = "gelu"
     image_mean: tuple[float, ...] = OPENAI_MEAN
     image_std: tuple[float, ...] = OPENAI_STD
@@ -145,6 +151,7 @@ class CLIP(nn.Module):
             self.vision_width,
             self.vision_depth,
             self.vision_heads,
+            self.vision_mlp_ratio,
             **shared,
         )
         self.text = CLIPTextTransformer(
@@ -153,6 +160,7 @@ class CLIP(nn.Module):
             self.text_width,
             self.text_depth,
             self.text_heads,
+            self.text_mlp_ratio,
             **shared,
         )
         projection = {"use_bias": False, "dtype": self.dtype}

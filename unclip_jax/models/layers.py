@@ -205,7 +205,7 @@ class Block(nn.Module):
         attention = Attention(self.num_heads, self.dtype, name="attn")
         x = x + drop(attention(y, bias, position))
         y = LayerNorm(dtype=self.dtype, name="ln_2")(x)
-        y = nn.Dense(int(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
+        y = nn.Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
         y = activation(self.activation)(y)
         x = x + drop(nn.Dense(width, dtype=self.dtype, name="fc_2")(y))
         return x, None
