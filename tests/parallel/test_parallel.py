@@ -2,10 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from unclip_jax.parallel import batches, processes, sharding
-from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.parallel.mesh import AXES, make_mesh
 
 TREE = {
     "params": {"a": {"kernel": jnp.zeros((12, 16)), "bias": jnp.zeros(16)}},
@@ -91,7 +92,27 @@ def test_rows_arrive_in_order_on_the_devices():
     placed = batches.place({"x": rows}, sharding.batch_sharding(mesh), 16)["x"]
     np.testing.assert_array_equal(placed, rows)
     assert placed.addressable_shards[0].data.shape == (2, 2)
-    assert batches.process_slice(mesh, 16) == (0, 1)
+    np.testing.assert_array_equal(batches.process_rows(mesh, 16), np.arange(16))
+
+
+def test_devices_in_any_order_get_their_rows():
+    devices = np.array(jax.devices())[[3, 0, 6, 1, 7, 2, 5, 4]]
+    mesh = Mesh(devices.reshape(4, 2, 1), AXES)
+    rows = np.arange(32, dtype=np.float32).reshape(16, 2)
+    placed = batches.place({"x": rows}, sharding.batch_sharding(mesh), 16)["x"]
+    np.testing.assert_array_equal(placed, rows)
+
+
+def test_a_process_feeds_rows_that_need_not_be_in_a_row(monkeypatch):
+    """On a 2x2x2 torus of two hosts, one holds every other row."""
+
+    class Torus:
+        def addressable_devices_indices_map(self, shape):
+            return {i: (slice(4 * i, 4 * i + 2),) for i in (2, 0, 1, 3)}
+
+    monkeypatch.setattr(batches, "batch_sharding", lambda mesh: Torus())
+    rows = batches.process_rows(None, 16)
+    np.testing.assert_array_equal(rows, [0, 1, 4, 5, 8, 9, 12, 13])
 
 
 def test_prefetch_stays_ahead_and_counts_the_wait():

@@ -74,20 +74,20 @@ class Degradation:
         """What has to be read for batches of `names`."""
         return list(dict.fromkeys("image" if n == "low_res" else n for n in names))
 
-    def __call__(self, batch, names, seed: int, step: int, first_row: int):
+    def __call__(self, batch, names, seed: int, step: int, rows):
         """The named arrays of a batch of whole images.
 
         Args:
           batch: {name: (B, ...)}, with "image" uint8 (B, H, W, 3) if it is needed.
           names: of the result.
           seed, step: of the batch.
-          first_row: number in the global batch of the first row.
+          rows: (B,) numbers of the rows in the global batch.
         """
         if "image" not in batch:
             return batch
         crops, smaller = [], []
-        for row, image in enumerate(batch["image"], first_row):
-            key = order.make_key(seed, _STREAM, step, row)
+        for row, image in zip(rows, batch["image"], strict=True):
+            key = order.make_key(seed, _STREAM, step, int(row))
             rng = np.random.default_rng(int(key))
             crops.append(random_crop(image, self.crop, rng))
             if "low_res" in names:

@@ -20,6 +20,7 @@ import os
 import pathlib
 import threading
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -134,19 +135,19 @@ class Dataset:
         seed: int,
         batch_size: int,
         start_step: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
     ):
-        """An endless iterator of this process's rows of the global batches.
+        """An endless iterator of some rows of the global batches.
 
         Args:
           names: what each batch holds, of `shapes`.
           seed: of the order.
-          batch_size: global; each process gets batch_size / process_count rows.
+          batch_size: of the global batch, whatever the number of processes.
           start_step: the first step's number; the cost does not depend on it.
+          rows: those of the global batch that this process needs; None for all.
 
         Returns:
-          iterator of {name: (batch_size / process_count, ...)}.
+          iterator of {name: (number of rows, ...)}.
 
         Raises ValueError at once for what does not fit.
         """
@@ -156,16 +157,10 @@ class Dataset:
                 f"batch_size {batch_size}: expected 1 to {len(self)}, the number of "
                 "examples"
             )
-        if not 0 <= process_index < process_count or batch_size % process_count:
-            raise ValueError(
-                f"batch_size {batch_size} cannot be divided among {process_count} "
-                f"processes (process {process_index})"
-            )
-        rows = batch_size // process_count
-        mine = slice(process_index * rows, (process_index + 1) * rows)
+        rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
         def indices(step):
-            return order.batch_indices(seed, step, batch_size, len(self))[mine]
+            return order.batch_indices(seed, step, batch_size, len(self))[rows]
 
         if self.feed == "arrays":
             memory = self._materialise(self._inputs(names))
@@ -173,21 +168,22 @@ class Dataset:
             def make(step):
                 chosen = indices(step)
                 batch = {name: array[chosen] for name, array in memory.items()}
-                return self._degraded(batch, names, seed, step, mine.start)
+                return self._degraded(batch, names, seed, step, rows)
 
             return map(make, itertools.count(start_step))
 
         def make(step):
             batch = self.read(indices(step), self._inputs(names))
-            return self._degraded(batch, names, seed, step, mine.start)
+            return self._degraded(batch, names, seed, step, rows)
 
-        return _tf_batches(make, self._shapes_of(names), rows, start_step)
+        return _tf_batches(make, self._shapes_of(names), len(rows), start_step)
 
     def take(self, n: int, names) -> dict[str, np.ndarray]:
         """The first n examples (fewer when there are fewer): {name: (n, ...)}."""
         names = self._check_names(names)
-        batch = self.read(np.arange(min(n, len(self))), self._inputs(names))
-        return self._degraded(batch, names, 0, 0, 0)
+        first = np.arange(min(n, len(self)))
+        batch = self.read(first, self._inputs(names))
+        return self._degraded(batch, names, 0, 0, first)
 
     def captions(self, n: int) -> list[str]:
         """The captions of the first n examples."""
@@ -224,10 +220,10 @@ class Dataset:
     def _inputs(self, names):
         return names if self.degrade is None else self.degrade.inputs(names)
 
-    def _degraded(self, batch, names, seed, step, first_row):
+    def _degraded(self, batch, names, seed, step, rows):
         if self.degrade is None:
             return batch
-        return self.degrade(batch, names, seed, step, first_row)
+        return self.degrade(batch, names, seed, step, rows)
 
     def _shapes_of(self, names):
         return {name: self.shapes[name] for name in names}

@@ -24,27 +24,16 @@ def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
         )
 
 
-def process_slice(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """(index, count): this process feeds rows [index * n, (index + 1) * n) of the
-    global batch, n = batch_size // count.
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Numbers of the rows of the global batch that this process feeds, ascending.
 
-    Read from the mesh, not from the process number: the mesh may order devices
-    otherwise, and processes of one tensor group need the same rows.
-
-    Raises ValueError when this process's rows are not such a slice.
+    Read from the mesh, not from the process number: on a torus the devices of a host
+    are neighbours in the mesh but seldom in a row, and processes of one tensor group
+    need the same rows.
     """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    rows = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
-    start, stop = rows[0][0], rows[-1][1]
-    contiguous = all(a[1] == b[0] for a, b in zip(rows, rows[1:], strict=False))
-    size = stop - start
-    if not contiguous or batch_size % size or start % size:
-        raise ValueError(
-            f"process {jax.process_index()} would need the rows {rows} of a batch of "
-            f"{batch_size}, which is not one slice: put the devices of a process next "
-            "to each other in the mesh"
-        )
-    return start // size, batch_size // size
+    slices = {index[0].indices(batch_size)[:2] for index in indices.values()}
+    return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
 
 
 def place(
@@ -52,8 +41,16 @@ def place(
     sharding: NamedSharding,
     batch_size: int,
     spec: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+    rows: np.ndarray | None = None,
 ) -> dict[str, jax.Array]:
     """This process's rows as global arrays of `batch_size` rows.
+
+    Args:
+      batch: {name: (number of rows, ...)}.
+      sharding: of the global arrays.
+      batch_size: rows of them.
+      spec: what the rows must be.
+      rows: of `process_rows`, which these are; None for all.
 
     Raises ValueError when the rows are not of `spec`, {name: (shape, dtype)} of one
     example.
@@ -65,14 +62,20 @@ def place(
             raise ValueError(
                 f"the stage needs examples of {wanted}, the data gives {found}"
             )
+    first = np.arange(batch_size) if rows is None else rows
+
+    def array(values):
+        def shard(index):
+            start, stop, _ = index[0].indices(batch_size)
+            place = np.searchsorted(first, start)
+            return values[place : place + stop - start]
+
+        shape = (batch_size, *values.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, shard)
+
     # with several processes jax takes this for an implicit transfer, with one not
     with jax.transfer_guard_host_to_device("allow"):
-        return {
-            name: jax.make_array_from_process_local_data(
-                sharding, rows, (batch_size, *rows.shape[1:])
-            )
-            for name, rows in batch.items()
-        }
+        return {name: array(values) for name, values in batch.items()}
 
 
 class Prefetch:

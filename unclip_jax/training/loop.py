@@ -158,19 +158,18 @@ class _Run:
             say("no checkpoint was saved yet: starting from step 0")
         rng = jax.device_put(jax.random.key(config.seed), self.replicated)
         step = self._compile(abstract)
-        index, count = parallel_batches.process_slice(self.mesh, config.batch_size)
-        rows = sharding.batch_sharding(self.mesh)
+        rows = parallel_batches.process_rows(self.mesh, config.batch_size)
+        placing = sharding.batch_sharding(self.mesh)
         batches = parallel_batches.Prefetch(
             self.data.batches(
                 tuple(self.stage.batch_spec),
                 config.seed,
                 config.batch_size,
                 start,
-                index,
-                count,
+                rows,
             ),
             lambda batch: parallel_batches.place(
-                batch, rows, config.batch_size, self.stage.batch_spec
+                batch, placing, config.batch_size, self.stage.batch_spec, rows
             ),
         )
         preview = _Preview(self) if self.previews.every else None

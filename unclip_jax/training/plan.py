@@ -317,6 +317,8 @@ def report(p: Plan) -> str:
 
 def command(args) -> None:
     """What `python -m unclip_jax.plan` does; `args` as its FLAGS."""
+    # what is compiled for absent chips cannot be loaded back from a cache
+    jax.config.update("jax_enable_compilation_cache", False)
     assume = {}
     for item in args.assume:
         name, _, value = item.partition("=")
