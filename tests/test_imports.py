@@ -50,6 +50,7 @@ LIBRARIES = {
         "array_record",
         "fonticon_mdi7",
         "msgpack",
+        "pyarrow",
         "tensorflow",
         "tensorflow_datasets",
         "tokenizers",

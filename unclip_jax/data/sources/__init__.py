@@ -4,11 +4,13 @@ A source has
 
     len(source)
     source[i] -> {"key": str, "image": uint8 (H, W, 3), "caption": str, ...}
-    source.captions(n) -> list of the first n captions, without drawing the images
+    source.captions(n) -> list of the captions of the first n examples
     source.fingerprint -> str, another for other examples
 
-and raises BadRecord for an example that cannot be read. To add one, write
-sources/<name>.py and name its class in SOURCES.
+and raises BadRecord for an example that cannot be read. Examples with several captions
+hold them all in "captions"; "caption" is the first. To add a source, write
+sources/<name>.py and name its class in SOURCES; one of picture files is a PictureSource
+(pictures.py).
 """
 
 import importlib
@@ -18,7 +20,9 @@ from unclip_jax import config as config_lib
 
 # config.data.source -> (module, class)
 SOURCES = {
+    "folder": ("unclip_jax.data.sources.folder", "Folder"),
     "icons": ("unclip_jax.data.sources.icons", "Icons"),
+    "parquet": ("unclip_jax.data.sources.parquet", "Parquet"),
     "records": ("unclip_jax.data.records", "RecordReader"),
 }
 
@@ -49,6 +53,10 @@ class BadRecord(ValueError):
         return type(self), (self.key, self.reason)
 
 
+class LeftOut(BadRecord):
+    """An example that can be read, but that the config does not want."""
+
+
 def make_source(config_data):
     """The source that config.data names, built with the options given there.
 
@@ -66,10 +74,20 @@ def make_source(config_data):
         )
     module, attribute = SOURCES[name]
     cls = getattr(importlib.import_module(module), attribute)
-    parameters = inspect.signature(cls).parameters
+    parameters = _parameters(cls)
     options = {k: config_data[k] for k in config_data if k not in LOADER_KEYS}
     config_lib.check_keys(options, [*parameters, *LOADER_KEYS], "config.data")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             raise ValueError(f"config.data lacks {key!r}, which source {name!r} needs")
     return cls(**options)
+
+
+def _parameters(cls):
+    """{name: inspect.Parameter} of a class; **options are its base class's."""
+    parameters = dict(inspect.signature(cls).parameters)
+    for name, parameter in list(parameters.items()):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            del parameters[name]
+            parameters |= _parameters(cls.__base__)
+    return parameters

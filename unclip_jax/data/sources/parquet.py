@@ -1,0 +1,208 @@
+"""Parquet files with pictures inside: img2dataset's, Hugging Face's and the like.
+
+    config.data = dict(source="parquet", path="data/emoji64", files="train*.parquet")
+
+One row is an example. The picture is a column of bytes ("jpg", "png", "image" ...) or
+Hugging Face's struct {bytes, path}; captions are strings or lists of them. Rows that
+img2dataset marked as failed are not examples.
+
+A row group is what can be read at once, so those used last are kept in memory, up to
+`cache_mb`. Reading in order (embedding) is fast whatever their size; a larger data set
+read in random order (training) decodes a group for nearly each example, of which a
+warning is given.
+"""
+
+import bisect
+import collections
+import hashlib
+import itertools
+import logging
+import threading
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources.listing import find_files, names_and_sizes
+from unclip_jax.data.sources.pictures import PictureSource, Raw
+
+IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
+CAPTIONS = ("captions", "caption", "text", "txt", "TEXT", "sentences")
+KEYS = ("key", "__key__", "id", "image_id", "url")
+STATUS = "status"  # img2dataset's: "success", or why there is no picture
+
+logger = logging.getLogger(__name__)
+
+
+class Parquet(PictureSource):
+    """A source of parquet rows (see the module).
+
+    Attributes:
+      failed: {status: rows} that are no examples, by img2dataset's word.
+    """
+
+    def __init__(
+        self,
+        path: str,  # a folder or one file
+        files: str = "**/*.parquet",  # those of the folder
+        image: str = "",  # columns; "" is the first one of a usual name
+        caption: str = "",
+        key: str = "",  # "" may also be the file's name and the row's number
+        cache_mb: int = 2048,  # of row groups kept in memory
+        **common,  # see PictureSource
+    ):
+        """Reads every file's footer.
+
+        Raises:
+          FileNotFoundError: no files.
+          ValueError: a damaged file, or one that lacks a column.
+        """
+        super().__init__(**common)
+        self._files = find_files(path, files, "a .parquet file")
+        first = _open(self._files[0])
+        self._columns = {
+            "image": _choose(first, self._files[0], "image", image, IMAGES),
+            "caption": _choose(first, self._files[0], "caption", caption, CAPTIONS),
+        }
+        if key or set(KEYS) & set(first.schema_arrow.names):
+            self._columns["key"] = _choose(first, self._files[0], "key", key, KEYS)
+        self._groups = []  # (file, group's number, its rows or None for all, count)
+        self.failed: collections.Counter = collections.Counter()
+        digest = hashlib.sha256()
+        size = 0
+        for file in self._files:
+            opened = _open(file)
+            for column in self._columns.values():
+                _choose(opened, file, "", column, ())
+            for number in range(opened.metadata.num_row_groups):
+                group = opened.metadata.row_group(number)
+                rows = self._good_rows(opened, number)
+                count = group.num_rows if rows is None else len(rows)
+                if count:
+                    self._groups.append((file, number, rows, count))
+                size += group.total_byte_size
+                digest.update(f"{group.num_rows},{group.total_byte_size};".encode())
+        self._ends = list(itertools.accumulate(group[-1] for group in self._groups))
+        limit = cache_mb * 2**20
+        self._cache = _Cache(self._read, limit)
+        if size > limit:
+            logger.warning(
+                "%s: %d MB do not fit into cache_mb=%d: in random order (training) "
+                "reading will be slow; write records with `python -m unclip_jax.embed`",
+                path,
+                size // 2**20,
+                cache_mb,
+            )
+        self.set_fingerprint(
+            files=names_and_sizes(self._files, path),
+            columns=self._columns,
+            groups=digest.hexdigest(),
+        )
+
+    def __len__(self):
+        return self._ends[-1] if self._ends else 0
+
+    def load(self, i: int) -> Raw:
+        table, row, where, folder = self._find(i)
+        image = table["image"][row].as_py()
+        key = str(table["key"][row].as_py()) if "key" in table else where
+        if isinstance(image, dict):  # Hugging Face's
+            data = image.get("bytes")
+            image = data or _read_file(folder / (image.get("path") or ""), key)
+        return Raw(key, image or b"", _as_list(table["caption"][row].as_py()))
+
+    def find_captions(self, i: int):
+        table, row, *_ = self._find(i)
+        return _as_list(table["caption"][row].as_py())
+
+    def _find(self, i):
+        """(row group, row in it, "file:row", folder of the file) of example i."""
+        number = bisect.bisect_right(self._ends, i)
+        file, group, rows, count = self._groups[number]
+        place = i - (self._ends[number] - count)
+        row = place if rows is None else int(rows[place])
+        where = f"{file.stem}-{group}-{row}"
+        try:
+            return self._cache.get(number), row, where, file.parent
+        except (pa.ArrowException, OSError) as error:
+            reason = f"row group {group} of {file.name} is damaged ({error})"
+            raise BadRecord(where, reason) from error
+
+    def _read(self, number):
+        file, group, *_ = self._groups[number]
+        table = _open(file).read_row_group(group, columns=[*self._columns.values()])
+        return {what: table[name] for what, name in self._columns.items()}
+
+    def _good_rows(self, opened, number):
+        """Numbers of a group's rows with a picture; None where nobody says."""
+        if STATUS not in opened.schema_arrow.names:
+            return None
+        status = opened.read_row_group(number, columns=[STATUS])[STATUS].to_pylist()
+        self.failed.update(s for s in status if s != "success")
+        return np.flatnonzero([s == "success" for s in status]).astype(np.int32)
+
+
+class _Cache:
+    """What was read last, up to a number of bytes; for any number of threads."""
+
+    def __init__(self, read, limit):
+        self._read, self._limit = read, limit
+        self._kept = collections.OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()  # held while reading: others want the same
+
+    def get(self, number):
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+            columns = self._read(number)
+            self._kept[number] = columns
+            self._size += _size(columns)
+            while self._size > self._limit and len(self._kept) > 1:
+                self._size -= _size(self._kept.popitem(last=False)[1])
+            return columns
+
+
+def _size(columns) -> int:
+    return sum(column.nbytes for column in columns.values())
+
+
+def _open(file):
+    try:
+        return parquet.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged or not a parquet file ({error}); copy it again or "
+            "leave it out by config.data.files"
+        ) from error
+
+
+def _choose(opened, file, what, name, usual) -> str:
+    """The column `name` or, for "", the first of the usual ones."""
+    names = opened.schema_arrow.names
+    if name in names:
+        return name
+    if not name:
+        for name in usual:
+            if name in names:
+                return name
+        raise ValueError(
+            f"{file} has no column of {what}s by a usual name ({', '.join(usual)}): "
+            f"set config.data.{what} to one of {', '.join(names)}"
+        )
+    raise ValueError(f"{file} has no column {name!r}, only {', '.join(names)}")
+
+
+def _read_file(file, key) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadRecord(key, f"its image is not there ({error})") from error
+
+
+def _as_list(captions) -> list[str]:
+    if captions is None:
+        return []
+    return [captions] if isinstance(captions, str) else [c for c in captions if c]

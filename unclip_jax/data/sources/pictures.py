@@ -1,0 +1,175 @@
+"""What every source of picture files shares: from encoded bytes to a square, captions.
+
+A source of this kind says where the bytes and captions of example i are (`load`); this
+file decodes them. Any file that Pillow opens will do: EXIF rotation is applied,
+transparent pixels become white, CMYK, palettes, grey and 16-bit grey become 8-bit RGB,
+the first frame of an animation is taken. The largest centred square is cut out and
+scaled to `image_size`.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unclip_jax.data.sources import BadRecord, LeftOut
+
+# The options that each of these sources has besides its own, see PictureSource.
+COMMON = ("image_size", "min_size", "max_aspect", "captions")
+CAPTIONS = ("all", "first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """An example as it lies on disk."""
+
+    key: str
+    image: bytes
+    captions: Sequence[str]
+
+
+class PictureSource:
+    """Examples from encoded pictures; subclasses have __len__, load and find_captions.
+
+    Attributes:
+      image_size: side of the pictures it gives.
+      fingerprint: str.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,  # pixels, square
+        min_size: int = 0,  # of the shorter side as stored; 0: small ones are enlarged
+        max_aspect: float = 0.0,  # longer / shorter side; 0: any
+        captions: str = "all",  # one of them per epoch, in turn; or "first"
+    ):
+        """Raises ValueError for options that cannot be."""
+        if not 1 <= image_size <= 4096:
+            raise ValueError(f"image_size must be 1 to 4096 pixels, got {image_size}")
+        if min_size < 0 or (max_aspect and max_aspect < 1):
+            raise ValueError(
+                "expected min_size >= 0 and max_aspect 0 (any) or >= 1, got "
+                f"{min_size} and {max_aspect}"
+            )
+        if captions not in CAPTIONS:
+            raise ValueError(f"captions {captions!r}: expected one of {CAPTIONS}")
+        self.image_size, self.min_size = int(image_size), int(min_size)
+        self.max_aspect, self.which_captions = float(max_aspect), captions
+        self.fingerprint = ""
+
+    def load(self, i: int) -> Raw:
+        """Example i; BadRecord when it cannot be read."""
+        raise NotImplementedError
+
+    def find_captions(self, i: int) -> Sequence[str]:
+        """The captions of example i, without its picture; BadRecord as in load."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> dict:
+        """{"key", "image" uint8 (S, S, 3), "caption", "captions" (tuple of str)}.
+
+        "caption" is the first of "captions". Raises IndexError outside [0, len),
+        BadRecord for what cannot be read, LeftOut for what min_size or max_aspect
+        leave out.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"example {i} of {len(self)}")
+        raw = self.load(int(i))
+        captions = self._usable(raw.captions, raw.key)
+        image = decode(
+            raw.image, self.image_size, raw.key, self.min_size, self.max_aspect
+        )
+        return {
+            "key": raw.key,
+            "image": image,
+            "caption": captions[0],
+            "captions": captions,
+        }
+
+    def captions(self, n: int | None = None) -> list[str]:
+        """All captions of the first n examples (None: of all) that can be read."""
+        found = []
+        for i in range(len(self) if n is None else min(n, len(self))):
+            try:
+                found += self._usable(self.find_captions(i), "")
+            except BadRecord:
+                continue
+        return found
+
+    def set_fingerprint(self, **what) -> None:
+        """Names the examples by JSON-able facts and the common options."""
+        options = (self.image_size, self.min_size, self.max_aspect, self.which_captions)
+        text = json.dumps([type(self).__name__, options, what], sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def _usable(self, captions, key) -> tuple[str, ...]:
+        """At least one caption without needless white space."""
+        texts = tuple(text for c in captions if (text := " ".join(c.split())))
+        if not texts:
+            raise BadRecord(key, "it has no caption")
+        return texts if self.which_captions == "all" else texts[:1]
+
+
+def decode(
+    data: bytes, size: int, key: str, min_size: int = 0, max_aspect: float = 0.0
+) -> np.ndarray:
+    """An encoded picture's centred square, uint8 (size, size, 3).
+
+    Raises:
+      BadRecord: not a picture, truncated or otherwise damaged.
+      LeftOut: shorter than min_size or longer than max_aspect times its shorter side.
+    """
+    if not data:
+        raise BadRecord(key, "it has no image")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            short, long = sorted((width, height))
+            if short < min_size:
+                raise LeftOut(key, f"a side below min_size {min_size}")
+            if max_aspect and long > max_aspect * short:
+                raise LeftOut(key, f"an aspect ratio above max_aspect {max_aspect:g}")
+            if short >= 4 * size:  # JPEG only: decodes at a fraction of the size
+                scale = 2 * size / short
+                image.draft("RGB", (int(scale * width), int(scale * height)))
+            return to_square(as_rgb(ImageOps.exif_transpose(image)), size)
+    except LeftOut:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        # without the address of the buffer that some messages name
+        reason = "not a picture" if "cannot identify" in str(error) else str(error)
+        raise BadRecord(key, f"its image is damaged ({reason})") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB; transparency becomes white."""
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16 bits of grey
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """The largest centred square of an RGB picture, scaled: uint8 (size, size, 3)."""
+    side = min(image.size)
+    left, top = ((n - side) // 2 for n in image.size)
+    if side != size:
+        image = image.resize(
+            (size, size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+            reducing_gap=3.0,  # whole factors first: much faster, as good to the eye
+        )
+    elif image.width != image.height:
+        image = image.crop((left, top, left + side, top + side))
+    return np.array(image)
