@@ -88,15 +88,16 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         return jax.eval_shape(module.init, key, x, t, low_res)["params"]
     tokens = shape(module.context_length, dtype=jnp.int32)
     side = 1 if kind == "prior" else module.image_size
-    embedding = shape(module.embed_dim)
+    image, embedding = shape(side, side, 3), shape(module.embed_dim)
     t, drop = shape(dtype=jnp.int32), shape(dtype=bool)
     states = None
-    if kind == "prior" and module.caption == "clip_states":
-        states = shape(module.context_length, module.text_width or module.embed_dim)
+    if getattr(module, "caption", "tokens") == "clip_states":
+        width = module.text_width if kind == "prior" else module.text_states_width
+        states = shape(module.context_length, width or module.embed_dim)
     inputs = {
         "clip": (shape(side, side, 3, dtype=jnp.uint8), tokens),
         "prior": (embedding, t, tokens, embedding, drop, states),
-        "decoder": (shape(side, side, 3), t, embedding, tokens, drop, drop),
+        "decoder": (image, t, embedding, tokens, drop, drop, embedding, states),
     }[kind]
     shapes = jax.eval_shape(module.init, key, *inputs)["params"]
     if kind == "prior":  # its forward pass does not go through its embedding space

@@ -1,0 +1,68 @@
+"""config.json of diffusers' folders, read and checked."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unclip_jax import config as config_lib
+
+FILE = "config.json"
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+    """The settings in a folder. Raises FileNotFoundError, ValueError if not JSON."""
+    path = pathlib.Path(folder) / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: is {folder} the right folder?")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def write_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
+    """Writes the settings; the folder is made if it does not exist."""
+    path = pathlib.Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def check_settings(
+    config: Mapping[str, Any],
+    class_name: str,
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    unused: Sequence[str],
+    where: str,
+) -> dict[str, Any]:
+    """The settings of a class of theirs that a model of ours follows.
+
+    Args:
+      config: of config.json.
+      class_name: the class it must be of.
+      defaults: the settings we follow, with what their class takes where it is silent.
+      fixed: settings for which we have no counterpart but this value; what their class
+        takes where it is silent is this too, unless `defaults` says otherwise.
+      unused: settings that change nothing for the models we read.
+      where: the file, for messages.
+
+    Returns:
+      `defaults` updated by `config`.
+
+    Raises:
+      ValueError: another class, an unknown setting, or a value we cannot follow.
+    """
+    found = config.get("_class_name", class_name)
+    if found != class_name:
+        raise ValueError(f"{where}: expected a {class_name}, found a {found}")
+    given = {k: v for k, v in config.items() if not k.startswith("_")}
+    config_lib.check_keys(given, {*defaults, *fixed, *unused}, where)
+    settings = {**fixed, **defaults, **given}
+    for name, value in fixed.items():
+        if settings[name] != value:
+            raise ValueError(
+                f"{where}: {name} is {settings[name]!r}; only {value!r} is supported"
+            )
+    return {name: settings[name] for name in defaults}
