@@ -189,11 +189,17 @@ def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
     info = known | dict(assume)
     made = make_degradation(config.data.get("degradation"), info["image_size"])
     dim = info["embed_dim"]
+
+    def embedding_sample():  # as many as a codebook of this config asks for
+        rows = 1 + max(dim, config.model.get("num_buckets", 0))
+        drawn = np.random.default_rng(0).standard_normal((2, rows, dim), np.float32)
+        return dict(zip(("clip_image", "clip_text"), drawn, strict=True))
+
     return {
         **info,
         "embedding_mean": np.zeros(dim),
         "embedding_std": np.ones(dim),
-        "embedding_cov": np.eye(dim),
+        "embedding_sample": embedding_sample,
         "clip_fingerprint": "assumed",
         "crop_size": made and made.crop,
         "low_res_size": made and made.low_res_size,
