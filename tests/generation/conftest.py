@@ -32,6 +32,21 @@ CONFIGS = {
         "diffusion": {**DIFFUSION, "prediction": "x0"},
         "embedding": "standardize",
     },
+    "ar_prior": {
+        "model": {
+            **SHARED,
+            "width": 8,
+            "depth": 1,
+            "num_heads": 2,
+            "context": 12,
+            "text_width": 8,
+            "text_depth": 1,
+            "text_heads": 2,
+            "num_components": 5,
+            "num_buckets": 8,
+        },
+        "embedding": "standardize",
+    },
     "decoder": {
         "model": {
             **SHARED,
@@ -79,8 +94,11 @@ def random_part(kind, seed=0, **fields):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name == "space/std":
             return np.full(shape.shape, 1.5, np.float32)
+        if name in ("codebook/edges", "codebook/centres"):
+            row = np.linspace(-2, 2, shape.shape[1], dtype=np.float32)
+            return np.broadcast_to(row, shape.shape)
         fan_in = max(1, np.prod(shape.shape[:-1]))
-        gain = 2.0 if kind == "prior" else 0.5  # conditions must act, pictures vary
+        gain = 2.0 if "prior" in kind else 0.5  # conditions must act, pictures vary
         draws = rng.normal(size=shape.shape, scale=gain / np.sqrt(fan_in))
         return draws.astype(np.float32)
 

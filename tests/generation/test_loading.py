@@ -62,16 +62,17 @@ def test_folders_that_are_no_model(tmp_path):
 def test_parts_that_do_not_fit_together(stack, resized):
     prior = resized("prior", embed_dim=16)
     other = dataclasses.replace(stack, parts={**stack.parts, "prior": prior})
-    with pytest.raises(ValueError, match="embed_dim is clip 8, prior 16, decoder 8"):
+    with pytest.raises(ValueError, match="is clip 8, prior 16, ar_prior 8, decoder 8"):
         check_together(other)
     tokenizer = dataclasses.replace(stack.tokenizer, vocab_size=31)
     with pytest.raises(ValueError, match="vocab_size is clip 30.*tokenizer 31"):
         check_together(dataclasses.replace(stack, tokenizer=tokenizer))
 
 
-def test_embedding_conventions_must_agree(stack):
-    prior = stack.parts["prior"]
+@pytest.mark.parametrize("kind", ["prior", "ar_prior"])
+def test_embedding_conventions_must_agree(stack, kind):
+    prior = stack.parts[kind]
     config = {**prior.config, "embedding": "unit_17.2"}
-    unit = parts.make("prior", config, prior.params, prior.meta, where="prior")
-    with pytest.raises(ValueError, match="the decoder wants standardize"):
-        check_together(dataclasses.replace(stack, parts={**stack.parts, "prior": unit}))
+    unit = parts.make(kind, config, prior.params, prior.meta, where=kind)
+    with pytest.raises(ValueError, match=f"the {kind} makes.*decoder wants standard"):
+        check_together(dataclasses.replace(stack, parts={**stack.parts, kind: unit}))

@@ -40,6 +40,8 @@ def test_a_gpu_topology_says_what_it_cannot_know():
     assert found.state_bytes == pytest.approx(found.parameters * 16 / 16, rel=0.02)
     assert found.fits is None and found.total_bytes is None
     assert "no compiler for an absent gpu" in plan.report(found)
+    found = plan.plan(load("paper/ar_prior.py"), "gpu:64")
+    assert found.parameters / 1e9 == pytest.approx(2.13, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ GENERATION_KEYS = (
     "prior_sampler",
     "decoder_sampler",
     "eta",
+    "prior",
+    "temperature",
+    "top_k",
+    "top_p",
+    "dot_quantile",
 )
 
 

@@ -1,11 +1,13 @@
 """What callers may hand to UnCLIP; each check says what was wrong with it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from unclip_jax.diffusion import samplers
+
+PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 
 
 def prompts(values: str | Sequence[str]) -> list[str]:
@@ -53,12 +55,16 @@ def embeddings(values, dim: int) -> np.ndarray:
     return values
 
 
-def number(name: str, value: float, minimum: float = -math.inf) -> float:
-    """A finite float of at least `minimum`."""
+def number(
+    name: str, value: float, minimum: float = -math.inf, maximum: float = math.inf
+) -> float:
+    """A finite float in [minimum, maximum]."""
     is_number = isinstance(value, int | float | np.number)
-    if not is_number or not math.isfinite(value) or value < minimum:
+    inside = is_number and math.isfinite(value) and minimum <= value <= maximum
+    if not inside:
         least = "" if minimum == -math.inf else f" of at least {minimum:g}"
-        raise ValueError(f"{name} must be a finite number{least}, got {value!r}")
+        most = "" if maximum == math.inf else f" and at most {maximum:g}"
+        raise ValueError(f"{name} must be a finite number{least}{most}, got {value!r}")
     return float(value)
 
 
@@ -78,3 +84,14 @@ def sampler(name: str, value: str) -> str:
         names = ", ".join(sorted(samplers.SAMPLERS))
         raise ValueError(f"{name} {value!r}: expected one of {names}")
     return value
+
+
+def prior(value: str, parts: Container[str]) -> str:
+    """The part that `value`, a name in PRIORS or "auto", draws embeddings with."""
+    if value == "auto":  # the paper's choice, unless only the other is there
+        only_codes = "ar_prior" in parts and "prior" not in parts
+        return "ar_prior" if only_codes else "prior"
+    if value not in PRIORS:
+        names = ", ".join(["auto", *PRIORS])
+        raise ValueError(f"prior {value!r}: expected one of {names}")
+    return PRIORS[value]

@@ -100,6 +100,11 @@ def _text2image(args):
             "prior_sampler",
             "decoder_sampler",
             "eta",
+            "prior",
+            "temperature",
+            "top_k",
+            "top_p",
+            "dot_quantile",
         )
     }
     settings["eta"] = _eta(args, 0.0)

@@ -119,13 +119,11 @@ def check_together(stack: Stack) -> None:
         if "embedding" in part.config
     }
     # a unit-norm prior has forgotten the norm that a standardising decoder wants
-    if (
-        conventions.get("prior")
-        == "unit_17.2"
-        != conventions.get("decoder", "unit_17.2")
-    ):
-        raise ValueError(
-            f"the parts of {stack.origin} do not fit together: the prior makes "
-            f"embeddings of norm 1 (unit_17.2), the decoder wants "
-            f"{conventions['decoder']}; train both with one stage_options.embedding"
-        )
+    wanted = conventions.get("decoder", "unit_17.2")
+    for prior in ("prior", "ar_prior"):
+        if conventions.get(prior) == "unit_17.2" != wanted:
+            raise ValueError(
+                f"the parts of {stack.origin} do not fit together: the {prior} makes "
+                f"embeddings of norm 1 (unit_17.2), the decoder wants {wanted}; train "
+                "both with one stage_options.embedding"
+            )

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.interop.parts import Part
+from unclip_jax.models import ar_sampling
 
 # Streams of randomness of one picture.
 PRIOR, DECODER, UPSAMPLER = 0, 1, 2
 START, STEPS = 0, 1  # x_T, and the noise added at the steps
+CODES = 2  # drawn by the autoregressive prior
 
 # The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
 # whose config does not say.
@@ -98,16 +100,70 @@ def draw_embeddings(
         kind = diffusion["prediction"]
         return process.interpret(sched, kind, z, t, denoise(z, t), bound)
 
-    def candidate_keys(stream):
-        keys = keys_of(seed, indices, PRIOR, stream)  # (B,)
-        fold = jax.vmap(jax.random.fold_in, (None, 0))
-        return jax.vmap(fold, (0, None))(keys, jnp.arange(many)).reshape(-1)
-
-    z_T = samplers.normal(candidate_keys(START), clip_text.shape[1:])
+    start = candidate_keys(seed, indices, many, START)
+    z_T = samplers.normal(start, clip_text.shape[1:])
     timesteps = schedule.strided_timesteps(sched.num_steps, steps)
     run = samplers.SAMPLERS[sampler]
-    z = run(predict, sched, z_T, timesteps, candidate_keys(STEPS))
+    z = run(predict, sched, z_T, timesteps, candidate_keys(seed, indices, many, STEPS))
     z = prior.module.apply(variables, z, method="denormalize")
+    return nearest_to_text(z, clip_text, many)
+
+
+def draw_embeddings_by_codes(
+    prior: Part,
+    params,
+    tokens,
+    clip_text,
+    seed,
+    indices,
+    scale,
+    temperature,
+    top_k,
+    top_p,
+    dot_quantile,
+    *,
+    guided: bool,
+    truncated: bool,
+    num_candidates: int,
+):
+    """Image embeddings for captions, from the autoregressive prior.
+
+    Args:
+      prior, params, tokens, clip_text, seed, indices, scale, guided, num_candidates: as
+        for draw_embeddings.
+      temperature, top_k, top_p, dot_quantile, truncated: see models.ar_sampling.sample.
+
+    Returns:
+      (B, D) raw image embeddings.
+    """
+    many = num_candidates
+    codes = ar_sampling.sample(
+        prior.module,
+        params,
+        jnp.repeat(tokens, many, axis=0),
+        jnp.repeat(clip_text, many, axis=0),
+        candidate_keys(seed, indices, many, CODES),
+        scale=scale,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        dot_quantile=dot_quantile,
+        guided=guided,
+        truncated=truncated,
+    )
+    z = prior.module.apply({"params": params}, codes, method="decode")
+    return nearest_to_text(z, clip_text, many)
+
+
+def candidate_keys(seed, indices, many: int, stream: int):
+    """(B * many,) keys of a prior's stream, those of one picture together."""
+    keys = keys_of(seed, indices, PRIOR, stream)  # (B,)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    return jax.vmap(fold, (0, None))(keys, jnp.arange(many)).reshape(-1)
+
+
+def nearest_to_text(z, clip_text, many: int):
+    """Of z (B * many, D), `many` candidates per caption, the best by angle: (B, D)."""
     z = z.reshape(-1, many, z.shape[-1])  # (B, K, D)
     score = (z * clip_text[:, None]).sum(-1) / jnp.linalg.norm(z, axis=-1).clip(1e-12)
     return jnp.take_along_axis(z, score.argmax(1)[:, None, None], axis=1)[:, 0]

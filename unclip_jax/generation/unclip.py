@@ -123,6 +123,11 @@ class UnCLIP:
         prior_sampler: str = "ddpm",
         decoder_sampler: str = "ddim",
         eta: float = 0.0,
+        prior: str = "auto",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        dot_quantile: float = 0.5,
         first: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
@@ -134,9 +139,16 @@ class UnCLIP:
           prior_guidance, decoder_guidance: classifier-free guidance; 1 is none.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
-          prior_steps, decoder_steps: sampling steps.
+          prior_steps, decoder_steps: sampling steps of diffusion.
           prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS.
           eta: noise of the decoder's DDIM steps.
+          prior: "diffusion" or "autoregressive"; "auto" is the one that the export
+            has, the diffusion prior if both.
+          temperature, top_k, top_p, dot_quantile: of the autoregressive prior's draws,
+            which has no steps and no sampler: temperature 0 takes the likeliest code;
+            only the top_k likeliest (0: all) and the fewest that hold the probability
+            top_p are drawn from; dot products come from above their training
+            distribution's dot_quantile.
           first: number of the first picture: prompts[a:] with first=a are drawn as
             they are within the whole list.
           progress: called with (0, total), then (done, total) after each batch.
@@ -148,7 +160,11 @@ class UnCLIP:
           ValueError: what is wrong with an argument.
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
-        embed = self._prior(prior_guidance, prior_steps, prior_sampler, num_candidates)
+        diffusion = prior_steps, prior_sampler
+        codes = temperature, top_k, top_p, dot_quantile
+        kind, embed = self._prior(
+            prior, prior_guidance, num_candidates, diffusion, codes
+        )
         decode = self._decoder(decoder_guidance, decoder_steps, decoder_sampler)
         eta = np.float32(checks.number("eta", eta, 0))
         seed = _seed(seed)
@@ -160,7 +176,7 @@ class UnCLIP:
             return decode(painters, z, tokens, seed, indices, eta)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self._map(draw, ("clip", "prior", *self._painters), arrays, progress)
+        return self._map(draw, ("clip", kind, *self._painters), arrays, progress)
 
     def sample_embeddings(
         self,
@@ -170,18 +186,25 @@ class UnCLIP:
         num_candidates: int = 2,
         steps: int = 64,
         sampler: str = "ddpm",
+        prior: str = "auto",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        dot_quantile: float = 0.5,
         first: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32."""
-        embed = self._prior(guidance, steps, sampler, num_candidates)
+        diffusion = steps, sampler
+        codes = temperature, top_k, top_p, dot_quantile
+        kind, embed = self._prior(prior, guidance, num_candidates, diffusion, codes)
         seed, tokens = _seed(seed), self._tokens(prompts)
 
         def draw(clip, prior, tokens, indices):
             return embed(clip, prior, tokens, seed, indices)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self._map(draw, ("clip", "prior"), arrays, progress)
+        return self._map(draw, ("clip", kind), arrays, progress)
 
     def decode(
         self,
@@ -265,27 +288,65 @@ class UnCLIP:
     def _program(self, function, kind, **static):
         return self._programs.compiled(function, self.stack.part(kind), **static)
 
-    def _prior(self, scale, steps, sampler, num_candidates):
-        """(clip params, prior params, tokens, seed, indices) -> embeddings."""
+    def _prior(self, prior, scale, num_candidates, diffusion, codes):
+        """The part drawn from, and
+        (clip params, its params, tokens, seed, indices) -> embeddings.
+
+        `diffusion` and `codes` are the options that only one kind of prior has.
+        """
         self.stack.part("clip")
-        scale = checks.number("prior guidance", scale)
-        most = self.stack.part("prior").config["diffusion"]["num_steps"]
+        kind = checks.prior(prior, self.stack.parts)
+        static = {
+            "guided": checks.number("prior guidance", scale) != 1,
+            "num_candidates": checks.integer("num_candidates", num_candidates, 1, 1024),
+        }
         encode = self._program(pipeline.encode_text, "clip")
+        if kind == "prior":
+            draw = self._diffusion_prior(np.float32(scale), static, *diffusion)
+        else:
+            draw = self._code_prior(np.float32(scale), static, *codes)
+
+        def run(clip, prior, tokens, seed, indices):
+            return draw(clip, prior, tokens, encode(clip, tokens), seed, indices)
+
+        return kind, run
+
+    def _diffusion_prior(self, scale, static, steps, sampler):
+        part = self.stack.part("prior")
+        most = part.config["diffusion"]["num_steps"]
         text_states = self._program(pipeline.text_states, "clip")
-        on_states = self.stack.part("prior").module.caption == "clip_states"
+        on_states = part.module.caption == "clip_states"
         draw = self._program(
             pipeline.draw_embeddings,
             "prior",
             steps=checks.integer("prior steps", steps, 1, most),
             sampler=checks.sampler("prior sampler", sampler),
-            guided=scale != 1,
-            num_candidates=checks.integer("num_candidates", num_candidates, 1, 1024),
+            **static,
         )
 
-        def run(clip, prior, tokens, seed, indices):
-            text = encode(clip, tokens)
+        def run(clip, prior, tokens, text, seed, indices):
             states = text_states(clip, tokens) if on_states else None
-            return draw(prior, tokens, text, seed, indices, np.float32(scale), states)
+            return draw(prior, tokens, text, seed, indices, scale, states)
+
+        return run
+
+    def _code_prior(self, scale, static, temperature, top_k, top_p, dot_quantile):
+        buckets = self.stack.part("ar_prior").module.num_buckets
+        values = (
+            np.float32(checks.number("temperature", temperature, 0)),
+            np.int32(checks.integer("top_k", top_k, 0, buckets)),
+            np.float32(checks.number("top_p", top_p, 0, 1)),
+            np.float32(checks.number("dot_quantile", dot_quantile, 0, 1)),
+        )
+        draw = self._program(
+            pipeline.draw_embeddings_by_codes,
+            "ar_prior",
+            truncated=top_k > 0 or top_p < 1,
+            **static,
+        )
+
+        def run(clip, prior, tokens, text, seed, indices):
+            return draw(prior, tokens, text, seed, indices, scale, *values)
 
         return run
 

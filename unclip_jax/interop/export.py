@@ -46,7 +46,7 @@ def export(
         "training_config": meta["config"],
         "data_fingerprint": data_info.get("fingerprint"),
     }
-    if kind in ("prior", "decoder"):
+    if kind in ("prior", "ar_prior", "decoder"):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
     parts.make(kind, config, params, kept, where=f"the {kind} of {run}")
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None

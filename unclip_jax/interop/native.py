@@ -29,7 +29,7 @@ VERSION = 1
 INDEX = "unclip.json"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-PARTS = ("clip", "prior", "decoder")
+PARTS = ("clip", "prior", "ar_prior", "decoder")
 KINDS = (*PARTS, "upsampler")  # parts upsampler_64, upsampler_256, ... by resolution
 TOKENIZER = "tokenizer"
 
@@ -70,7 +70,7 @@ def write_part(
       part: one of PARTS, or "upsampler_" and the side of the pictures it makes.
       config: what rebuilds the module and its process (the stage's export config).
       params: nested dict of arrays.
-      meta: JSON-able; for prior and decoder `clip_fingerprint` names the CLIP whose
+      meta: JSON-able; for priors and decoder `clip_fingerprint` names the CLIP whose
         embeddings they learnt from. For clip it is computed here.
 
     Raises:

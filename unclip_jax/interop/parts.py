@@ -21,7 +21,7 @@ class Part:
     """A trained model.
 
     Attributes:
-      kind: "clip", "prior", "decoder" or "upsampler_256" with its resolution.
+      kind: one of native.PARTS, or "upsampler_256" with its resolution.
       module: the Linen module, computing in the dtype asked for.
       params: nested dict of numpy arrays.
       config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
@@ -87,7 +87,7 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         x, t, low_res = shape(side, side, 3), shape(), shape(small, small, 3)
         return jax.eval_shape(module.init, key, x, t, low_res)["params"]
     tokens = shape(module.context_length, dtype=jnp.int32)
-    side = 1 if kind == "prior" else module.image_size
+    side = 1 if kind in ("prior", "ar_prior") else module.image_size
     image, embedding = shape(side, side, 3), shape(module.embed_dim)
     t, drop = shape(dtype=jnp.int32), shape(dtype=bool)
     states = None
@@ -97,6 +97,7 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
     inputs = {
         "clip": (shape(side, side, 3, dtype=jnp.uint8), tokens),
         "prior": (embedding, t, tokens, embedding, drop, states),
+        "ar_prior": (embedding, tokens, embedding, drop),
         "decoder": (image, t, embedding, tokens, drop, drop, embedding, states),
     }[kind]
     shapes = jax.eval_shape(module.init, key, *inputs)["params"]
