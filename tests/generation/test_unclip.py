@@ -200,7 +200,7 @@ def test_missing_parts_name_the_command(stack, kind):
     parts = {k: v for k, v in stack.parts.items() if k != kind}
     model = UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=8)
     with pytest.raises(FileNotFoundError) as error:
-        model.text2image(["a"], **FAST)
+        model.text2image(["a"], **FAST, prior="diffusion")
     assert f"has no {kind}" in str(error.value)
     assert f"--run=FOLDER_OF_THE_{kind.upper()}_RUN" in str(error.value)
 
