@@ -289,9 +289,9 @@ class UnCLIP:
         return self._programs.compiled(function, self.stack.part(kind), **static)
 
     def _prior(self, prior, scale, num_candidates, diffusion, codes):
-        """The part drawn from, and
-        (clip params, its params, tokens, seed, indices) -> embeddings.
+        """The part that `prior` means, and what draws from it.
 
+        That is (clip params, its params, tokens, seed, indices) -> embeddings.
         `diffusion` and `codes` are the options that only one kind of prior has.
         """
         self.stack.part("clip")
