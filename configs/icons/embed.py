@@ -11,7 +11,7 @@ import ml_collections
 
 
 def get_config():
-    """Every key is required; an unknown key is refused."""
+    """Every key but text_states is required; an unknown key is refused."""
     c = ml_collections.ConfigDict()
     c.clip = "runs/icons/clip"  # folder of a run of stage clip, or of an export
     c.data = dict(  # the source, as in training
@@ -29,4 +29,5 @@ def get_config():
     c.shard_size = 2000  # examples per file
     c.image_format = "png"  # or "jpeg"
     c.compute_dtype = "float32"
+    c.text_states = False  # True for a prior with model.caption="clip_states"
     return c

@@ -10,6 +10,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.tokenizer import train_tokenizer
@@ -120,8 +121,27 @@ def test_records_hold_what_clip_says(tmp_path, clip, params):
 def test_all_devices_share_a_batch(clip):
     assert clip.batch_size == 8  # 4, rounded up to the eight devices
     tokens = clip.tokenizer.encode(["a"])
-    image, text = clip.embed(np.zeros((1, 8, 8, 3), np.uint8), tokens)
-    assert len(image.sharding.device_set) == len(text.sharding.device_set) == 8
+    made = clip.embed(np.zeros((1, 8, 8, 3), np.uint8), tokens)
+    assert all(len(a.sharding.device_set) == 8 for a in made.values())
+
+
+def test_text_states_are_kept_with_those_of_the_empty_caption(tmp_path, clip, params):
+    full = FrozenCLIP(clip.part, clip.tokenizer, 4, text_states=True)
+    runner.embed_source(Pictures(), tmp_path / "r", full, shard_size=20)
+    data = open_data({"source": "records", "path": tmp_path / "r", "feed": "arrays"})
+    captions = [f"picture {i}" for i in range(3)] + [""]
+    tokens = clip.tokenizer.encode(captions)
+    module = clip.part.module
+    states = module.apply({"params": params}, tokens, method="text_states")
+    text = module.apply({"params": params}, tokens, method="encode_text")
+    assert data.shapes["text_states"] == ((6, 8), "float16")
+    found = data.take(3, ["text_states"])["text_states"]
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, states[:3], atol=2e-3)  # half precision
+    assert data.info["text_width"] == 8
+    empty = data.info["empty_text_states"], data.info["empty_clip_text"]
+    np.testing.assert_allclose(empty[0], states[3], atol=2e-3)
+    np.testing.assert_allclose(empty[1], text[3], atol=1e-5)
 
 
 def test_unreadable_examples_are_left_out_and_named(tmp_path, clip, capsys):
@@ -178,7 +198,7 @@ def test_images_of_another_size_are_scaled_for_clip(tmp_path, clip):
     scaled = jax.image.resize(image.astype(np.float32), (8, 8, 3), "cubic")
     scaled = np.asarray(scaled.round().clip(0, 255)).astype(np.uint8)
     tokens = clip.tokenizer.encode(["picture 3"])
-    expected, _ = clip.embed(scaled[None], tokens)
+    expected = clip.embed(scaled[None], tokens)["clip_image"]
     np.testing.assert_allclose(reader[3]["clip_image"], expected[0], atol=1e-4)
 
 
@@ -271,4 +291,4 @@ def test_a_tokenizer_of_another_clip(tmp_path, params):
 
 def test_the_icons_config_names_every_key():
     file = pathlib.Path(__file__).parents[2] / "configs/icons/embed.py"
-    assert sorted(config_lib.load(file)) == sorted(runner.KEYS)
+    assert sorted(config_lib.load(file)) == sorted((*runner.KEYS, *runner.OPTIONAL))

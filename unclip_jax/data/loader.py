@@ -100,7 +100,8 @@ class Dataset:
         tokenizer_fingerprint, tokenizer_folder, embedding_convention, embedding_mean,
         embedding_std (float64 (D,)), embedding_scale (mean L2 norm),
         embedding_sample (the method, which reads only when called), crop_size and
-        low_res_size (of a degradation); None where the data has no such thing.
+        low_res_size (of a degradation), text_width, empty_text_states (L, W) and
+        empty_clip_text (D,) (of text_states); None where the data has no such thing.
       bad: {key: reason} of the examples that could not be read so far.
     """
 
@@ -274,6 +275,7 @@ class Dataset:
         manifest = getattr(self.source, "manifest", {})
         statistics = getattr(self.source, "statistics", None) or {}
         scale = statistics.get("mean_norm")
+        (*_, text_width), _ = self.shapes.get("text_states", ((None,), ""))
         return {
             "num_examples": len(self),
             "image_size": self.source.image_size,
@@ -292,6 +294,9 @@ class Dataset:
             "embedding_std": statistics.get("std"),
             "embedding_scale": None if scale is None else float(scale),
             "embedding_sample": None if scale is None else self.embedding_sample,
+            "text_width": text_width,
+            "empty_text_states": statistics.get("empty_text_states"),
+            "empty_clip_text": statistics.get("empty_clip_text"),
         }
 
 

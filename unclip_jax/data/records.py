@@ -4,7 +4,8 @@ A finished folder holds
 
     manifest.json      what is in it: counts, shapes, fingerprints, what was skipped
     shard-00000-of-00008.array_record ...
-    statistics.npz     count, mean, std, cov (float64), mean_norm of clip_image
+    statistics.npz     count, mean, std, cov (float64), mean_norm of clip_image; with
+                       text_states, what CLIP makes of the empty caption
     tokenizer/         the tokenizer that made `tokens`
 
 Each record is a msgpack map {key, caption, image: PNG or JPEG bytes, and per array
@@ -46,7 +47,8 @@ class RecordReader:
       image_size: int.
       fingerprint: str.
       tokenizer_folder: str.
-      statistics: {name: float64 array} of clip_image; None without embeddings.
+      statistics: {name: float64 array} of clip_image, and the constants that the
+        writer was given; None without embeddings.
     """
 
     def __init__(self, path: str):
@@ -238,8 +240,10 @@ class RecordWriter:
         record_files.mark_done(self.folder, i, entry, left_out, sums)
         return count
 
-    def finish(self) -> dict:
+    def finish(self, constants: Mapping[str, np.ndarray] | None = None) -> dict:
         """Writes statistics.npz and manifest.json; returns the manifest.
+
+        `constants` are arrays about all of the records, kept with the statistics.
 
         Raises ValueError when shards are missing or hold nothing at all.
         """
@@ -263,7 +267,8 @@ class RecordWriter:
         if total == 0:
             raise ValueError(f"{self.folder}: no example could be read at all")
         if self.plan["embed_dim"] is not None:
-            record_files.write_npz(self.folder / STATISTICS, sums.statistics())
+            kept = {**sums.statistics(), **(constants or {})}
+            record_files.write_npz(self.folder / STATISTICS, kept)
         manifest = {
             **self.plan,
             "num_records": total,

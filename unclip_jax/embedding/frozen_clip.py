@@ -26,9 +26,16 @@ class FrozenCLIP:
       tokenizer: its tokenizer.
       fingerprint: names the CLIP in records, runs and exports.
       batch_size: rows of every batch, a multiple of the devices' number.
+      arrays: {name: (dtype, shape)} of what `embed` gives of an example.
     """
 
-    def __init__(self, part: parts.Part, tokenizer: Tokenizer, batch_size: int):
+    def __init__(
+        self,
+        part: parts.Part,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        text_states: bool = False,
+    ):
         """Raises ValueError when the tokenizer is another model's."""
         module = part.module
         for field in ("vocab_size", "eot_id"):
@@ -42,6 +49,13 @@ class FrozenCLIP:
             raise ValueError(f"config.batch_size must be at least 1, got {batch_size}")
         self.part, self.tokenizer = part, tokenizer
         self.fingerprint = part.clip_fingerprint
+        self.arrays = {
+            "clip_image": ("float32", (module.embed_dim,)),
+            "clip_text": ("float32", (module.embed_dim,)),
+        }
+        if text_states:
+            shape = module.context_length, module.text_width
+            self.arrays["text_states"] = "float16", shape
         # every process works off records of its own: no collectives between hosts
         mesh = make_mesh(devices=jax.local_devices())
         shards = batch_shards(mesh)
@@ -57,9 +71,12 @@ class FrozenCLIP:
         load_run: LoadRun,
         *,
         batch_size: int,
+        text_states: bool = False,
         dtype: str = "float32",
     ) -> "FrozenCLIP":
         """From a native export, or from the folder of a run of stage clip.
+
+        With `text_states`, `embed` gives them too.
 
         Raises:
           FileNotFoundError: neither is there, or the tokenizer is missing.
@@ -82,18 +99,19 @@ class FrozenCLIP:
             )
             tokens = tokenizer_folder(folder, meta["data_info"])
         tokenizer = Tokenizer.load(str(tokens), part.module.context_length)
-        return cls(part, tokenizer, batch_size)
+        return cls(part, tokenizer, batch_size, text_states)
 
     def embed(self, images: np.ndarray, tokens: np.ndarray):
-        """Raw embeddings of at most batch_size pairs; returns before they are ready.
+        """What CLIP makes of at most batch_size pairs; returns before it is ready.
 
         Args:
           images: uint8 (N, H, W, 3), square; scaled on the device to CLIP's size.
           tokens: int32 (N, L).
 
         Returns:
-          (clip_image, clip_text), float32 (batch_size, D) on the devices; the rows
-          after the N-th are padding.
+          {"clip_image", "clip_text"}: raw embeddings, float32 (batch_size, D), and
+          "text_states" float16 (batch_size, L, W) if asked for; on the devices. The
+          rows after the N-th are padding.
         """
         return self._run(self._params, self._place(images), self._place(tokens))
 
@@ -104,10 +122,14 @@ class FrozenCLIP:
             shape = (images.shape[0], side, side, 3)
             scaled = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
             images = scaled.round().clip(0, 255).astype(jnp.uint8)
-        return (
-            module.apply(variables, images, method="encode_image"),
-            module.apply(variables, tokens, method="encode_text"),
-        )
+        made = {
+            "clip_image": module.apply(variables, images, method="encode_image"),
+            "clip_text": module.apply(variables, tokens, method="encode_text"),
+        }
+        if "text_states" in self.arrays:
+            states = module.apply(variables, tokens, method="text_states")
+            made["text_states"] = states.astype(jnp.float16)
+        return made
 
     def _place(self, rows):
         padding = np.zeros((self.batch_size - len(rows), *rows.shape[1:]), rows.dtype)

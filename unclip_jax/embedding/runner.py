@@ -9,6 +9,8 @@ The config's fields:
     shard_size     examples per file; what an interrupted run loses at most
     image_format   "png", or "jpeg" (quality 95)
     compute_dtype  "float32" or "bfloat16"
+    text_states    whether to keep CLIP's states of every token, for a prior with
+                   caption "clip_states"; may be left out
 
 The same command continues an interrupted run, shard by shard. Examples that cannot be
 read are left out, and the manifest names them.
@@ -43,6 +45,7 @@ KEYS = (
     "image_format",
     "compute_dtype",
 )
+OPTIONAL = ("text_states",)
 IMAGE_FORMATS = ("png", "jpeg")
 READERS = 8  # threads that read or draw examples
 
@@ -65,7 +68,7 @@ def embed(
       FileNotFoundError: no CLIP there.
       FileExistsError: the folder of a split holds something else.
     """
-    config_lib.check_keys(config, KEYS, "config")
+    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
@@ -88,6 +91,7 @@ def embed(
         config["clip"],
         load_run,
         batch_size=config["batch_size"],
+        text_states=config.get("text_states", False),
         dtype=config["compute_dtype"],
     )
     return {
@@ -131,11 +135,7 @@ def embed_source(
             folder,
             num_shards=-(-total // shard_size),
             image_size=_image_size(source),
-            arrays={
-                "tokens": ("int32", (module.context_length,)),
-                "clip_image": ("float32", (module.embed_dim,)),
-                "clip_text": ("float32", (module.embed_dim,)),
-            },
+            arrays={"tokens": ("int32", (module.context_length,)), **clip.arrays},
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
             clip_fingerprint=clip.fingerprint,
@@ -173,7 +173,7 @@ def embed_source(
     if several:
         multihost_utils.sync_global_devices(f"wrote {name}")
     if first:
-        writer.finish()
+        writer.finish({} if writer.is_finished() else _constants(source, clip))
     if several:
         multihost_utils.sync_global_devices(f"finished {name}")
     manifest = writer.finish()  # on the other processes: reads it
@@ -208,17 +208,28 @@ def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
 
 
 def _finished(batch, tokens, running) -> Iterator[dict]:
-    clip_image, clip_text = map(np.asarray, running)  # waits for the device
-    rows = zip(batch, tokens, clip_image, clip_text, strict=False)  # padding last
-    for example, row_tokens, row_image, row_text in rows:
+    made = {name: np.asarray(a) for name, a in running.items()}  # waits for the device
+    for i, (example, row_tokens) in enumerate(zip(batch, tokens, strict=True)):
         yield {
             "key": example["key"],
             "caption": example["caption"],
             "image": example["image"],
             "tokens": row_tokens,
-            "clip_image": row_image,
-            "clip_text": row_text,
+            **{name: rows[i] for name, rows in made.items()},
         }
+
+
+def _constants(source, clip) -> dict[str, np.ndarray]:
+    """What CLIP makes of the empty caption, if text states are kept; float32."""
+    if "text_states" not in clip.arrays:
+        return {}
+    side = _image_size(source)  # the program for it is compiled already
+    image = np.zeros((1, side, side, 3), np.uint8)
+    made = clip.embed(image, clip.tokenizer.encode([""]))
+    return {
+        f"empty_{name}": np.asarray(made[name], np.float32)[0]
+        for name in ("text_states", "clip_text")
+    }
 
 
 def _read_ahead(source, indices: Iterable[int], pool, ahead: int, skipped):
