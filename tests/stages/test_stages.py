@@ -24,6 +24,9 @@ INFO = {
         name: np.random.default_rng(1).standard_normal((64, 12), np.float32)
         for name in ("clip_image", "clip_text")
     },
+    "text_width": 10,
+    "empty_text_states": RNG.standard_normal((8, 10)),
+    "empty_clip_text": RNG.standard_normal(12),
 }
 TINY = {
     "clip": {"embed_dim": 12, "patch_size": 8, "vision_width": 16, "vision_depth": 1},
@@ -32,6 +35,8 @@ TINY = {
     "decoder": {"channels": 16, "head_channels": 8, "norm_groups": 4},
 }
 TEXT = {"text_width": 16, "text_depth": 1}
+KARLO = {"caption": "clip_states"}
+FORMS = [(name, {}) for name in sorted(TINY)] + [("prior", KARLO)]
 
 
 def make_config(name, **changes):
@@ -46,7 +51,7 @@ def make_config(name, **changes):
 def batch(stage, n=8):
     made = {}
     for name, (shape, dtype) in stage.batch_spec.items():
-        if dtype == "float32":
+        if dtype.startswith("float"):
             made[name] = RNG.standard_normal((n, *shape)).astype(dtype)
         else:
             high = 256 if dtype == "uint8" else INFO["vocab_size"]
@@ -54,11 +59,16 @@ def batch(stage, n=8):
     return made
 
 
-@pytest.fixture(scope="module", params=sorted(TINY))
+@pytest.fixture(
+    scope="module",
+    params=FORMS,
+    ids=[" ".join([name, *changes.values()]) for name, changes in FORMS],
+)
 def made(request):
-    stage = stages.make_stage(make_config(request.param), INFO)
+    name, changes = request.param
+    stage = stages.make_stage(make_config(name, **changes), INFO)
     params = jax.jit(stage.init)(jax.random.key(0))
-    return request.param, stage, params, batch(stage)
+    return name, stage, params, batch(stage)
 
 
 def test_there_is_a_config_for_every_stage():
@@ -134,6 +144,17 @@ def test_the_papers_convention_is_unit_norm_times_17_2(name):
     params = stage.init(jax.random.key(0))
     assert stage.model.unit_norm
     np.testing.assert_allclose(params["space"]["std"], 1 / 17.2)
+
+
+def test_a_prior_on_clips_states_knows_the_empty_caption():
+    stage = stages.make_stage(make_config("prior", **KARLO), INFO)
+    params = jax.jit(stage.init)(jax.random.key(0))
+    assert stage.batch_spec["text_states"] == ((8, 10), "float16")
+    for name in ("empty_text_states", "empty_clip_text"):
+        np.testing.assert_allclose(params[name], INFO[name], 1e-6)
+        assert name in stages.CONSTANTS  # weight decay leaves them alone
+    with pytest.raises(ValueError, match="embed --config.text_states=True"):
+        stages.make_stage(make_config("prior", **KARLO), {**INFO, "text_width": None})
 
 
 def test_an_embedding_width_that_does_not_fit_is_refused():

@@ -32,8 +32,7 @@ def with_empty_caption(params: Mapping[str, Any], text_states, clip_text):
       text_states: (L, W) CLIP's states of the tokens of "".
       clip_text: (D,) its raw embedding.
     """
-    values = text_states.reshape(-1), clip_text
-    return {**params, **dict(zip(EMPTY_CAPTION, values, strict=True))}
+    return {**params, "empty_text_states": text_states, "empty_clip_text": clip_text}
 
 
 class DiffusionPrior(nn.Module):
@@ -78,12 +77,10 @@ class DiffusionPrior(nn.Module):
             self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
         else:
             self.text_states_in = nn.Dense(self.width, **dense)
-            # the states as one vector, which weight decay leaves alone
-            states = self.context_length * (self.text_width or self.embed_dim)
-            sizes = dict(zip(EMPTY_CAPTION, (states, self.embed_dim), strict=True))
-            empty = [
-                self.param(n, nn.initializers.zeros, (s,)) for n, s in sizes.items()
-            ]
+            states = self.context_length, self.text_width or self.embed_dim
+            shapes = zip(EMPTY_CAPTION, (states, (self.embed_dim,)), strict=True)
+            zeros = nn.initializers.zeros
+            empty = [self.param(name, zeros, shape) for name, shape in shapes]
             self.empty_caption = jax.lax.stop_gradient(empty)
         self.clip_text_in = nn.Dense(self.width, **dense)
         self.clip_image_in = nn.Dense(self.width, **dense)
@@ -149,8 +146,8 @@ class DiffusionPrior(nn.Module):
             raise ValueError('a prior with caption "clip_states" needs text_states')
         else:
             empty, empty_clip_text = self.empty_caption
-            empty = empty.reshape(self.context_length, -1)[:length]
-            text_states = jnp.where(drop[:, None, None], empty, text_states)
+            drop_states = drop[:, None, None]
+            text_states = jnp.where(drop_states, empty[:length], text_states)
             caption = self.text_states_in(text_states)  # (B, L, W)
         clip_text = jnp.where(drop[:, None], empty_clip_text, clip_text)
         time = layers.timestep_embedding(t, self.width).astype(self.dtype)

@@ -20,8 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.models.prior import EMPTY_CAPTION
+
 # Parameters that describe the data: no gradient reaches them, no decay may either.
-CONSTANTS = ("space", "codebook")
+CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
+# What embed must be told for records to have a field that it leaves out.
+_FLAGS = {"text_width": " --config.text_states=True"}
 
 
 def names() -> list[str]:
@@ -55,8 +59,8 @@ def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, A
         if value is None:
             raise ValueError(
                 f"stage {config.stage!r} needs {name!r} and the data in "
-                f"{config.data.get('path', config.data.source)} has none: "
-                "make records with `python -m unclip_jax.embed` first"
+                f"{config.data.get('path', config.data.source)} has none: make records "
+                f"with `python -m unclip_jax.embed{_FLAGS.get(name, '')}` first"
             )
         if fields.setdefault(name, value) != value:
             raise ValueError(

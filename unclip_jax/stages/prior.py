@@ -1,4 +1,7 @@
-"""Stage prior: the diffusion prior, mean squared error on x0 (paper, section 2.2)."""
+"""Stage prior: the diffusion prior, mean squared error on x0 (paper, section 2.2).
+
+With model.caption="clip_states" the records give the frozen CLIP's text states too.
+"""
 
 import dataclasses
 from typing import Any
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import process, schedule
+from unclip_jax.models.prior import with_empty_caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Diffusion:
     schedule: str = "cosine"
     num_steps: int = 1000
     prediction: str = "x0"
+    clip: float | None = None  # bound on |x0| in sampling; None: by the convention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +49,41 @@ class Stage:
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
-        wanted = ("embed_dim", "vocab_size", "context_length", "eot_id")
+        wanted = ["embed_dim", "vocab_size", "context_length", "eot_id"]
+        on_states = config.model.get("caption") == "clip_states"
+        if on_states:
+            wanted.append("text_width")
         fields = stages.model_fields(config, data_info, wanted)
         fields["unit_norm"] = options.embedding == "unit_17.2"
-        width = fields["embed_dim"]
+        length, width = fields["context_length"], fields["embed_dim"]
+        batch_spec = {
+            "tokens": ((length,), "int32"),
+            "clip_image": ((width,), "float32"),
+            "clip_text": ((width,), "float32"),
+        }
+        if on_states:
+            batch_spec["text_states"] = ((length, fields["text_width"]), "float16")
         return cls(
             model=models.build("prior", fields, stages.compute_dtype(config)),
             fields=fields,
             diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
             options=options,
             data_info=data_info,
-            batch_spec={
-                "tokens": ((fields["context_length"],), "int32"),
-                "clip_image": ((width,), "float32"),
-                "clip_text": ((width,), "float32"),
-            },
+            batch_spec=batch_spec,
         )
 
     def init(self, rng):
         batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
         x, t, drop = batch["clip_image"], jnp.zeros(1, int), jnp.zeros(1, bool)
-        params = self.model.init(rng, x, t, batch["tokens"], batch["clip_text"], drop)
+        states = batch.get("text_states")
+        inputs = x, t, batch["tokens"], batch["clip_text"], drop, states
+        params = self.model.init(rng, *inputs)["params"]
+        if states is not None:
+            info = self.data_info
+            empty = info["empty_text_states"], info["empty_clip_text"]
+            params = with_empty_caption(params, *map(jnp.asarray, empty))
         return stages.with_embedding_space(
-            params["params"], self.options.embedding, self.data_info
+            params, self.options.embedding, self.data_info
         )
 
     def loss(self, params, rng, batch, step):
@@ -90,6 +107,7 @@ class Stage:
             batch["tokens"],
             batch["clip_text"],
             stages.bernoulli(rng_drop, self.options.drop_text, b),
+            batch.get("text_states"),
             deterministic=False,
             rngs={"dropout": rng_dropout},
         )
