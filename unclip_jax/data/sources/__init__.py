@@ -24,6 +24,8 @@ SOURCES = {
     "icons": ("unclip_jax.data.sources.icons", "Icons"),
     "parquet": ("unclip_jax.data.sources.parquet", "Parquet"),
     "records": ("unclip_jax.data.records", "RecordReader"),
+    "tfds": ("unclip_jax.data.sources.tfds", "Tfds"),
+    "webdataset": ("unclip_jax.data.sources.webdataset", "WebDataset"),
 }
 
 # Keys of config.data that are the loader's, not the source's.
