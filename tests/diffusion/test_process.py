@@ -1,3 +1,6 @@
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,21 +77,66 @@ def test_discretized_likelihood_sums_to_one_over_the_256_values():
         np.testing.assert_allclose(np.exp(logp).sum(), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_learned_variance_loss_is_finite_at_both_ends(dtype):
-    x_0 = images(2)
-    t, noise = jnp.array([0, 999]), noise_like(x_0)
-    x_t = process.q_sample(SCHEDULE, x_0, t, noise)
+def test_discretized_likelihood_is_symmetric_and_exact_in_both_tails():
+    """Against float64, where 1 - cdf would have lost everything in float32."""
+    x, scale = np.array([-0.9, -0.5, 0.5, 0.9]), 0.15
 
-    def loss(output):
+    def cdf(z):
+        return np.vectorize(math.erfc)(-z / math.sqrt(2)) / 2
+
+    plus, minus = (cdf((-np.abs(x) + d) / scale) for d in (1 / 255, -1 / 255))
+    logp = process.discretized_gaussian_log_likelihood(
+        jnp.asarray(x, jnp.float32), 0.0, math.log(scale)
+    )
+    np.testing.assert_allclose(logp, np.log(plus - minus), rtol=2e-5)
+    np.testing.assert_allclose(logp, logp[::-1], rtol=1e-6)
+
+
+def test_kl_of_nearly_equal_variances_does_not_cancel():
+    d = 1e-3  # the value is about d^2 / 4 = 2.5e-7, below float32's step at 1
+    kl = process.normal_kl(jnp.float32(0), jnp.float32(-5 + d), 0.0, jnp.float32(-5))
+    d = float(jnp.float32(-5 + d) - jnp.float32(-5))
+    np.testing.assert_allclose(kl, 0.5 * (np.expm1(d) - d), rtol=1e-3)
+
+
+@functools.cache
+def loss_and_gradient(schedule, prediction, dtype):
+    sched = make_schedule(schedule)
+
+    def loss(output, x_0, t, noise):
+        x_t = process.q_sample(sched, x_0, t, noise).astype(dtype)
         losses = process.training_losses(
-            SCHEDULE, "epsilon", x_0, x_t, t, noise, output.astype(dtype)
+            sched, prediction, x_0, x_t, t, noise, output.astype(dtype)
         )
         return (losses["mse"] + losses["vb"]).mean()
 
-    for size in (0.0, 1.0, 100.0):
-        output = size * jnp.concatenate([noise_like(x_0)] * 2, axis=-1)
-        value, grad = jax.value_and_grad(loss)(output)
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize(
+    "schedule,prediction,dtype",
+    [
+        ("cosine", "epsilon", jnp.float32),
+        ("cosine", "epsilon", jnp.bfloat16),
+        ("cosine", "x0", jnp.bfloat16),
+        ("cosine", "v", jnp.bfloat16),
+        ("linear", "epsilon", jnp.bfloat16),
+    ],
+)
+def test_learned_variance_loss_is_finite_at_both_ends(schedule, prediction, dtype):
+    """Whatever a model puts out, of any size, and for the extremes of the data."""
+    rng = np.random.default_rng(1)
+    t = jnp.array([0, 0, 1, 998, 999, 999])
+    for _ in range(40):
+        x_0 = rng.uniform(-1, 1, (6, 4, 4, 3))
+        x_0 = np.where(rng.random(x_0.shape) < 0.2, np.sign(x_0), x_0)
+        noise = rng.standard_normal(x_0.shape)
+        size = 10 ** rng.uniform(-4, 4, (6, 1, 1, 6))  # each channel's
+        output = size * rng.standard_normal((6, 4, 4, 6))
+        arrays = (jnp.asarray(a, jnp.float32) for a in (output, x_0, noise))
+        output, x_0, noise = arrays
+        run = loss_and_gradient(schedule, prediction, dtype)
+        value, grad = run(output, x_0, t, noise)
         assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -97,10 +145,12 @@ def test_the_bound_trains_the_variance_only():
     t, noise = jnp.array([3, 500]), noise_like(x_0)
     x_t = process.q_sample(SCHEDULE, x_0, t, noise)
     output = jnp.concatenate([noise_like(x_0)] * 2, axis=-1)
-    grad = jax.grad(
-        lambda out: process.training_losses(
-            SCHEDULE, "epsilon", x_0, x_t, t, noise, out
-        )["vb"].sum()
+    grad = jax.jit(
+        jax.grad(
+            lambda out: process.training_losses(
+                SCHEDULE, "epsilon", x_0, x_t, t, noise, out
+            )["vb"].sum()
+        )
     )(output)
     assert (grad[..., :3] == 0).all() and (grad[..., 3:] != 0).any()
 
@@ -120,3 +170,27 @@ def test_min_snr_makes_every_parameterisation_weigh_the_same_x0_error():
 def test_to_uint8_rounds_and_clips():
     x = jnp.array([-2.0, -1.0, 0.0, 1.0, 3.0])
     assert process.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("percentile,bound", [(99.5, 1.0), (80.0, 1.0), (90.0, 5.0)])
+def test_dynamic_thresholding_is_imagens(percentile, bound):
+    rng = np.random.default_rng(0)
+    x0 = rng.standard_normal((3, 8, 8, 3)) * np.array([0.1, 2, 20])[:, None, None, None]
+    expected = []
+    for one in x0:
+        s = max(np.percentile(np.abs(one), percentile), bound)
+        expected.append(np.clip(one, -s, s) / s * bound)
+    limit = process.dynamic_threshold(percentile, bound)
+    t = jnp.array([100, 500, 999])
+    x_t = noise_like(x0)
+    pred = process.interpret(SCHEDULE, "x0", x_t, t, jnp.asarray(x0), limit)
+    np.testing.assert_allclose(pred.x0, np.stack(expected), rtol=1e-5)
+    bar = SCHEDULE.alphas_cumprod[np.asarray(t)].reshape(-1, 1, 1, 1)
+    epsilon = (x_t - np.sqrt(bar) * pred.x0) / np.sqrt(1 - bar)
+    np.testing.assert_allclose(pred.epsilon, epsilon, atol=1e-5)
+
+
+def test_impossible_percentiles_are_refused():
+    for percentile in (0, -1, 101, float("nan")):
+        with pytest.raises(ValueError, match="expected more than 0, at most 100"):
+            process.dynamic_threshold(percentile)

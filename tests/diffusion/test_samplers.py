@@ -1,85 +1,188 @@
-"""Samplers on a Gaussian, whose score is known in closed form."""
+"""Samplers on a correlated Gaussian, whose score is known in closed form."""
+
+import functools
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unclip_jax.diffusion import guidance, process, samplers
-from unclip_jax.diffusion.schedule import gather, make_schedule, strided_timesteps
+from unclip_jax.diffusion import process, samplers
+from unclip_jax.diffusion.schedule import (
+    log_snr_timesteps,
+    make_schedule,
+    strided_timesteps,
+)
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import gaussian  # noqa: E402
 
 SCHEDULE = make_schedule("cosine")
-MEAN, STD = 0.4, 0.3
+PREDICT = gaussian.predictor(SCHEDULE)
+STOCHASTIC = {"ddpm": {}, "ddim": {"eta": 1.0}, "dpmpp_2m_sde": {}}
+DETERMINISTIC = {"ddim": {}, "dpmpp_2m": {}, "heun": {}}
+CASES = [
+    *((name, options) for name, options in STOCHASTIC.items()),
+    *((name, options) for name, options in DETERMINISTIC.items()),
+]
 
 
-def predict(x_t, t):
-    """E[x_0 | x_t] for x_0 ~ N(MEAN, STD^2)."""
-    bar = gather(SCHEDULE.alphas_cumprod, t, x_t.ndim)
-    gain = jnp.sqrt(bar) * STD**2 / (bar * STD**2 + 1 - bar)
-    x0 = MEAN + gain * (x_t - jnp.sqrt(bar) * MEAN)
-    return process.interpret(SCHEDULE, "x0", x_t, t, x0, None)
+def keys_of(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
 
 
-def draw(sampler, steps, seed=0, n=4096, **kwargs):
-    keys = jax.random.split(jax.random.key(seed), n)
-    x_T = samplers.normal(keys, (1,))
+@functools.cache
+def program(name, steps, *options):
+    """(x_T, keys) -> x_0, compiled."""
+    run = functools.partial(samplers.SAMPLERS[name], **dict(options))
     steps = strided_timesteps(1000, steps)
-    run = jax.jit(lambda x, k: sampler(predict, SCHEDULE, x, steps, k, **kwargs))
-    return np.asarray(run(x_T, keys))
+    return jax.jit(lambda x, keys: run(PREDICT, SCHEDULE, x, steps, keys))
 
 
-@pytest.mark.parametrize(
-    "sampler,kwargs",
-    [(samplers.ddim, {}), (samplers.ddim, {"eta": 1.0}), (samplers.ddpm, {})],
-)
-def test_samplers_reach_the_mean_and_the_spread(sampler, kwargs):
-    x = draw(sampler, 250, **kwargs)
-    np.testing.assert_allclose(x.mean(), MEAN, atol=4 * STD / 64)
-    np.testing.assert_allclose(x.std(), STD, rtol=0.06)
+def draw(name, steps, keys, **options):
+    x_T = samplers.normal(keys, (2,))
+    return np.asarray(program(name, steps, *options.items())(x_T, keys))
 
 
-def test_a_sample_depends_on_its_key_only():
-    many, few = draw(samplers.ddpm, 5, n=8), draw(samplers.ddpm, 5, n=8)[:3]
-    np.testing.assert_array_equal(many[:3], few)
-    keys = jax.random.split(jax.random.key(0), 8)
-    alone = samplers.ddpm(
-        predict,
-        SCHEDULE,
-        samplers.normal(keys[2:3], (1,)),
-        strided_timesteps(1000, 5),
-        keys[2:3],
-    )
+@pytest.mark.parametrize("name,options", CASES)
+def test_samplers_reach_the_mean_and_the_covariance(name, options):
+    x = draw(name, 100, keys_of(4096), **options)
+    error = np.sqrt(np.diag(gaussian.COVARIANCE) / 4096)  # of the mean
+    np.testing.assert_allclose(x.mean(0), gaussian.MEAN, atol=4 * error.max())
+    # 2 % of sampling error, and what 100 steps lack
+    np.testing.assert_allclose(np.cov(x.T), gaussian.COVARIANCE, atol=0.02)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_ddpm_brackets_the_spread_between_its_two_variances(variance):
+    """In 10 steps the small variance is too small and the large one too large."""
+    x = draw("ddpm", 10, keys_of(4096), variance=variance)
+    excess = np.linalg.eigvalsh(np.cov(x.T) - gaussian.COVARIANCE)
+    assert (excess < 0).all() if variance == "fixed_small" else (excess > 0).all()
+
+
+@pytest.mark.parametrize("name,options", CASES)
+def test_a_sample_depends_on_its_key_only(name, options):
+    keys = keys_of(8)
+    many = draw(name, 5, keys, **options)
+    alone = draw(name, 5, keys[2:3], **options)
     np.testing.assert_allclose(alone[0], many[2], atol=1e-6)
+    if options == STOCHASTIC.get(name):
+        other = program(name, 5, *options.items())(
+            samplers.normal(keys, (2,)), keys_of(8, seed=1)
+        )
+        assert (np.abs(other - many) > 1e-3).all(1).any()
 
 
-def test_ddim_without_eta_uses_no_noise():
-    keys = jax.random.split(jax.random.key(0), 4)
-    x_T, steps = samplers.normal(keys, (1,)), strided_timesteps(1000, 10)
-    other = jax.random.split(jax.random.key(1), 4)
-    a, b = (samplers.ddim(predict, SCHEDULE, x_T, steps, k) for k in (keys, other))
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_solvers_of_the_ode_use_no_noise(name):
+    x_T = samplers.normal(keys_of(4), (2,))
+    a, b = (program(name, 5)(x_T, keys_of(4, seed)) for seed in (0, 1))
     np.testing.assert_array_equal(a, b)
 
 
-def test_guidance_extrapolates_from_the_unconditional_output():
-    def model(x, t, c, drop):
-        out = jnp.where(drop[:, None], -1.0, c)
-        return jnp.concatenate([out, out * 10], axis=-1)  # mean, variance
+@pytest.mark.parametrize("run", samplers.SAMPLERS.values())
+def test_images_are_sampled_as_their_pixels(run):
+    """(B, H, W, C) as (B H W, C), with given noise."""
+    shape, steps = (3, 2, 5, 2), strided_timesteps(1000, 3)
+    noise = np.random.default_rng(0).standard_normal((4, 30, 2)).astype(np.float32)
 
-    x, t = jnp.zeros((2, 1)), jnp.zeros(2, int)
-    c = jnp.array([[2.0], [3.0]])
-    out = guidance.classifier_free(model, c, 4.0)(x, t)
-    np.testing.assert_allclose(out[:, 0], -1 + 4 * (c[:, 0] + 1))
-    np.testing.assert_allclose(out[:, 1], 10 * c[:, 0])  # the conditional variance
+    def predict(x, t):
+        pred = PREDICT(x.reshape(-1, 2), jnp.repeat(t, 10))
+        return process.Prediction(*(a.reshape(x.shape) for a in pred[:2]), None)
+
+    def given(i, shape):
+        return jnp.asarray(noise)[i].reshape(shape)
+
+    x_T = jnp.asarray(noise[3])
+    image = jax.jit(lambda x: run(predict, SCHEDULE, x, steps, given))
+    pixels = jax.jit(lambda x: run(PREDICT, SCHEDULE, x, steps, given))
+    a, b = image(x_T.reshape(shape)), pixels(x_T)
+    np.testing.assert_allclose(a.reshape(-1, 2), b, atol=1e-5)
 
 
-def test_guidance_of_one_is_the_conditional_model():
-    def model(x, t, c, drop):
-        return jnp.where(drop[:, None], -1.0, c) + x
+ORDERS = {"ddim": 1, "dpmpp_2m": 2, "heun": 2}
 
-    x, t = jnp.ones((2, 1)), jnp.zeros(2, int)
-    c = jnp.array([[2.0], [3.0]])
-    one = guidance.classifier_free(model, c, 1)(x, t)
-    np.testing.assert_allclose(one, c + x)
-    np.testing.assert_allclose(
-        guidance.classifier_free(model, c, jnp.float32(1))(x, t), one
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_error_falls_at_the_solvers_order(name, schedule):
+    schedule = make_schedule(schedule)
+    predict = gaussian.predictor(schedule)
+    x_T = jnp.asarray(np.random.default_rng(0).standard_normal((64, 2)), jnp.float32)
+    spacing = {"dpmpp_2m": log_snr_timesteps}.get(
+        name, lambda schedule, n: strided_timesteps(1000, n)
     )
+    errors = []
+    for n in (20, 80):
+        steps = spacing(schedule, n)
+        run = functools.partial(samplers.SAMPLERS[name], predict, schedule)
+        x = jax.jit(lambda x: run(x, steps, keys_of(64)))(x_T)  # noqa: B023
+        exact = gaussian.flow(schedule, x_T, steps[0])
+        errors.append(np.abs(x - exact).max())
+    slope = np.log2(errors[0] / errors[-1]) / 2
+    assert -0.2 < slope - ORDERS[name] < 0.5, (slope, errors)
+
+
+def test_heun_is_exact_while_x0_is_constant():
+    """Data of one point: x0 is the same everywhere, and every step is a rotation."""
+    point = jnp.asarray([[0.3, -0.7]])
+
+    def predict(x, t):
+        return process.interpret(SCHEDULE, "x0", x, t, point + 0 * x, None)
+
+    x = samplers.heun(
+        predict, SCHEDULE, jnp.ones((1, 2)), strided_timesteps(1000, 4)[:-1]
+    )
+    np.testing.assert_allclose(x, point, atol=1e-5)
+
+
+def test_inversion_comes_back():
+    """x_T is where the exact flow comes from, and DDIM returns: to first order."""
+    x_0 = jnp.asarray(gaussian.data(256))
+    away, back = [], []
+    for n in (50, 200):
+        steps = strided_timesteps(1000, n)
+        x_T = samplers.ddim_inversion(PREDICT, SCHEDULE, x_0, steps)
+        again = samplers.ddim(PREDICT, SCHEDULE, x_T, steps, keys_of(256))
+        away.append(np.abs(gaussian.flow(SCHEDULE, x_T, 999) - x_0).max())
+        back.append(np.abs(again - x_0).max())
+    assert back[1] < 0.05 and away[1] < 0.05, (back, away)
+    assert 3 < back[0] / back[1] < 5 and 3 < away[0] / away[1] < 5, (back, away)
+
+
+def test_corrections_make_the_inversion_exact():
+    x_0, steps = jnp.asarray(gaussian.data(256)), strided_timesteps(1000, 25)[1:]
+    errors = []
+    for corrections in (0, 1, 4):
+        x_T = samplers.ddim_inversion(PREDICT, SCHEDULE, x_0, steps, corrections)
+        again = samplers.ddim(PREDICT, SCHEDULE, x_T, steps, keys_of(256))
+        errors.append(np.abs(again - x_0).max())
+    assert errors[0] > 0.1 and errors[1] < 0.05 and errors[2] < 1e-3, errors
+
+
+@pytest.mark.parametrize(
+    "timesteps", [[0, 5], [5, 5, 0], [1000, 0], [5, -1], [], [1.5, 0.5], [[1]]]
+)
+def test_impossible_timesteps_are_refused(timesteps):
+    with pytest.raises(ValueError, match="expected integers that descend"):
+        samplers.ddim(PREDICT, SCHEDULE, jnp.ones((1, 2)), timesteps, keys_of(1))
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"variance": "small"}, "'small': expected one of"),
+        ({"variance": "analytic"}, "need one another"),
+        ({"statistic": np.ones(1000)}, "need one another"),
+        ({"variance": "learned_range"}, "the model has none"),
+        ({"variance": "analytic", "statistic": np.ones(10)}, "each of the 1000"),
+    ],
+)
+def test_impossible_variances_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.ddpm(
+            PREDICT, SCHEDULE, jnp.ones((1, 2)), [5, 0], keys_of(1), **options
+        )

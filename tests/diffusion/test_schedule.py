@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from unclip_jax.diffusion.schedule import make_schedule, strided_timesteps
+from unclip_jax.diffusion.schedule import (
+    log_snr_timesteps,
+    make_schedule,
+    strided_timesteps,
+)
 
 # alphas_cumprod at 0, 250, 500, 750, 999 of the squared-cosine schedule with
 # betas capped at 0.999, as diffusers' UnCLIPScheduler has them
@@ -43,10 +47,27 @@ def test_strided_timesteps_equal_the_published_ones():
     assert strided_timesteps(1000, 7).tolist() == [999, 832, 666, 500, 333, 166, 0]
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])
+@pytest.mark.parametrize("n", [1, 2, 10, 64, 999, 1000])
+def test_log_snr_timesteps_span_the_process(name, n):
+    steps = log_snr_timesteps(make_schedule(name), n)
+    assert len(steps) == n and steps[0] == 999 and (n == 1 or steps[-1] == 0)
+    assert (np.diff(steps) < 0).all()
+
+
+def test_log_snr_timesteps_are_even_where_the_schedule_is_fine():
+    schedule = make_schedule("linear")
+    bar = schedule.alphas_cumprod[log_snr_timesteps(schedule, 12)]
+    gaps = np.diff(np.log(bar / (1 - bar)))
+    np.testing.assert_allclose(gaps[:-2], gaps[:-2].mean(), rtol=0.05)
+
+
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_impossible_step_counts_are_refused(n):
     with pytest.raises(ValueError, match="between 1 and 1000"):
         strided_timesteps(1000, n)
+    with pytest.raises(ValueError, match="between 1 and 1000"):
+        log_snr_timesteps(make_schedule("cosine"), n)
 
 
 def test_unknown_schedules_are_refused():

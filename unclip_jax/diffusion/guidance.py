@@ -51,9 +51,10 @@ def classifier_free(model, conditions, scale, *, interval=None, rescale=0.0):
             s = jnp.where((interval[0] <= t) & (t <= interval[1]), s, 1)
         s = s.reshape((b,) + (1,) * (x.ndim - 1))
         # uncond + s (cond - uncond), exactly cond at s = 1
-        mean = cond + ((s - 1) * (cond - uncond)).astype(cond.dtype)
+        mean = cond + (s - 1) * (cond - uncond)
         if rescale:
             mean = mean * (1 - rescale + rescale * _std(cond) / _std(mean))
+        mean = mean.astype(cond.dtype)
         return jnp.concatenate([mean, output[..., channels:]], axis=-1)
 
     return conditional if on_host and scale == 1 else guided

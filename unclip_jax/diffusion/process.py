@@ -4,6 +4,7 @@ Notation of Ho et al. 2020 and Nichol & Dhariwal 2021 (IDDPM). Everything here
 computes in float32 whatever the type of the model.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -43,8 +44,30 @@ def target(schedule: Schedule, prediction: str, x_0, t, noise):
     raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
 
 
+def dynamic_threshold(percentile: float, bound: float = 1.0) -> Callable:
+    """Imagen's thresholding (Saharia et al. 2022, section 2.3), for `interpret`.
+
+    Returns:
+      x0 (B, ..., C) -> x0 clipped to [-s, s] and divided by s / bound, where s is the
+      percentile of |x0| within each sample, or bound if that is larger.
+
+    Raises:
+      ValueError: a percentile outside (0, 100].
+    """
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile {percentile}: expected more than 0, at most 100")
+
+    def threshold(x0):
+        rest = tuple(range(1, x0.ndim))
+        s = jnp.percentile(jnp.abs(x0), percentile, axis=rest, keepdims=True)
+        s = jnp.maximum(s, bound)
+        return jnp.clip(x0, -s, s) * (bound / s)
+
+    return threshold
+
+
 def interpret(
-    schedule: Schedule, prediction: str, x_t, t, output, clip: float | None
+    schedule: Schedule, prediction: str, x_t, t, output, clip: float | Callable | None
 ) -> Prediction:
     """Turns a model's output into x0 and epsilon.
 
@@ -54,7 +77,8 @@ def interpret(
       x_t: (B, ..., C) noised input.
       t: (B,) timesteps.
       output: (B, ..., C) or (B, ..., 2C), the second half a learned variance.
-      clip: bound on |x0| (epsilon is recomputed from it), or None.
+      clip: bound on |x0|, a function of x0 such as `dynamic_threshold`, or None.
+        epsilon is recomputed from what it leaves.
     """
     channels = x_t.shape[-1]
     variance = output[..., channels:] if output.shape[-1] == 2 * channels else None
@@ -71,7 +95,7 @@ def interpret(
     else:
         raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
     if clip is not None:
-        x0 = jnp.clip(x0, -clip, clip)
+        x0 = clip(x0) if callable(clip) else jnp.clip(x0, -clip, clip)
     return Prediction(x0, (x_t - signal * x0) / sigma, variance)
 
 
@@ -128,23 +152,20 @@ def learned_log_variance(post: Posterior, raw):
 
 def normal_kl(mean_1, logvar_1, mean_2, logvar_2):
     """KL(N_1 || N_2) per element, in nats."""
-    return 0.5 * (
-        logvar_2
-        - logvar_1
-        - 1
-        + jnp.exp(logvar_1 - logvar_2)
-        + jnp.square(mean_1 - mean_2) * jnp.exp(-logvar_2)
-    )
+    d = logvar_1 - logvar_2  # expm1: no cancellation where the variances are close
+    return 0.5 * (jnp.expm1(d) - d + jnp.square(mean_1 - mean_2) * jnp.exp(-logvar_2))
 
 
 def discretized_gaussian_log_likelihood(x, mean, log_scale):
     """log P of 8-bit images scaled to [-1, 1] under a Gaussian (DDPM, eq. 13)."""
     centred, inv = x - mean, jnp.exp(-log_scale)
-    cdf_plus = jax.scipy.stats.norm.cdf(inv * (centred + 1 / 255))
-    cdf_minus = jax.scipy.stats.norm.cdf(inv * (centred - 1 / 255))
-    log_plus = jnp.log(cdf_plus.clip(1e-12))
-    log_rest = jnp.log((1 - cdf_minus).clip(1e-12))
-    log_delta = jnp.log((cdf_plus - cdf_minus).clip(1e-12))
+    cdf = jax.scipy.stats.norm.cdf
+    log_plus = jnp.log(cdf(inv * (centred + 1 / 255)).clip(1e-12))
+    log_rest = jnp.log(cdf(-inv * (centred - 1 / 255)).clip(1e-12))
+    # the lower of the two symmetric tails: near 1 the difference would cancel
+    lower = -jnp.abs(centred)
+    delta = cdf(inv * (lower + 1 / 255)) - cdf(inv * (lower - 1 / 255))
+    log_delta = jnp.log(delta.clip(1e-12))
     return jnp.where(x < -0.999, log_plus, jnp.where(x > 0.999, log_rest, log_delta))
 
 
@@ -153,10 +174,15 @@ def _mean_flat(x):
 
 
 def vlb_bits(schedule: Schedule, x_0, x_t, t, pred: Prediction):
-    """(B,) terms of the variational bound in bits per dimension (IDDPM, eq. 4-7)."""
+    """(B,) terms of the variational bound in bits per dimension (IDDPM, eq. 4-7).
+
+    A model without a learned variance has the posterior's (DDPM's small one).
+    """
     true = posterior(schedule, x_0, x_t, t, t - 1)
     model = posterior(schedule, pred.x0, x_t, t, t - 1)
-    logvar = learned_log_variance(model, pred.variance)
+    logvar = model.log_variance
+    if pred.variance is not None:
+        logvar = learned_log_variance(model, pred.variance)
     kl = normal_kl(true.mean, true.log_variance, model.mean, logvar)
     nll = -discretized_gaussian_log_likelihood(x_0, model.mean, 0.5 * logvar)
     return jnp.where(t == 0, _mean_flat(nll), _mean_flat(kl)) / jnp.log(2.0)

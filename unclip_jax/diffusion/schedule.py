@@ -67,14 +67,34 @@ def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
     round(i (T - 1) / (n - 1)), the respacing of guided-diffusion and of diffusers'
     UnCLIPScheduler. A single step starts at T - 1.
     """
-    if not 1 <= num_steps <= num_train_steps:
-        raise ValueError(
-            f"sampling steps must be between 1 and {num_train_steps}, got {num_steps}"
-        )
+    _check_count(num_steps, num_train_steps)
     if num_steps == 1:
         return np.array([num_train_steps - 1])
     stride = (num_train_steps - 1) / (num_steps - 1)
     return (np.arange(num_steps) * stride).round().astype(np.int64)[::-1].copy()
+
+
+def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
+    """`num_steps` timesteps from T - 1 down to 0, evenly spaced in the log SNR.
+
+    That is log(abar / (1 - abar)), the spacing of DPM-Solver (Lu et al. 2022), rounded
+    to timesteps that are still free: all of them where the schedule is the coarser.
+    """
+    _check_count(num_steps, schedule.num_steps)
+    bar = schedule.alphas_cumprod
+    log_snr = np.log(bar / (1 - bar))
+    wanted = np.linspace(log_snr[-1], log_snr[0], num_steps)
+    nearest = np.abs(log_snr - wanted[:, None]).argmin(1)
+    i = np.arange(num_steps)
+    descending = np.minimum.accumulate(nearest + i) - i  # strictly: none twice
+    return np.maximum(descending, num_steps - 1 - i)
+
+
+def _check_count(num_steps: int, most: int):
+    if not 1 <= num_steps <= most:
+        raise ValueError(
+            f"sampling steps must be between 1 and {most}, got {num_steps}"
+        )
 
 
 def gather(table: np.ndarray, t, ndim: int):

@@ -1,9 +1,11 @@
 """DDIM (Song, Meng & Ermon 2021), and its inversion."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion.samplers.steps import (
+    Steps,
     everywhere,
     make_steps,
     noise_source,
@@ -33,17 +35,20 @@ def ddim(predict, schedule: Schedule, x_T, timesteps, noise, eta=0.0):
     return scan_rows(step, x_T, (steps, spread))
 
 
-def ddim_inversion(predict, schedule: Schedule, x_0, timesteps):
+def ddim_inversion(predict, schedule: Schedule, x_0, timesteps, corrections: int = 0):
     """The x_T from which `ddim` with eta = 0 and the same timesteps returns to x_0.
 
-    Takes ddim's steps backwards, each with the epsilon of the less noisy end, so that
-    the way back is exact only in the limit of many steps (for x_0 itself, which no
-    model was trained on, with that of timesteps[-1]). `predict` must not clip x0:
-    epsilon would no longer be the model's.
+    Takes ddim's steps backwards. ddim's own step used the epsilon of the noisier end,
+    which is not known yet: the step is made with that of the less noisy end (of x_0,
+    which no model was trained on, as if it were at timesteps[-1]), which is exact in
+    the limit of many steps, then made again `corrections` times with the epsilon of
+    where it arrived (a fixed point of which is the exact inverse of ddim's step).
+    `predict` must not clip x0: epsilon would no longer be the model's.
 
     Args:
       predict, schedule, timesteps: as for `ddim` (timesteps descend here too).
       x_0: (B, ..., C) float32.
+      corrections: more calls of the model per step, in search of a fixed point.
 
     Returns:
       (B, ..., C) float32 at timesteps[0].
@@ -51,10 +56,15 @@ def ddim_inversion(predict, schedule: Schedule, x_0, timesteps):
     steps = make_steps(schedule, timesteps)
 
     def step(x, i, steps):
-        t = jnp.where(steps.s < 0, steps.t, steps.s)
-        pred = predict(x, everywhere(t, x))
-        x0 = (x - steps.sigma_s * pred.epsilon) / steps.signal_s
-        return steps.signal_t * x0 + steps.sigma_t * pred.epsilon
+        start = jnp.where(steps.s < 0, steps.t, steps.s)
 
-    backwards = type(steps)(*(a[::-1] for a in steps))
+        def arrive(k, y):
+            t = jnp.where(k == 0, start, steps.t)
+            epsilon = predict(y, everywhere(t, y)).epsilon
+            x0 = (x - steps.sigma_s * epsilon) / steps.signal_s
+            return steps.signal_t * x0 + steps.sigma_t * epsilon
+
+        return jax.lax.fori_loop(0, corrections + 1, arrive, x)
+
+    backwards = Steps(*(table[::-1] for table in steps))
     return scan_rows(step, x_0, backwards)

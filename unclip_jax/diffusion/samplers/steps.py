@@ -71,7 +71,8 @@ def scan_rows(step: Callable, state, rows):
       rows: a pytree of (n,) host arrays; float64 becomes float32 only here.
     """
     rows = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else a.dtype), rows
+        lambda a: jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else jnp.int32),
+        rows,
     )
     count = len(jax.tree.leaves(rows)[0])
 
