@@ -42,6 +42,9 @@ class Source:
         fore, back = np.array(COLOURS[colour]), np.array(COLOURS[background])
         return np.round(fore * mask + back * (1 - mask)).astype(np.uint8)
 
+    def captions(self, n):
+        return [self[i]["caption"] for i in range(n)]
+
     def __getitem__(self, i):
         random = np.random.default_rng((7, i))
         colour, background = random.choice(list(COLOURS), 2, replace=False)
@@ -94,10 +97,10 @@ class Model:
 @pytest.fixture
 def source(monkeypatch):
     """The blobs, also what any config.data gives in the runner."""
-    from unclip_jax.evaluation import runner
+    from unclip_jax.evaluation import inputs
 
     blobs = Source()
-    monkeypatch.setattr(runner, "make_source", lambda data: blobs)
+    monkeypatch.setattr(inputs, "make_source", lambda data: blobs)
     return blobs
 
 
@@ -105,6 +108,38 @@ def source(monkeypatch):
 def make_model(source):
     """make_model(die_after=None) -> a model whose text2image can be interrupted."""
     return lambda die_after=None: Model(source, die_after)
+
+
+class Inception:
+    """Stands for InceptionExtractor: two layers, linear in the pixels."""
+
+    default, label = "2048", "a stand-in"
+
+    def __init__(self, layers):
+        self.about = {"network": "stand-in", "convention": "none"}
+        self.calls = []
+
+    def image(self, images):
+        self.calls.append(len(images))
+        x = images.reshape(len(images), -1) / 255.0
+        random = np.random.default_rng(0)
+        names = {"2048": 8, "logits_unbiased": 12}
+        return {k: x @ random.normal(size=(x.shape[1], w)) for k, w in names.items()}
+
+
+@pytest.fixture
+def inception(monkeypatch):
+    """The list of stand-ins that config.extractors of that kind have made."""
+    from unclip_jax.evaluation import extractors
+
+    made = []
+
+    def make(layers, convention="none"):
+        made.append(Inception(layers))
+        return made[-1]
+
+    monkeypatch.setitem(extractors.KINDS, "inception", make)
+    return made
 
 
 @pytest.fixture

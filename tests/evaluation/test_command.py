@@ -14,7 +14,8 @@ FILE = pathlib.Path(__file__).parents[2] / "configs/icons/eval.py"
 
 def fail(capsys, *flags):
     with pytest.raises(SystemExit) as exit_:
-        config.run(evaluate.main, argv=["evaluate", f"--config={FILE}", *flags])
+        argv = ["evaluate", f"--config={FILE}", *flags]
+        config.run(evaluate.main, extra_flags=evaluate.FLAGS, argv=argv)
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.count("\n") == 1, error
     return error

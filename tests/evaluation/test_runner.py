@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.runner import check_config, evaluate
@@ -147,11 +148,17 @@ def test_other_size_is_explained(config, make_model, tmp_path):
         run(config, tmp_path, model)
 
 
-def test_every_registered_metric_runs(config, make_model, tmp_path):
+def test_every_registered_metric_runs(config, make_model, inception, tmp_path):
     from unclip_jax.evaluation.registry import REGISTRY
 
+    random = np.random.default_rng(0)
+    shapes = {"0.weight": (4, 67), "0.bias": 4, "2.weight": (1, 4), "2.bias": 1}
+    layers = {f"layers.{k}": random.normal(size=s) for k, s in shapes.items()}
+    safetensors.numpy.save_file(layers, tmp_path / "aesthetic.safetensors")
     with config.unlocked():
         config.metrics = {name: {} for name in REGISTRY}
+        config.extractors = {"inception": {}}
+        config.metrics.aesthetic = {"weights": str(tmp_path / "aesthetic.safetensors")}
         config.metrics.kid = {"subset_size": 30, "subsets": 3}
         config.metrics.r_precision = {"pool": 20}
     assert len(check_config(config)) == len(REGISTRY)

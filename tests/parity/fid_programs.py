@@ -1,6 +1,6 @@
 """Runs pytorch-fid, torch-fidelity and clean-fid themselves, in a process of their own.
 
-    python fid_programs.py TASK FOLDER
+    python fid_programs.py TASK FOLDER [OPTIONS]
 
 They need torchvision, which must stay out of the other tests' environment (diffusers
 and transformers take other ways when they see it), so they lie in a folder that only
@@ -25,10 +25,10 @@ def available():
     return (PROGRAMS / "pytorch_fid").is_dir()
 
 
-def reference(task, folder):
+def reference(task, folder, *options):
     """Run one of the tasks below; returns the arrays it saved."""
     environment = {**os.environ, "PYTHONPATH": str(PROGRAMS), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, __file__, task, str(folder)]
+    command = [sys.executable, __file__, task, str(folder), *map(str, options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(pathlib.Path(folder) / f"{task}.npz") as file:
@@ -97,59 +97,52 @@ def weights(folder):
     return {"images": x, **{name: f.numpy() for name, f in features}}
 
 
-def distances(folder):
+def distances(folder, width):
     """The three programs' distances between folder/a and folder/b.
 
-    The layer is 768 wide (pytorch-fid's --dims, torch-fidelity's option): the square
-    root of a matrix of 2048 takes each of them ten seconds and more.
+    The layer has a width of 64, 192, 768 or 2048; with 2048 the square root of a
+    matrix takes each of them ten seconds and more.  Besides, pytorch-fid reads the
+    statistics ours.npz if they are there, and writes its own of `a`.
     """
     import torch
     import torch_fidelity
     from cleanfid import fid as clean
     from pytorch_fid import fid_score
+    from pytorch_fid.inception import InceptionV3
 
-    state = torch.load(folder / "weights.pth", weights_only=True)
-    _network(state)
-    a, b = str(folder / "a"), str(folder / "b")
-    options = dict(batch_size=8, device="cpu", dims=768, num_workers=0)
-    found = {"pytorch-fid": fid_score.calculate_fid_given_paths([a, b], **options)}
-    # what we saved as statistics, read by their program
-    if (folder / "ours.npz").exists():
-        ours = str(folder / "ours.npz")
-        found["ours read"] = fid_score.calculate_fid_given_paths([ours, b], **options)
-    options["num_workers"] = 0
-    fid_score.save_fid_stats([a, str(folder / "theirs.npz")], **options)
+    width = int(width)
+    block = InceptionV3.BLOCK_INDEX_BY_DIM[width]
+    _network(torch.load(folder / "weights.pth", weights_only=True))
+    a, b, theirs, ours = (str(folder / x) for x in ("a", "b", "theirs.npz", "ours.npz"))
+    options = dict(batch_size=8, device="cpu", dims=width, num_workers=0)
+    fid_score.save_fid_stats([a, theirs], **options)
+    distance = fid_score.calculate_fid_given_paths
+    found = {"pytorch-fid": distance([theirs, b], **options)}
+    if os.path.exists(ours):
+        found["ours"] = distance([ours, theirs], **options)
 
-    metrics = torch_fidelity.calculate_metrics(
+    values = torch_fidelity.calculate_metrics(
         input1=a,
         input2=b,
         cuda=False,
         fid=True,
-        feature_layer_fid="768",
+        feature_layer_fid=str(width),
         feature_extractor_weights_path=str(folder / "weights.pth"),
         batch_size=8,
         cache=False,
         verbose=False,
     )
-    found["torch-fidelity"] = metrics["frechet_inception_distance"]
+    found["torch-fidelity"] = values["frechet_inception_distance"]
 
-    from pytorch_fid.inception import InceptionV3
-
-    net = InceptionV3([2], resize_input=False, normalize_input=False).eval()
+    net = InceptionV3([block], resize_input=False, normalize_input=False).eval()
 
     def extract(images):
         with torch.no_grad():
             return net((images - 128) / 128)[0].mean(dim=(2, 3))
 
+    options = dict(device=torch.device("cpu"), num_workers=0, batch_size=8)
     found["clean"] = clean.compute_fid(
-        a,
-        b,
-        mode="clean",
-        custom_feat_extractor=extract,
-        device=torch.device("cpu"),
-        num_workers=0,
-        batch_size=8,
-        verbose=False,
+        a, b, mode="clean", custom_feat_extractor=extract, verbose=False, **options
     )
     return {name: np.float64(value) for name, value in found.items()}
 
@@ -174,9 +167,8 @@ def metrics(folder):
 
 if __name__ == "__main__":
     _stub_compiled_parts()
-    task, where = sys.argv[1], pathlib.Path(sys.argv[2])
-    saved = {"weights": weights, "distances": distances, "metrics": metrics}[task](
-        where
-    )
+    task, where, *options = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
+    tasks = {"weights": weights, "distances": distances, "metrics": metrics}
+    saved = tasks[task](where, *options)
     np.savez(where / f"{task}.npz", **saved)
     print(json.dumps(sorted(saved)))

@@ -1,7 +1,7 @@
 """FID end to end against the programs that define it, on the same PNG files.
 
-Random weights, calibrated so that activations stay of a useful size; the layer of 768
-(see fid_programs.distances).  Tolerance 1e-5 relative.
+Random weights, calibrated so that activations stay of a useful size; the layer of 192
+(the whole network is compared in test_inception.py).  Tolerance 1e-5 relative.
 """
 
 import numpy as np
@@ -9,11 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.parity import fid_programs
-from unclip_jax.evaluation.frechet import frechet_from_features
+from unclip_jax.evaluation import statistics_file
+from unclip_jax.evaluation.frechet import (
+    frechet_distance,
+    frechet_from_features,
+    statistics,
+)
 from unclip_jax.evaluation.inception import InceptionExtractor
 from unclip_jax.interop.inception import load_inception
 
 pytestmark = pytest.mark.programs
+LAYER = "192"
 
 
 def pictures(seed, n, height, width):
@@ -29,7 +35,7 @@ def pictures(seed, n, height, width):
 @pytest.fixture(scope="module")
 def sets(fid_folder):
     """Generated (64 x 48) and real (310 x 330: shrunk) pictures, saved as PNG files."""
-    found = {"a": pictures(0, 12, 64, 48), "b": pictures(1, 16, 310, 330)}
+    found = {"a": pictures(0, 10, 64, 48), "b": pictures(1, 12, 310, 330)}
     for name, images in found.items():
         (fid_folder / name).mkdir()
         for i, image in enumerate(images):
@@ -38,19 +44,23 @@ def sets(fid_folder):
 
 
 @pytest.fixture(scope="module")
-def theirs(fid_folder, sets):
-    return fid_programs.reference("distances", fid_folder)
-
-
-@pytest.fixture(scope="module")
 def inception(fid_folder):
     return load_inception(str(fid_folder / "weights.pth"))
 
 
+@pytest.fixture(scope="module")
+def theirs(fid_folder, inception, sets):
+    extractor = InceptionExtractor(inception, "pytorch-fid", [LAYER], batch_size=16)
+    b = extractor.image(sets["b"])[LAYER]
+    ours = statistics_file.GaussianStatistics(*statistics(b), {"n": len(b)})
+    statistics_file.write(fid_folder / "ours.npz", ours)
+    return fid_programs.reference("distances", fid_folder, LAYER)
+
+
 @pytest.mark.parametrize("convention", ["pytorch-fid", "torch-fidelity", "clean"])
 def test_the_distance_is_the_programs(inception, sets, theirs, convention):
-    extractor = InceptionExtractor(inception, convention, batch_size=16)
-    (a,), (b,) = (extractor.image(sets[name], ["768"]) for name in "ab")
+    extractor = InceptionExtractor(inception, convention, [LAYER], batch_size=16)
+    a, b = (extractor.image(sets[name])[LAYER] for name in "ab")
     got, want = frechet_from_features(a, b), theirs[convention]
     print(f"{convention}: {got:.6f} against {want:.6f}, relative {got / want - 1:.1e}")
     assert got == pytest.approx(want, rel=1e-5)
@@ -59,3 +69,10 @@ def test_the_distance_is_the_programs(inception, sets, theirs, convention):
 def test_the_conventions_differ(theirs):
     values = [theirs[c] for c in ("pytorch-fid", "torch-fidelity", "clean")]
     assert min(abs(np.subtract.outer(values, values)[np.triu_indices(3, 1)])) > 1e-3
+
+
+def test_statistics_files_go_both_ways(fid_folder, theirs):
+    a, b = (statistics_file.read(fid_folder / f"{x}.npz") for x in ("theirs", "ours"))
+    got = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert theirs["ours"] == pytest.approx(theirs["pytorch-fid"], rel=1e-5)
+    assert got == pytest.approx(theirs["ours"], rel=1e-5)

@@ -1,9 +1,11 @@
 """Inception features of pictures, on all devices of a mesh, in one named convention."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from unclip_jax.evaluation import conventions
 from unclip_jax.generation.programs import Programs
@@ -29,34 +31,44 @@ def features(variables, x, layers):
 class InceptionExtractor:
     """Runs the network over any number of pictures.
 
-    Row i depends on picture i only: not on its batch, nor on how many devices and
-    processes share the work.
+    Row i depends on picture i only: not on its batch, nor on how many devices share
+    the work (those of this process; see feature_store for several processes).
 
     Attributes:
       about: what its numbers depend on, for fingerprints and results.
+      label: the weights and the convention in words.
     """
 
-    def __init__(self, inception: Inception, convention, mesh=None, batch_size=32):
-        """Raises ValueError for an unknown convention."""
+    default = "2048"
+
+    def __init__(
+        self,
+        inception: Inception,
+        convention: str,
+        layers: Sequence[str] = (default,),
+        batch_size: int = 32,
+        mesh: Mesh | None = None,
+    ):
+        """Raises ValueError for an unknown convention or layer."""
         conventions.find(convention)
-        self.convention = convention
+        if unknown := [layer for layer in layers if layer not in LAYERS]:
+            raise ValueError(f"layer {unknown[0]!r}: expected one of {[*LAYERS]}")
+        self.convention, self.layers = convention, tuple(layers)
+        self.label = f"{inception.label}, convention {convention}"
         self.about = {
             "network": "inception-2015-12-05",
-            "weights": inception.label,
             "weights_sha256": inception.fingerprint,
             "convention": convention,
         }
-        self._programs = Programs(mesh or make_mesh(), batch_size)
+        mesh = mesh or make_mesh(devices=jax.local_devices())
+        self._programs = Programs(mesh, batch_size)
         self._variables = self._programs.place_params(inception.variables)
 
-    def image(self, images, layers=("2048",)):
-        """Tuple of float32 (N, width) on the host, for names of models' LAYERS.
-
-        Args:
-          images: uint8 (N, H, W, 3).
+    def image(self, images):
+        """{layer: float32 (N, width)} on the host, of uint8 (N, H, W, 3).
 
         Raises:
-          ValueError: other pictures, or an unknown layer.
+          ValueError: other pictures.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -64,16 +76,22 @@ class InceptionExtractor:
                 f"pictures must be uint8 (N, H, W, 3), got {images.dtype} "
                 f"{images.shape}"
             )
-        if unknown := [layer for layer in layers if layer not in LAYERS]:
-            raise ValueError(f"layer {unknown[0]!r}: expected one of {[*LAYERS]}")
-        out = [[] for _ in layers]
+        found, pending = [], None
         for rows in self._programs.chunks(len(images)):
             (batch,) = self._programs.place([images[rows]], len(images))
             batch = prepare(batch, self.convention)
-            found = features(self._variables, batch, tuple(layers))
-            for kept, array in zip(out, found, strict=True):
-                kept.append(self._programs.fetch(array, rows.stop - rows.start))
-        return tuple(
-            np.concatenate(kept) if kept else np.zeros((0, LAYERS[layer]), np.float32)
-            for kept, layer in zip(out, layers, strict=True)
-        )
+            running = features(self._variables, batch, self.layers)
+            if pending:  # fetched while the devices work on the next batch
+                found.append(self._fetch(*pending))
+            pending = running, rows
+        if pending:
+            found.append(self._fetch(*pending))
+        return {
+            layer: np.concatenate([f[i] for f in found])
+            if found
+            else np.zeros((0, LAYERS[layer]), np.float32)
+            for i, layer in enumerate(self.layers)
+        }
+
+    def _fetch(self, arrays, rows):
+        return [self._programs.fetch(array, rows.stop - rows.start) for array in arrays]

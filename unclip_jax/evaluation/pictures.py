@@ -1,6 +1,11 @@
 """Pictures under evaluation: images, what they should show, features made on demand."""
 
+import warnings
+
 import numpy as np
+
+from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation.statistics_file import GaussianStatistics, check_fits
 
 
 class Pictures:
@@ -11,23 +16,27 @@ class Pictures:
     mismatched captions (chance), because only the contents differ.
 
     Attributes:
-      images: uint8 (N, H, W, 3).
-      examples: N dicts of the source's fields ("caption", "noun", ...), without image.
-      reference: uint8 (M, H, W, 3) real pictures, or None.
+      images: N of them, as in image_sets.py.
+      examples: N dicts of the source's fields ("caption", "noun", ...), without image;
+        None when there are no captions.
+      reference: M real pictures, GaussianStatistics of some, or None.
       source: the data source of the examples, or None.
-      extractors: name -> object with image(images) -> (N, D) and
-        text(captions) -> (N, D).
+      extractors: name -> extractor, see extractors.py.
+      store: FeatureStore that computes and keeps features.
     """
 
-    def __init__(self, images, examples, extractors, reference=None, source=None):
-        if len(images) != len(examples):
+    def __init__(
+        self, images, examples, extractors, reference=None, source=None, store=None
+    ):
+        if examples is not None and len(images) != len(examples):
             raise ValueError(f"{len(images)} images for {len(examples)} captions")
         self.images = images
         self.examples = examples
         self.extractors = extractors
         self.reference = reference
         self.source = source
-        self._order = np.arange(len(examples))
+        self.store = store or FeatureStore()
+        self._order = np.arange(len(images))
         self._cache = {}
 
     def __len__(self):
@@ -66,7 +75,12 @@ class Pictures:
     def mismatched(self, shift):
         """The same images (and cached features), each with another one's caption."""
         other = Pictures(
-            self.images, self.examples, self.extractors, self.reference, self.source
+            self.images,
+            self.examples,
+            self.extractors,
+            self.reference,
+            self.source,
+            self.store,
         )
         other._order = np.roll(self._order, shift)
         other._cache = self._cache
@@ -80,7 +94,7 @@ class Pictures:
         """
         if other.examples is not self.examples or other.reference is not self.reference:
             raise ValueError("only sets of the same examples and reference can share")
-        shared = ("text", "reference")
+        shared = ("text", "reference", "reference statistics")
         self._cache.update({k: v for k, v in other._cache.items() if k[0] in shared})
         return self
 
@@ -90,49 +104,73 @@ class Pictures:
             self._cache[key] = compute()
         return self._cache[key]
 
-    def image_features(self, extractor="clip"):
-        """float32 (N, D) of the images."""
-        run = self._extractor(extractor).image
-        return self.cached(("image", extractor), lambda: run(self.images))
+    def image_features(self, name="clip"):
+        """float32 (N, D) of the images; `name` as in extractors.py."""
+        return self._features("image", self.images, name)
 
-    def reference_features(self, extractor="clip"):
+    def reference_features(self, name="clip"):
         """float32 (M, D) of the reference pictures.
 
         Raises:
-          ValueError: there is no reference.
+          ValueError: there is no reference, or only its statistics.
         """
+        if isinstance(self.reference, GaussianStatistics):
+            raise ValueError(
+                "this metric compares with real pictures one by one, but "
+                "config.reference.statistics has only their mean and covariance: set "
+                "config.reference.images or .data instead"
+            )
         if self.reference is None:
             raise ValueError(
-                "this metric compares with real pictures: set config.reference.count"
+                "this metric compares with real pictures: set config.reference"
             )
-        run = self._extractor(extractor).image
-        return self.cached(("reference", extractor), lambda: run(self.reference))
+        return self._features("reference", self.reference, name)
 
-    def text_features(self, extractor="clip", prefix=""):
+    def few_references(self, width):
+        """Whether there are no more reference pictures than features are wide."""
+        known = self.reference is not None
+        given = isinstance(self.reference, GaussianStatistics)
+        return not known or (not given and len(self.reference) <= width)
+
+    def reference_statistics(self, name="clip"):
+        """(mean (D,), covariance (D, D)) of the reference pictures, float64.
+
+        Raises:
+          ValueError: there is no reference, or its statistics were made otherwise.
+        """
+        given, extractor = self.reference, self._extractor(name)
+        layer = name.partition("/")[2] or extractor.default
+        if isinstance(given, GaussianStatistics):
+            about = {**extractor.about, "layer": layer}
+            for note in check_fits(given, about, "config.reference.statistics"):
+                warnings.warn(note, stacklevel=2)
+            return given.mean, given.covariance
+        key = ("reference statistics", name)
+        run = self.store.statistics
+        found = self.cached(key, lambda: run(self.reference, extractor, layer))
+        return found.mean, found.covariance
+
+    def text_features(self, name="clip", prefix=""):
         """float32 (N, D) of the captions, each with `prefix` before it."""
-        run = self._extractor(extractor).text
+        extractor = self._extractor(name)
+        if not hasattr(extractor, "text"):
+            raise ValueError(f"the features {name!r} are of pictures only")
         captions = [prefix + example["caption"] for example in self.examples]
-        features = self.cached(("text", extractor, prefix), lambda: run(captions))
-        return features[self._order]
+        key = ("text", name, prefix)
+        return self.cached(key, lambda: extractor.text(captions))[self._order]
+
+    def _features(self, what, images, name):
+        extractor = self._extractor(name)
+        found = self.cached(
+            (what, name.partition("/")[0]),
+            lambda: self.store.features(images, extractor),
+        )
+        return found[name.partition("/")[2] or extractor.default]
 
     def _extractor(self, name):
+        name = name.partition("/")[0]
         if name not in self.extractors:
             raise ValueError(
                 f"no feature extractor {name!r}; known: {sorted(self.extractors)}"
             )
         return self.extractors[name]
-
-
-class ClipExtractor:
-    """CLIP features by the towers of an UnCLIP (which works in batches itself)."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def image(self, images):
-        """float32 (N, D) of uint8 (N, H, W, 3), scaled to CLIP's size if need be."""
-        return np.asarray(self.model.encode_image(self.model.fit_for_clip(images)))
-
-    def text(self, captions):
-        """float32 (N, D) of N strings."""
-        return np.asarray(self.model.encode_text(captions))

@@ -15,15 +15,18 @@ import numpy as np
 from unclip_jax.config import check_keys
 from unclip_jax.evaluation import frechet as frechet_lib
 from unclip_jax.evaluation import icons as icons_lib
+from unclip_jax.evaluation.aesthetic import aesthetic, layers_of
 from unclip_jax.evaluation.clip_score import HESSEL_PREFIX, clip_score
 from unclip_jax.evaluation.cmmd import cmmd
 from unclip_jax.evaluation.density_coverage import density_coverage
+from unclip_jax.evaluation.inception_score import inception_score
 from unclip_jax.evaluation.kid import kid
 from unclip_jax.evaluation.pairwise_distance import pairwise_distance
 from unclip_jax.evaluation.precision_recall import precision_recall
 from unclip_jax.evaluation.r_precision import r_precision
 from unclip_jax.evaluation.retrieval import retrieval
 from unclip_jax.evaluation.vendi import vendi
+from unclip_jax.interop.tensor_files import read_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +90,36 @@ def _retrieval(pictures, features="clip"):
 
 
 def _frechet(pictures, features="clip"):
+    """Through statistics, cached or given, unless there are few pictures."""
     x = pictures.image_features(features)
-    y = pictures.reference_features(features)
     frechet_lib.warn_few(x.shape[0], x.shape[1])
-    return {"": frechet_lib.frechet_from_features(x, y)}
+    if pictures.few_references(x.shape[1]):
+        y = pictures.reference_features(features)
+        return {"": frechet_lib.frechet_from_features(x, y)}
+    mean, covariance = pictures.reference_statistics(features)
+    distance = frechet_lib.frechet_distance(
+        *frechet_lib.statistics(x, "generated features"), mean, covariance
+    )
+    return {"": distance}
+
+
+def _fid(pictures, features="inception"):
+    return _frechet(pictures, features)
+
+
+def _inception_score(
+    pictures, splits=10, seed=2020, features="inception/logits_unbiased"
+):
+    mean, std = inception_score(pictures.image_features(features), splits, seed)
+    return {"mean": mean, "std": std}
+
+
+def _aesthetic(pictures, weights="", features="clip"):
+    if not weights:
+        raise ValueError("metric 'aesthetic' needs `weights`, a .pth or .safetensors")
+    expected = "LAION's sac+logos+ava1-l14-linearMSE.pth, or another such chain"
+    layers = layers_of(read_tensors(weights, expected))
+    return {"": aesthetic(pictures.image_features(features), layers)}
 
 
 def _kid(pictures, subsets=100, subset_size=1000, seed=2020, features="clip"):
@@ -135,7 +164,7 @@ def _icons(pictures, max_shift=2):
         palette = np.array([source.colours[name] for name in names])
         masks = np.stack([source.mask(noun) for noun in nouns])
         masks, reach = icons_lib.jittered(masks, getattr(source, "jitter", 0.0))
-        images = pictures.images
+        images = pictures.images[:]
         return icons_lib.read_icons(images, palette, masks, max_shift + reach)
 
     return icons_lib.check_icons(
@@ -189,6 +218,27 @@ REGISTRY: dict[str, Metric] = {
                 better="lower",
             )
         },
+    ),
+    "fid": Metric(
+        _fid,
+        {
+            "": Quantity(
+                "distance to the real pictures in Inception's features, in the "
+                "extractor's convention",
+                better="lower",
+            )
+        },
+    ),
+    "inception_score": Metric(
+        _inception_score,
+        {
+            "mean": Quantity("how many different things Inception recognises"),
+            "std": Quantity("its spread over splits", better=""),
+        },
+        minimum=lambda options: options["splits"],
+    ),
+    "aesthetic": Metric(
+        _aesthetic, {"": Quantity("how people would rate the picture, guessed")}
     ),
     "kid": Metric(
         _kid,

@@ -91,7 +91,7 @@ def table(results):
         return "  ".join((cells[0].ljust(len(first)), *rest, text))
 
     texts = [score["text"] for score in results["scores"].values()]
-    out = [f"{results['provenance']['n']} captions", line(header, "what it says")]
+    out = [f"{results['provenance']['n']} pictures", line(header, "what it says")]
     out += [line(cells, text) for cells, text in zip(lines, texts, strict=True)]
     out += [f"note: {note}" for note in results["warnings"]]
     return "\n".join(out)
@@ -103,7 +103,7 @@ def html(results, rows, generated, true):
     Args:
       results: as in results.json.
       rows: one dict per shown picture ("caption", "results": {check: 0 or 1}).
-      generated, true: uint8 (len(rows), H, W, 3).
+      generated, true: uint8 (len(rows), H, W, 3); true may be None.
     """
     escape = html_lib.escape
     provenance = results["provenance"]
@@ -120,23 +120,26 @@ def html(results, rows, generated, true):
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     figures = []
-    for row, ours, real in zip(rows, generated, true, strict=True):
+    for i, row in enumerate(rows):
         checks = ", ".join(
             f'<span class="{"ok" if ok else "no"}">{"✓" if ok else "✗"} '
             f"{escape(_short(name))}</span>"
             for name, ok in row["results"].items()
         )
         caption = escape(row["caption"])
+        real = ""
+        if true is not None:
+            real = f'<img src="{_data_uri(true[i])}" alt="true: {caption}">'
         figures.append(
-            f'<figure><img src="{_data_uri(ours)}" alt="generated: {caption}">'
-            f'<img src="{_data_uri(real)}" alt="true: {caption}">'
+            f'<figure><img src="{_data_uri(generated[i])}" alt="generated: {caption}">'
+            f"{real}"
             f'<figcaption>{caption}<div class="checks">{checks}</div>'
             "</figcaption></figure>"
         )
-    summary = (
-        f"{provenance['n']} captions, seed {provenance['seed']}, model "
-        f"{provenance['model']['path']}, {provenance['date']}"
-    )
+    origin = "pictures made elsewhere"
+    if "model" in provenance:
+        origin = f"seed {provenance['seed']}, model {provenance['model']['path']}"
+    summary = f"{provenance['n']} pictures, {origin}, {provenance['date']}"
     return _PAGE.format(
         summary=escape(summary),
         table="\n".join(lines),
@@ -155,17 +158,19 @@ def samples_png(rows, generated, true, columns=6):
 
     Args:
       rows: one dict per picture ("caption", ...).
-      generated, true: uint8 (len(rows), H, W, 3).
+      generated, true: uint8 (len(rows), H, W, 3); true may be None.
       columns: pairs in a row.
     """
     height, width = generated.shape[1:3]
-    gap = np.full((len(rows), height, max(1, width // 32), 3), 208, np.uint8)
-    pairs = np.concatenate([generated, gap, true], axis=2)
+    pairs, text = generated, "generated"
+    if true is not None:
+        gap = np.full((len(rows), height, max(1, width // 32), 3), 208, np.uint8)
+        pairs = np.concatenate([generated, gap, true], axis=2)
+        text = "left: generated    right: true picture"
     columns = max(1, min(columns, len(rows)))
     grid = caption_grid(pairs, [row["caption"] for row in rows], columns)
     head = Image.new("RGB", (grid.shape[1], 2 * FONT_SIZE), "white")
     font = ImageFont.load_default(FONT_SIZE)
-    text = "left: generated    right: true picture"
     ImageDraw.Draw(head).text((GAP, FONT_SIZE // 2), text, "#666666", font)
     return _png(Image.fromarray(np.concatenate([np.asarray(head), grid])))
 

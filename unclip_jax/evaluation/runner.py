@@ -1,33 +1,44 @@
-"""Evaluate an exported model from a config: generate, measure, write the results.
+"""Evaluate from a config: generate (or take pictures), measure, write the results.
 
 In the work folder appear
 
   generated/<key>/   the generated pictures in chunks, under a key of everything that
                      shapes them; a killed evaluation goes on where it stopped, and
                      another metric, asked for later, needs no new pictures.
-  results.json       every number, its meaning and chance level, and the provenance.
+  features/          features and statistics of pictures, likewise.
+  results.json       every number, its meaning and chance level, and the provenance;
+  results.csv        the numbers alone.
   pictures.jsonl     one line per picture: caption, wanted, per-picture results.
   samples.png        the first pictures beside the true ones, with their captions.
   report.html        all of it on one page that needs nothing else.
+  sweep.*            the curve over options of generation, when config.sweep asks.
 """
 
+import copy
 import dataclasses
 import datetime
 import functools
-import json
-import os
 import pathlib
 import time
-
-import numpy as np
+from typing import Any
 
 from unclip_jax import config as config_lib
-from unclip_jax.data.sources import make_source
-from unclip_jax.evaluation import provenance, registry, report
+from unclip_jax.evaluation import (
+    extractors,
+    inputs,
+    outputs,
+    provenance,
+    registry,
+    report,
+    sweep,
+)
 from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
+from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation.image_sets import CROPS, ArrayImages, open_images
 from unclip_jax.evaluation.image_store import ImageStore
-from unclip_jax.evaluation.pictures import ClipExtractor, Pictures
+from unclip_jax.evaluation.pictures import Pictures
 from unclip_jax.evaluation.scoring import measure
+from unclip_jax.evaluation.statistics_file import GaussianStatistics
 from unclip_jax.generation import UnCLIP
 
 KEYS = (
@@ -41,15 +52,47 @@ KEYS = (
     "metrics",
     "report",
 )
-SELECT = ("first", "random")
+# Keys that may be left out, and what they then are.
+OPTIONAL = {
+    "extractors": {},  # name -> options, see extractors.py
+    "crop": {"name": "", "size": 0},  # of real pictures, see image_sets.CROPS
+    "caption_filter": "",  # "package.module:function" of a caption: keep it?
+    "sweep": {},  # see sweep.py
+}
 
 
-def evaluate(config, workdir, *, model=None, fingerprint=None, log=None):
+@dataclasses.dataclass
+class Loaded:
+    """What all points of a sweep share."""
+
+    metrics: list
+    extractors: dict[str, Any]
+    examples: inputs.Examples | None
+    reference: Any
+    model: Any
+    fingerprint: str | None
+    store: FeatureStore
+
+
+def evaluate(
+    config,
+    workdir,
+    *,
+    images="",
+    make_reference="",
+    model=None,
+    fingerprint=None,
+    log=None,
+):
     """Run the evaluation a config describes; returns what results.json holds.
 
     Args:
       config: see configs/icons/eval.py for every key.
       workdir: folder for all outputs; made if needed.
+      images: folder or npz of pictures made elsewhere, scored instead of drawing any;
+        picture i belongs to caption i, where config.data names a source.
+      make_reference: file to write the statistics of the reference to; that is all
+        that is then done.
       model: an UnCLIP-like object to use instead of loading config.model.
       fingerprint: what tells that model from others; pictures are kept under it.
       log: called with each line of text for the user; prints it by default.
@@ -58,44 +101,70 @@ def evaluate(config, workdir, *, model=None, fingerprint=None, log=None):
       ValueError, FileNotFoundError: a config that cannot work, before any picture is
         made where that can be known.
     """
-    started = time.time()
     log = log or functools.partial(print, flush=True)
+    config = complete(config)
+    given = open_images(images) if images else None
+    if given is not None:
+        config.count = len(given)
     metrics = check_config(config)
+    checked = extractors.check(config.extractors)
+    asked = extractors.layers_asked(metrics, checked)
     workdir = pathlib.Path(workdir)
-    source, indices = select_examples(config.data, config.count, config)
-    examples, true = read_examples(source, indices)
-    reference, reference_source = read_reference(config, true.shape)
-    if model is None:
+    if make_reference:
+        return _make_reference(config, workdir, make_reference, checked, asked, log)
+    examples = None
+    if config.data.get("source"):
+        examples = inputs.read_examples(config, config.count)
+    if examples is None and given is None:
+        raise ValueError("config.data.source is empty: there are no captions to draw")
+    for label, metric, _ in metrics:
+        if examples is None and metric.paired:
+            raise ValueError(
+                f"metric {label!r} looks at captions: set config.data.source, or leave "
+                "it out"
+            )
+    reference = inputs.read_reference(config)
+    needs_model = given is None or extractors.OWN in asked
+    if model is None and needs_model:
         fingerprint = provenance.of_folder(config.model)
-    elif fingerprint is None:
-        raise ValueError("a model given to evaluate() needs its fingerprint")
-    captions = [example["caption"] for example in examples]
-    options = config_lib.to_plain(config.generation)
-    options.pop("batch_size")  # picture i does not depend on its batch
-    setting = {
-        "model": fingerprint,
-        "seed": int(config.seed),
-        "captions": captions,
-        "generation": options,
-    }
-    if model is None:
         batch_size = config.generation.batch_size
         model = UnCLIP.load(config.model, batch_size=batch_size)
-    if true.shape[1:3] != (model.image_size,) * 2:
-        raise ValueError(
-            f"the model draws {model.image_size}x{model.image_size} pictures but the "
-            f"source's are {true.shape[1]}x{true.shape[2]}: set "
-            f"config.data.image_size={model.image_size}"
-        )
+    elif needs_model and fingerprint is None:
+        raise ValueError("a model given to evaluate() needs its fingerprint")
+    if given is None:
+        _check_size(model, examples.images)
+    found = extractors.make(checked, asked)
+    if extractors.OWN in asked:
+        found[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
     workdir.mkdir(parents=True, exist_ok=True)
-    folder = workdir / "generated" / provenance.of_json(setting)[:12]
-    store = ImageStore(folder, config.count)
-    generate(model, captions, store, config, log)
-    generated = store.read()
-    extractors = {"clip": ClipExtractor(model)}
-    pictures = Pictures(generated, examples, extractors, reference, source)
-    truth = Pictures(true, examples, extractors, reference, source)
-    scores, per_picture, notes = measure(metrics, pictures, truth, log)
+    store = FeatureStore(workdir / "features")
+    loaded = Loaded(metrics, found, examples, reference, model, fingerprint, store)
+    selected = None
+    if config.sweep:
+        run = functools.partial(_score, loaded=loaded, workdir=workdir, log=log)
+        selected = sweep.run(config, run, workdir, log)
+        config.generation.update(selected["options"])
+    return _score(config, loaded, workdir, log, given, selected, write=True)
+
+
+def _score(config, loaded, workdir, log, given=None, selected=None, write=False):
+    """Generate and measure one setting; returns the results."""
+    started = time.time()
+    generated, about = given, {"images": None}
+    if given is None:
+        generated, about = _generated(config, loaded, workdir, log)
+    shared = (loaded.extractors, loaded.reference)
+    examples, count = loaded.examples, len(generated)
+    source = examples and examples.source
+    fields = examples.fields[:count] if examples else None
+    true = examples.images.first(count) if examples else None
+    pictures = Pictures(generated, fields, *shared, source, loaded.store)
+    truth = Pictures(true, fields, *shared, source, loaded.store) if examples else None
+    scores, per_picture, notes = measure(loaded.metrics, pictures, truth, log)
+    labels = {name: e.label for name, e in loaded.extractors.items()}
+    notes += [f"{name}: {s}" for name, s in labels.items() if "NOT COMPARABLE" in s]
+    if selected:
+        notes.insert(0, selected["note"])
     results = {
         "format": "unclip_jax evaluation",
         "version": 1,
@@ -104,29 +173,76 @@ def evaluate(config, workdir, *, model=None, fingerprint=None, log=None):
         "provenance": {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 1),
-            "n": int(config.count),
+            "n": count,
             "seed": int(config.seed),
-            "model": {"path": str(config.model), "fingerprint": fingerprint},
-            "captions": {
-                "source_fingerprint": source.fingerprint,
-                "indices_sha256": provenance.of_array(indices),
-                "captions_sha256": provenance.of_json(captions),
-            },
-            "reference": {
-                "n": 0 if reference is None else len(reference),
-                "source_fingerprint": reference_source,
-            },
-            "images_sha256": provenance.of_array(generated),
-            "conventions": {label: options for label, _, options in metrics},
+            **about,
+            "captions": _about_captions(examples, count),
+            "reference": _about_reference(loaded.reference),
+            "images_sha256": generated.fingerprint,
+            "conventions": {label: options for label, _, options in loaded.metrics},
+            "extractors": {n: e.about for n, e in loaded.extractors.items()},
+            "extractor_labels": labels,
             "covariance": "float64, ddof 1",
+            "selected": selected,
             "versions": provenance.versions(),
             "config": config_lib.to_plain(config),
         },
     }
-    write_results(workdir, results, per_picture, examples, generated, true, config)
-    log(report.table(results))
-    log(f"written: {workdir}/results.json, samples.png, report.html")
+    if write:
+        outputs.write_results(
+            workdir, results, per_picture, fields, generated, true, config.report
+        )
+        log(report.table(results))
+        log(f"written: {workdir}/results.json, samples.png, report.html")
     return results
+
+
+def _generated(config, loaded, workdir, log):
+    """(the drawn pictures, what made them)."""
+    captions = [example["caption"] for example in loaded.examples.fields]
+    options = config_lib.to_plain(config.generation)
+    options.pop("batch_size")  # picture i does not depend on its batch
+    # Keyed by all captions, drawn for the first `count`: a sweep's pictures are the
+    # first of the full evaluation's.
+    setting = {
+        "model": loaded.fingerprint,
+        "seed": int(config.seed),
+        "captions": captions,
+        "generation": options,
+    }
+    folder = workdir / "generated" / provenance.of_json(setting)[:12]
+    store = ImageStore(folder, config.count)
+    generate(loaded.model, captions[: config.count], store, config, log)
+    about = {"model": {"path": str(config.model), "fingerprint": loaded.fingerprint}}
+    return ArrayImages(store.read()), about
+
+
+def _make_reference(config, workdir, path, checked, asked, log):
+    """Write the statistics of config.reference for the one extractor and layer."""
+    reference = inputs.read_reference(config)
+    asked = {name: layers for name, layers in asked.items() if name != extractors.OWN}
+    if len(asked) != 1 or len(*asked.values()) != 1:
+        raise ValueError(
+            "--make_reference writes the statistics of one extractor and layer, but "
+            f"config.metrics asks for {asked or 'none'}"
+        )
+    if reference is None or isinstance(reference, GaussianStatistics):
+        raise ValueError(
+            "--make_reference needs pictures: set config.reference.count or .images"
+        )
+    ((name, extractor),) = extractors.make(checked, asked).items()
+    ((layer,),) = asked.values()
+    store = FeatureStore(workdir / "features")
+    statistics = store.statistics(reference, extractor, layer or extractor.default)
+    outputs.write_statistics(path, statistics)
+    log(f"written: {path}, {len(reference)} pictures, {name}: {extractor.label}")
+    return dict(statistics.about)
+
+
+def complete(config):
+    """A copy of the config with what may be left out filled in."""
+    plain = config_lib.to_plain(config)
+    return type(config)({**copy.deepcopy(OPTIONAL), **plain})
 
 
 def check_config(config):
@@ -135,27 +251,34 @@ def check_config(config):
     Raises:
       ValueError: anything unknown or impossible, with the nearest valid name.
     """
-    config_lib.check_keys(config, KEYS, "config")
+    config = complete(config)
+    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
     if missing := [key for key in KEYS if key not in config]:
         raise ValueError(f"config lacks {', '.join(missing)}")
     allowed = (*GENERATION_KEYS, "batch_size")
     config_lib.check_keys(config.generation, allowed, "config.generation")
-    config_lib.check_keys(config.reference, ("data", "count"), "config.reference")
+    config_lib.check_keys(config.reference, inputs.REFERENCE_KEYS, "config.reference")
     config_lib.check_keys(config.report, ("pictures", "columns"), "config.report")
-    if config.select not in SELECT:
-        raise ValueError(f"config.select = {config.select!r}: expected one of {SELECT}")
+    config_lib.check_keys(config.crop, ("name", "size"), "config.crop")
+    config_lib.check_keys({config.crop.name: 0}, CROPS, "config.crop.name")
+    if config.select not in inputs.SELECT:
+        raise ValueError(
+            f"config.select = {config.select!r}: expected one of {inputs.SELECT}"
+        )
     if config.generation.batch_size < 1:
         raise ValueError(
             f"config.generation.batch_size = {config.generation.batch_size}: "
             "expected at least 1"
         )
+    inputs.caption_filter(config.caption_filter)
+    counts = {config.count, sweep.check(config)}
     metrics = []
     for label, given in config.metrics.items():
         metric, options = registry.find(label, config_lib.to_plain(given or {}))
         least = max(2, metric.minimum(options))
-        if config.count < least:
+        if min(counts) < least:
             raise ValueError(
-                f"config.count = {config.count}, but metric {label!r} with {options} "
+                f"config.count = {min(counts)}, but metric {label!r} with {options} "
                 f"needs at least {least} pictures"
             )
         metrics.append((label, metric, options))
@@ -166,74 +289,31 @@ def check_config(config):
     return metrics
 
 
-def select_examples(data, count, config):
-    """(source, int64 (count,) example numbers drawn from it, the same every time)."""
-    source = make_source(data)
-    if count > len(source):
+def _check_size(model, true):
+    height, width = true[:1].shape[1:3]
+    if (height, width) != (model.image_size,) * 2:
         raise ValueError(
-            f"{count} examples were asked for, but the source has only {len(source)}; "
-            "lower config.count (or config.reference.count)"
+            f"the model draws {model.image_size}x{model.image_size} pictures but the "
+            f"source's are {height}x{width}: set "
+            f"config.data.image_size={model.image_size}, or config.crop"
         )
-    if config.select == "first":
-        return source, np.arange(count)
-    random = np.random.default_rng(config.seed)
-    return source, np.sort(random.choice(len(source), count, replace=False))
 
 
-def read_examples(source, indices):
-    """(list of dicts without the image, uint8 (N, H, W, 3)) of a source's examples."""
-    examples, images = [], []
-    for i in indices:
-        example = dict(source[int(i)])
-        images.append(np.asarray(example.pop("image")))
-        examples.append(example)
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the source's pictures differ in shape ({sorted(shapes)[:3]}); set "
-            "config.data.image_size"
-        )
-    return examples, np.stack(images)
-
-
-def read_reference(config, shape):
-    """(uint8 (M, H, W, 3) or None, fingerprint) of the reference pictures."""
-    if config.reference.count == 0:
-        return None, None
-    data = {
-        **config_lib.to_plain(config.data),
-        **config_lib.to_plain(config.reference.data),
+def _about_captions(examples, count):
+    if examples is None:
+        return None
+    captions = [example["caption"] for example in examples.fields[:count]]
+    return {
+        "source_fingerprint": examples.source.fingerprint,
+        "indices_sha256": provenance.of_array(examples.indices[:count]),
+        "captions_sha256": provenance.of_json(captions),
     }
-    source, indices = select_examples(
-        type(config.data)(data), config.reference.count, config
-    )
-    _, images = read_examples(source, indices)
-    if images.shape[1:] != shape[1:]:
-        raise ValueError(
-            f"reference pictures are {images.shape[1:3]}, the captions' {shape[1:3]}"
-        )
-    return images, source.fingerprint
 
 
-def write_results(workdir, results, per_picture, examples, generated, true, config):
-    """Write results.json, pictures.jsonl, samples.png and report.html, each whole."""
-    rows = []
-    for i, example in enumerate(examples):
-        plain = {k: v for k, v in example.items() if isinstance(v, str | int | float)}
-        got = {name: values[i] for name, values in per_picture.items()}
-        rows.append({"index": i, **plain, "results": got})
-    count = min(config.report.pictures, len(rows))
-    shown = (rows[:count], generated[:count], true[:count])
-    _write(workdir / "pictures.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
-    _write(workdir / "samples.png", report.samples_png(*shown, config.report.columns))
-    _write(workdir / "report.html", report.html(results, *shown))
-    text = json.dumps(results, indent=1, allow_nan=False)
-    _write(workdir / "results.json", text + "\n")
-
-
-def _write(path, content):
-    """Write str or bytes so that the file is whole or absent."""
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+def _about_reference(reference):
+    if reference is None:
+        return {"n": 0}
+    if isinstance(reference, GaussianStatistics):
+        return {"fingerprint": reference.fingerprint, **reference.about}
+    about = {"n": len(reference), "fingerprint": reference.fingerprint}
+    return {**about, **reference.about}

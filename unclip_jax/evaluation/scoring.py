@@ -16,7 +16,7 @@ class Score:
     Attributes:
       value: of the generated pictures.
       stderr: its standard error, when it is a mean over pictures; else None.
-      true_pictures: the same for the true pictures of the same captions.
+      true_pictures: the same for the true pictures of the same captions, or None.
       chance: the same for the generated pictures with mismatched captions, or None
         when the metric does not look at captions.
       better: "higher", "lower" or "".
@@ -26,7 +26,7 @@ class Score:
 
     value: float
     stderr: float | None
-    true_pictures: float
+    true_pictures: float | None
     chance: float | None
     better: str
     percent: bool
@@ -38,7 +38,7 @@ def measure(metrics, pictures, truth, log=print):
 
     Args:
       metrics: [(label, Metric, options)].
-      pictures, truth: Pictures of the same examples.
+      pictures, truth: Pictures of the same examples; truth may be None.
 
     Returns:
       ({name: Score}, {name: list of N values}, [warnings]).
@@ -50,8 +50,10 @@ def measure(metrics, pictures, truth, log=print):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             got = metric.compute(pictures, **options)
-            truth.share_texts_with(pictures)
-            best = metric.compute(truth, **options)
+            best = {}
+            if truth is not None:
+                truth.share_texts_with(pictures)
+                best = metric.compute(truth, **options)
         texts = [str(w.message) for w in caught if w.category is UserWarning]
         notes += [f"{label}: {text}" for text in dict.fromkeys(texts)]
         chance = _chance(metric, pictures, options) if metric.paired else {}
@@ -66,7 +68,7 @@ def measure(metrics, pictures, truth, log=print):
             scores[name] = Score(
                 value=float(value.mean()),
                 stderr=stderr,
-                true_pictures=float(np.mean(best[quantity])),
+                true_pictures=float(np.mean(best[quantity])) if best else None,
                 chance=chance.get(quantity),
                 better=about.better,
                 percent=about.percent,

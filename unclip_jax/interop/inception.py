@@ -9,22 +9,19 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import pickle
 import shutil
-import tempfile
 import urllib.request
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from unclip_jax.interop import mapping
 from unclip_jax.interop.native import flatten, unflatten
+from unclip_jax.interop.tensor_files import read_tensors, scratch_file
 from unclip_jax.models.inception import SMALLEST, InceptionV3
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -81,13 +78,8 @@ def load_inception(
             convert(cache / FILE, converted)
         weights = converted
     path = pathlib.Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Inception weights {str(path)!r} do not exist; give the file {FILE} "
-            f"(sha256 begins with {sha256}), or leave the option empty to download "
-            f"{url}"
-        )
-    variables = from_torch(_read(path), str(path))
+    expected = f"{FILE} (sha256 begins with {sha256}) from {url}"
+    variables = from_torch(read_tensors(path, expected), str(path))
     found = fingerprint(variables)
     return Inception(variables, found, f"{path.name} ({found[:12]})")
 
@@ -179,64 +171,18 @@ def from_torch(tensors: Mapping[str, np.ndarray], where: str = "weights"):
 
 def convert(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """A .pth file's tensors as safetensors, under the same names; whole or absent."""
-    tensors = _read(pathlib.Path(source))
+    tensors = read_tensors(source, FILE)
     from_torch(tensors, str(source))  # refuses what is not the network
     target = pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(target) as partial:
+    with scratch_file(target) as partial:
         safetensors.numpy.save_file(tensors, partial)
-
-
-class _scratch:
-    """A temporary file beside `target`, renamed to it unless an error came."""
-
-    def __init__(self, target: pathlib.Path):
-        self.target = target
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        self.partial = pathlib.Path(name)
-
-    def __enter__(self) -> pathlib.Path:
-        return self.partial
-
-    def __exit__(self, kind, value, traceback):
-        if kind is None:
-            os.replace(self.partial, self.target)
-        self.partial.unlink(missing_ok=True)
-
-
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors of a .safetensors or .pth file, as numpy arrays."""
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(
-                f"{str(path)!r} is not whole ({error}): remove it"
-            ) from None
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(
-            f"reading {str(path)!r} once needs PyTorch (its CPU build will do): "
-            "pip install torch"
-        ) from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.numpy() for name, tensor in state.items()}
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as e:
-        raise ValueError(
-            f"{str(path)!r} is not a PyTorch file of plain tensors "
-            f"({str(e).splitlines()[0]}); expected {FILE}"
-        ) from None
-    except AttributeError:
-        raise ValueError(f"{str(path)!r} holds no dict of tensors") from None
 
 
 def _download(url, sha256, target) -> None:
     """Fetch the public file; it appears whole and right, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(target) as partial:
+    with scratch_file(target) as partial:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 with open(partial, "wb") as file:

@@ -1,0 +1,83 @@
+"""Sets of pictures: folders, npz files, sources, crops."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unclip_jax.evaluation import image_sets
+from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation.image_sets import ArrayImages, FolderImages, open_images
+
+
+def picture(seed, height, width):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, (h, w) in enumerate([(8, 8), (8, 8), (8, 12)]):
+        Image.fromarray(picture(i, h, w)).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_is_read_in_order(folder):
+    images = FolderImages(folder)
+    assert len(images) == 3
+    np.testing.assert_array_equal(images[1:2][0], picture(1, 8, 8))
+    assert images[2:2].shape[0] == 0
+    with pytest.raises(ValueError, match="differ in size.*shorter_side"):
+        images[:]
+    before = images.fingerprint
+    Image.fromarray(picture(9, 8, 8)).save(folder / "1.png")
+    assert FolderImages(folder).fingerprint != before
+
+
+def test_crops(folder):
+    cut = FolderImages(folder, "shorter_side", 8)[:]
+    np.testing.assert_array_equal(cut[2], picture(2, 8, 12)[:, 2:10])
+    square = FolderImages(folder, "square_lanczos", 4)
+    want = Image.fromarray(picture(2, 8, 12)[:, 2:10])
+    want = want.resize((4, 4), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(square[2:3][0], want)
+    # 20 x 30 to a shorter side of 10: 10 x 15, whose middle 10 columns stay
+    array = ArrayImages(picture(5, 20, 30)[None], "shorter_side", 10)
+    want = Image.fromarray(picture(5, 20, 30)).resize((15, 10), 3).crop((2, 0, 12, 10))
+    np.testing.assert_array_equal(array[:][0], want)
+    fingerprints = {FolderImages(folder, c, 4).fingerprint for c in image_sets.CROPS}
+    assert len(fingerprints) == 3
+
+
+def test_refusals(folder, tmp_path):
+    with pytest.raises(ValueError, match="expected one of"):
+        FolderImages(folder, "centre", 4)
+    with pytest.raises(ValueError, match="needs the size"):
+        FolderImages(folder, "shorter_side")
+    with pytest.raises(FileNotFoundError, match="not there"):
+        open_images(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no picture"):
+        open_images(tmp_path / "empty")
+    (folder / "3.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="3.png is not a picture"):
+        FolderImages(folder)[3:]
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3)))
+    with pytest.raises(ValueError, match="uint8"):
+        open_images(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3))
+    with pytest.raises(ValueError, match="neither"):
+        open_images(tmp_path / "a.npz")
+
+
+def test_a_nan_picture_is_named(tmp_path):
+    class Extractor:
+        about = {}
+
+        def image(self, images):
+            x = images.reshape(len(images), -1).astype(float)
+            return {"": np.where(x[:, :1] == 7, np.nan, x)}
+
+    images = np.zeros((9, 2, 2, 3), np.uint8)
+    images[5] = 7
+    with pytest.raises(ValueError, match="picture 5 are NaN"):
+        FeatureStore(tmp_path, chunk=4).features(ArrayImages(images), Extractor())

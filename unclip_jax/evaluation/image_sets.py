@@ -1,0 +1,166 @@
+"""Pictures to score, wherever they are: read in slices, never all at once.
+
+Everything here acts like an array of pictures: `len(images)`, `images[a:b]` is uint8
+(b - a, H, W, 3), and `images.fingerprint` says which pictures they are.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from unclip_jax.evaluation import provenance
+from unclip_jax.evaluation.statistics_file import read_npz
+
+EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def as_is(image, size):
+    """The picture itself, whatever its size."""
+    return image
+
+
+def shorter_side(image, size):
+    """Shorter side scaled to `size` (bicubic), then the centre: Karlo's COCO crop."""
+    width, height = image.size
+    scale = size / min(width, height)
+    scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
+    return _centre(image.resize(scaled, Image.Resampling.BICUBIC), size)
+
+
+def square_lanczos(image, size):
+    """The centre square, then scaled to `size` (Lanczos): GigaGAN's COCO crop."""
+    square = _centre(image, min(image.size))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _centre(image, size):
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+# config.reference.crop: what is done to a real picture before anything else sees it.
+CROPS = {"": as_is, "shorter_side": shorter_side, "square_lanczos": square_lanczos}
+
+
+class Images:
+    """Base: `_picture(i) -> PIL image` is all that a kind of set must say.
+
+    Attributes:
+      fingerprint: hex sha256 of what the pictures are read from, and the crop.
+    """
+
+    def __init__(self, count, fingerprint, crop="", size=0):
+        if crop not in CROPS:
+            raise ValueError(f"crop {crop!r}: expected one of {', '.join(CROPS)}")
+        if crop and size < 1:
+            raise ValueError(f"crop {crop!r} needs the size of the pictures")
+        self._count, self._crop, self._size = count, crop, size
+        self.about = {"crop": crop, "size": size if crop else 0}
+        self.fingerprint = provenance.of_json([fingerprint, self.about])
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, rows):
+        """uint8 (B, H, W, 3) of a slice.
+
+        Raises:
+          ValueError: a picture cannot be read, or differs from the others in size.
+        """
+        numbers = range(len(self))[rows]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            images = list(threads.map(self._read, numbers))
+        shapes = {image.shape for image in images}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the pictures differ in size ({sorted(shapes)[:3]}): choose a crop, "
+                f"one of {', '.join(filter(None, CROPS))}"
+            )
+        return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def _read(self, i):
+        image = CROPS[self._crop](self._picture(i).convert("RGB"), self._size)
+        return np.asarray(image)
+
+
+class FolderImages(Images):
+    """All pictures in a folder (not below it), in the order of their names."""
+
+    def __init__(self, folder, crop="", size=0):
+        """Raises FileNotFoundError: no such folder, or no picture in it."""
+        folder = pathlib.Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"folder of pictures {str(folder)!r} is not there")
+        files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+        self.paths = sorted(files)
+        if not self.paths:
+            raise FileNotFoundError(
+                f"no picture in {str(folder)!r}; known: {', '.join(sorted(EXTENSIONS))}"
+            )
+        stats = [(p.name, p.stat()) for p in self.paths]
+        listing = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
+        super().__init__(len(self.paths), provenance.of_json(listing), crop, size)
+
+    def _picture(self, i):
+        try:
+            return Image.open(self.paths[i])
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{self.paths[i]} is not a picture: {error}") from error
+
+
+class ArrayImages(Images):
+    """Pictures in memory, uint8 (N, H, W, 3)."""
+
+    def __init__(self, images, crop="", size=0, where="the pictures"):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"{where} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
+            )
+        self._images = images
+        super().__init__(len(images), provenance.of_array(images), crop, size)
+
+    def __getitem__(self, rows):
+        if not self._crop:
+            return self._images[rows]
+        return super().__getitem__(rows)
+
+    def _picture(self, i):
+        return Image.fromarray(self._images[i])
+
+
+class SourceImages(Images):
+    """Examples of a data source, by their numbers there."""
+
+    def __init__(self, source, indices, crop="", size=0):
+        self._source, self.indices = source, np.asarray(indices)
+        which = [source.fingerprint, provenance.of_array(self.indices)]
+        super().__init__(len(self.indices), provenance.of_json(which), crop, size)
+
+    def first(self, count):
+        """The first `count` of them."""
+        if count == len(self):
+            return self
+        return SourceImages(self._source, self.indices[:count], self._crop, self._size)
+
+    def _picture(self, i):
+        return Image.fromarray(np.asarray(self._source[int(self.indices[i])]["image"]))
+
+
+def open_images(path, crop="", size=0):
+    """Pictures in a folder, or in an npz's `arr_0` (OpenAI's) or `images`.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ValueError: an npz without pictures.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        return FolderImages(path, crop, size)
+    arrays = read_npz(path, ("arr_0", "images"))
+    for name in ("arr_0", "images"):
+        if name in arrays:
+            return ArrayImages(arrays[name], crop, size, f"{name} of {str(path)!r}")
+    raise ValueError(f"{str(path)!r} has neither `arr_0` nor `images` in it")

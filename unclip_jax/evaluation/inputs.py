@@ -1,0 +1,120 @@
+"""What an evaluation reads: captions, true pictures, the reference."""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax.data.sources import make_source
+from unclip_jax.evaluation import statistics_file
+from unclip_jax.evaluation.image_sets import SourceImages, open_images
+
+SELECT = ("first", "random")
+REFERENCE_KEYS = ("data", "count", "images", "statistics")
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What the pictures should show.
+
+    Attributes:
+      source: the data source.
+      indices: int64 (N,) numbers of the examples in it.
+      fields: N dicts of the examples' fields, without the image.
+      images: the true pictures.
+    """
+
+    source: Any
+    indices: np.ndarray
+    fields: Sequence[dict]
+    images: SourceImages
+
+
+def read_examples(config, count):
+    """The first (or random, by the seed) `count` examples of config.data.
+
+    Raises:
+      ValueError: the source has fewer, or none passes the caption filter.
+    """
+    source = make_source(config.data)
+    keep = caption_filter(config.caption_filter)
+    if keep is None:
+        indices = select(len(source), count, config, "config.count")
+    else:
+        captions = source.captions(len(source))
+        passing = np.array([i for i, c in enumerate(captions) if keep(c)], np.int64)
+        chosen = select(len(passing), count, config, "config.count")
+        indices = passing[chosen]
+    fields = []
+    for i in indices:
+        example = dict(source[int(i)])
+        example.pop("image")
+        fields.append(example)
+    images = SourceImages(source, indices, config.crop.name, config.crop.size)
+    return Examples(source, indices, fields, images)
+
+
+def caption_filter(name):
+    """The function that "package.module:function" names; None for "".
+
+    It takes a caption and says whether to keep it.
+
+    Raises:
+      ValueError: there is no such function.
+    """
+    if not name:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"config.caption_filter {name!r} is no 'package.module:function': {error}"
+        ) from None
+
+
+def read_reference(config):
+    """The reference: Images, GaussianStatistics, or None.
+
+    Raises:
+      ValueError: more than one is named, or the source has too few.
+      FileNotFoundError: a file or folder that is not there.
+    """
+    wanted = config.reference
+    named = [k for k in ("count", "images", "statistics") if wanted.get(k)]
+    if len(named) > 1:
+        raise ValueError(
+            f"config.reference names {' and '.join(named)}: set one of them only"
+        )
+    crop = (config.crop.name, config.crop.size)
+    if wanted.get("statistics"):
+        found = statistics_file.read(wanted.statistics)
+    elif wanted.get("images"):
+        found = open_images(wanted.images, *crop)
+    elif wanted.get("count"):
+        differs = config_lib.to_plain(wanted.get("data") or {})
+        source = make_source(
+            type(config.data)({**config_lib.to_plain(config.data), **differs})
+        )
+        count = len(source) if wanted.count == -1 else wanted.count
+        indices = select(len(source), count, config, "config.reference.count")
+        found = SourceImages(source, indices, *crop)
+    else:
+        return None
+    return found
+
+
+def select(available, count, config, key):
+    """int64 (count,) numbers below `available`, the same every time."""
+    if count > available:
+        raise ValueError(
+            f"{key} asks for {count} examples, but the source has only {available}; "
+            "lower it"
+        )
+    if config.select == "first":
+        return np.arange(count)
+    random = np.random.default_rng(config.seed)
+    return np.sort(random.choice(available, count, replace=False))

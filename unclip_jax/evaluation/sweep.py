@@ -1,0 +1,129 @@
+"""The diversity-fidelity curve: one evaluation per value of some generation options.
+
+All points draw from the same noise, picture by picture, so what differs is the option.
+The point with the least FID (or whichever metric config.sweep.select names) was chosen
+by looking at the metric itself; results of it say so.
+"""
+
+import copy
+import itertools
+import json
+
+import jax
+
+from unclip_jax import config as config_lib
+from unclip_jax.evaluation import outputs, plots, registry
+from unclip_jax.evaluation.drawing import GENERATION_KEYS
+
+OWN_KEYS = ("count", "select")
+# Curves that are drawn when the metrics of a name are there: (x, y).
+CURVES = (
+    ("clip_score", "fid"),
+    ("precision_recall/recall", "precision_recall/precision"),
+)
+
+
+def check(config):
+    """Check config.sweep; returns the pictures a point of it takes.
+
+    Its keys: lists of values of generation options; `count`, pictures per point
+    (default: config.count); `select`, the score whose best point is then evaluated in
+    full (default "fid").
+
+    Raises:
+      ValueError: unknown keys, no values, or nothing to select by.
+    """
+    wanted = config.sweep
+    if not wanted:
+        return config.count
+    config_lib.check_keys(wanted, (*GENERATION_KEYS, *OWN_KEYS), "config.sweep")
+    if not points(config):
+        raise ValueError("config.sweep has no values to try: decoder_guidance=(1., 2.)")
+    select = wanted.get("select", "fid")
+    if select.partition("/")[0] not in config.metrics:
+        raise ValueError(
+            f"config.sweep.select = {select!r}: expected a score of config.metrics "
+            f"({', '.join(config.metrics)})"
+        )
+    count = wanted.get("count", config.count)
+    if count > config.count:
+        raise ValueError(
+            f"config.sweep.count = {count} is more than config.count = {config.count}"
+        )
+    return count
+
+
+def points(config):
+    """[{option: value}]: all combinations of the swept options."""
+    swept = {k: v for k, v in config.sweep.items() if k not in OWN_KEYS}
+    swept = {k: v if isinstance(v, list | tuple) else [v] for k, v in swept.items()}
+    combinations = itertools.product(*swept.values())
+    found = [dict(zip(swept, values, strict=True)) for values in combinations]
+    return [point for point in found if point]
+
+
+def run(config, score, workdir, log):
+    """Evaluate every point, write sweep.json, .csv and curves as .svg.
+
+    Args:
+      score: (config) -> results of one setting.
+      workdir: where the files go.
+      log: called with lines of text.
+
+    Returns:
+      {"options", "score", "value", "note", "of"} of the selected point.
+    """
+    rows, tried = [], points(config)
+    for i, point in enumerate(tried):
+        here = copy.deepcopy(config)
+        here.generation.update(point)
+        here.count = check(config)
+        log(f"sweep {i + 1}/{len(tried)}: {_text(point)}")
+        results = score(here)
+        values = {name: s["value"] for name, s in results["scores"].items()}
+        rows.append({**point, "n": here.count, **values})
+    select = config.sweep.get("select", "fid")
+    if select not in rows[0]:
+        raise ValueError(f"config.sweep.select = {select!r}: found {list(rows[0])}")
+    name, _, quantity = select.partition("/")
+    metric, _ = registry.find(name, config_lib.to_plain(config.metrics[name] or {}))
+    lower = metric.quantities[quantity].better == "lower"
+    best = (min if lower else max)(rows, key=lambda row: row[select])
+    options = {k: best[k] for k in tried[0]}
+    selected = {
+        "options": options,
+        "score": select,
+        "value": best[select],
+        "of": len(rows),
+        "note": f"{_text(options)} was selected: the best {select} of {len(rows)} "
+        f"settings on {best['n']} pictures, so its {select} is optimistic",
+    }
+    _write(workdir, rows, selected)
+    log(selected["note"])
+    return selected
+
+
+def _write(workdir, rows, selected):
+    if jax.process_index():
+        return
+    table = [{**row, "selected": row is _best(rows, selected)} for row in rows]
+    outputs.write(workdir / "sweep.csv", outputs.csv_text(table))
+    text = json.dumps({"points": table, "selected": selected}, indent=1)
+    outputs.write(workdir / "sweep.json", text + "\n")
+    for x, y in CURVES:
+        if x in rows[0] and y in rows[0]:
+            labels = [_text({k: row[k] for k in selected["options"]}) for row in rows]
+            marked = rows.index(_best(rows, selected))
+            curve = [(row[x], row[y]) for row in rows]
+            name = f"sweep_{y}_{x}".replace("/", "_")
+            svg = plots.curve_svg(curve, labels, marked, x, y)
+            outputs.write(workdir / f"{name}.svg", svg)
+
+
+def _best(rows, selected):
+    options = selected["options"].items()
+    return next(row for row in rows if all(row[k] == v for k, v in options))
+
+
+def _text(point):
+    return ", ".join(f"{k} {v}" for k, v in point.items())
