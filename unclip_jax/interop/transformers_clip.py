@@ -48,6 +48,8 @@ VISION_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+# The image tower that is not there: no blocks, see models.CLIP.
+NO_VISION = {**VISION_DEFAULTS, "num_hidden_layers": 0, "image_size": 0}
 # Buffers that files of older versions hold.
 IGNORE = (
     "text_model.embeddings.position_ids",
@@ -107,7 +109,7 @@ def fields_of(
 
 def load_clip_towers(
     text_folder: str | os.PathLike,
-    image_folder: str | os.PathLike,
+    image_folder: str | os.PathLike | None,
     feature_extractor: str | os.PathLike | None = None,
     variant: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -117,7 +119,8 @@ def load_clip_towers(
 
     Args:
       text_folder: a CLIPTextModelWithProjection.
-      image_folder: a CLIPVisionModelWithProjection.
+      image_folder: a CLIPVisionModelWithProjection; None for a CLIP without image
+        tower.
       feature_extractor: folder with the preprocessor_config.json, for mean and std of
         the pixels; `image_folder` by default.
       variant: of the weights, see weights.read_weights.
@@ -126,14 +129,20 @@ def load_clip_towers(
     embeddings differ in width.
     """
     text = {**TEXT_DEFAULTS, **_read_config(text_folder, "clip_text_model")}
-    vision = {**VISION_DEFAULTS, **_read_config(image_folder, "clip_vision_model")}
-    pixels = _read_pixels(feature_extractor or image_folder)
-    fields = _fields(text, vision, pixels, f"{text_folder} and {image_folder}")
+    if image_folder is None:
+        same = ("projection_dim", "hidden_act")
+        vision = {**NO_VISION, **{name: text[name] for name in same}}
+        pixels, where = {}, str(text_folder)
+    else:
+        vision = {**VISION_DEFAULTS, **_read_config(image_folder, "clip_vision_model")}
+        pixels = _read_pixels(feature_extractor or image_folder)
+        where = f"{text_folder} and {image_folder}"
+    fields = _fields(text, vision, pixels, where)
     params = {"logit_scale": np.float32(TOWERS_LOGIT_SCALE)}
-    for tower, folder in (
-        (_text_table(fields), text_folder),
-        (_vision_table(fields), image_folder),
-    ):
+    towers = [(_text_table(fields), text_folder)]
+    if image_folder is not None:
+        towers.append((_vision_table(fields), image_folder))
+    for tower, folder in towers:
         tensors = read_weights(folder, variant)
         params |= mapping.to_ours(tower, tensors, str(folder), IGNORE)
     return fields, params
@@ -181,31 +190,33 @@ def save_clip_towers(
 ) -> None:
     """Writes the towers as `load_clip_towers` reads them; arguments as there.
 
-    The scale of the logits has no place in them. Raises as `save_clip_model`.
+    The scale of the logits has no place in them, and an image tower that is not there
+    is not written. Raises as `save_clip_model`.
     """
     clip = _module(fields)
     params = mapping.unstack_blocks(params)
-    for folder, name, config, tower, own in (
-        (
-            text_folder,
-            "CLIPTextModelWithProjection",
-            _text_config(clip),
-            _text_table(fields),
-            ("text", "text_projection"),
-        ),
-        (
-            image_folder,
-            "CLIPVisionModelWithProjection",
-            _vision_config(clip),
-            _vision_table(fields),
-            ("vision", "visual_projection"),
-        ),
-    ):
+    text = (
+        text_folder,
+        "CLIPTextModelWithProjection",
+        _text_config(clip),
+        _text_table(fields),
+        ("text", "text_projection"),
+    )
+    vision = (
+        image_folder,
+        "CLIPVisionModelWithProjection",
+        _vision_config(clip),
+        _vision_table(fields),
+        ("vision", "visual_projection"),
+    )
+    towers = (text, vision) if clip.vision_depth else (text,)
+    for folder, name, config, tower, own in towers:
         kept = {k: v for k, v in params.items() if k in own}
         tensors = mapping.to_theirs(tower, kept)
         config = {"architectures": [name], **config}
         _write(folder, config, tensors, dtype, shard_bytes)
-    _write_preprocessor(feature_extractor or image_folder, clip)
+    if clip.vision_depth:
+        _write_preprocessor(feature_extractor or image_folder, clip)
 
 
 def _fields(text, vision, pixels, where) -> dict[str, Any]:

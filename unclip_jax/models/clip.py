@@ -115,7 +115,11 @@ class CLIPTextTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and the logit scale. Embeddings come out raw, in float32."""
+    """Both towers and the logit scale. Embeddings come out raw, in float32.
+
+    With `vision_depth` 0 there is no image tower: some public unCLIPs draw from text
+    and leave it out.
+    """
 
     embed_dim: int
     image_size: int
@@ -145,15 +149,16 @@ class CLIP(nn.Module):
             "remat": self.remat,
             "dtype": self.dtype,
         }
-        self.vision = VisionTransformer(
-            self.image_size,
-            self.patch_size,
-            self.vision_width,
-            self.vision_depth,
-            self.vision_heads,
-            self.vision_mlp_ratio,
-            **shared,
-        )
+        if self.vision_depth:
+            self.vision = VisionTransformer(
+                self.image_size,
+                self.patch_size,
+                self.vision_width,
+                self.vision_depth,
+                self.vision_heads,
+                self.vision_mlp_ratio,
+                **shared,
+            )
         self.text = CLIPTextTransformer(
             self.vocab_size,
             self.context_length,
@@ -164,7 +169,8 @@ class CLIP(nn.Module):
             **shared,
         )
         projection = {"use_bias": False, "dtype": self.dtype}
-        self.visual_projection = nn.Dense(self.embed_dim, **projection)
+        if self.vision_depth:
+            self.visual_projection = nn.Dense(self.embed_dim, **projection)
         self.text_projection = nn.Dense(self.embed_dim, **projection)
         # exp(logit_scale) starts at 1 / 0.07 (Radford et al. 2021, section 2.5)
         self.logit_scale = self.param(
@@ -172,7 +178,12 @@ class CLIP(nn.Module):
         )
 
     def encode_image(self, images):
-        """uint8 images (B, S, S, 3) -> raw embeddings (B, D) float32."""
+        """uint8 images (B, S, S, 3) -> raw embeddings (B, D) float32.
+
+        Raises ValueError without an image tower.
+        """
+        if not self.vision_depth:
+            raise ValueError("this CLIP has no image tower (vision_depth is 0)")
         x = images.astype(jnp.float32) / 255
         x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         feature = self.vision(x.astype(self.dtype))
@@ -190,5 +201,9 @@ class CLIP(nn.Module):
         return self.text_projection(pooled).astype(jnp.float32)
 
     def __call__(self, images, tokens):
-        """Returns (image embeddings, text embeddings), both raw (B, D)."""
-        return self.encode_image(images), self.encode_text(tokens)
+        """Returns (image embeddings, text embeddings), both raw (B, D).
+
+        Without an image tower the images are not looked at and None is returned.
+        """
+        image = self.encode_image(images) if self.vision_depth else None
+        return image, self.encode_text(tokens)
