@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import diffusers, native, parts
 from unclip_jax.interop.parts import Part
 from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
 
@@ -61,14 +61,12 @@ def load_stack(
         raise FileNotFoundError(f"model folder {str(folder)!r} does not exist")
     if native.is_export(folder):
         stack = _read_native(folder, wanted, dtype)
-    elif (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"{folder} is a diffusers pipeline; only native exports (with a "
-            f"{native.INDEX}) can be read"
-        )
+    elif diffusers.is_pipeline(folder):
+        stack = Stack(str(folder), *diffusers.read(folder, wanted, dtype))
     else:
         raise FileNotFoundError(
-            f"{folder} is not a model: no {native.INDEX} in it; make one with "
+            f"{folder} is not a model: neither {native.INDEX} nor {diffusers.INDEX} in "
+            "it; make one with "
             f"`python -m unclip_jax.export --run=RUN --out={folder}`"
         )
     check_together(stack)

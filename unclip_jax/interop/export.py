@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import diffusers, native, parts
 
-FORMATS = ("native",)
+FORMATS = ("native", "diffusers")
 
 
 def export(
@@ -48,17 +48,18 @@ def export(
     }
     if kind in ("prior", "ar_prior", "decoder"):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
-    parts.make(kind, config, params, kept, where=f"the {kind} of {run}")
+    part = parts.make(kind, config, params, kept, where=f"the {kind} of {run}")
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
+    count = sum(array.size for array in native.flatten(params).values())
+    what = f"exported the {kind} of {run} (step {meta['step']}, {count:,} parameters)"
+    if format == "diffusers":
+        diffusers.write_part(folder, part, tokenizer=tokenizer)
+        return f"{what} to {folder}, for diffusers"
     native.write_part(folder, kind, config, params, kept)
     if tokenizer is not None:
         native.write_tokenizer(folder, tokenizer)
-    entries = native.read_index(folder)["parts"]
-    count, have = entries[kind]["parameters"], ", ".join(sorted(entries))
-    return (
-        f"exported the {kind} of {run} (step {meta['step']}, {count:,} parameters) to "
-        f"{folder}, which now has: {have}"
-    )
+    have = ", ".join(sorted(native.read_index(folder)["parts"]))
+    return f"{what} to {folder}, which now has: {have}"
 
 
 def tokenizer_folder(

@@ -44,15 +44,26 @@ class ExportedTokenizer:
 
 
 def read_tokenizer(folder: str | os.PathLike, context_length: int) -> ExportedTokenizer:
-    """Reads tokenizer.json of `folder`.
+    """Reads tokenizer.json of `folder`, or vocab.json and merges.txt.
 
-    Raises FileNotFoundError if it is not there, ValueError if it is not a tokenizer.
+    Raises FileNotFoundError if they are not there, ValueError if it is not a tokenizer.
     """
-    file = pathlib.Path(folder) / "tokenizer.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"no tokenizer in {folder}: it has no tokenizer.json")
+    folder = pathlib.Path(folder)
+    file = folder / "tokenizer.json"
+    old = [folder / "vocab.json", folder / "merges.txt"]
+    if not file.is_file() and not all(f.is_file() for f in old):
+        raise FileNotFoundError(
+            f"no tokenizer in {folder}: it has no tokenizer.json, nor vocab.json and "
+            "merges.txt"
+        )
     try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
+        if file.is_file():
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        else:
+            from transformers import CLIPTokenizerFast
+
+            fast = CLIPTokenizerFast(*map(str, old))
+            backend = fast.backend_tokenizer
     except Exception as error:  # tokenizers raises bare Exception for a broken file
-        raise ValueError(f"{file} is not a readable tokenizer: {error}") from error
+        raise ValueError(f"{folder} has no readable tokenizer: {error}") from error
     return ExportedTokenizer(backend, context_length)

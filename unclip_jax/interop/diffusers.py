@@ -1,0 +1,264 @@
+"""Folders of diffusers' UnCLIPPipeline: a whole unCLIP, read and written.
+
+    model_index.json  tokenizer/  text_encoder/  image_encoder/  feature_extractor/
+    prior/  prior_scheduler/  text_proj/  decoder/  decoder_scheduler/
+    super_res_first/  super_res_last/  super_res_scheduler/
+
+Each module is a folder that diffusers' or transformers' own class loads. What their
+formats have no place for is not lost: the unconditional caption is computed from the
+CLIP when a folder is read, and unclip_jax.json names the CLIP each part belongs to.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from unclip_jax.interop import (
+    diffusers_decoder,
+    diffusers_prior,
+    diffusers_scheduler,
+    diffusers_upsampler,
+    native,
+    parts,
+    transformers_clip,
+)
+from unclip_jax.interop.parts import Part
+from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
+from unclip_jax.models.clip_caption import with_empty_caption
+
+INDEX = "model_index.json"
+OURS = "unclip_jax.json"
+PIPELINE = "UnCLIPPipeline"
+PIPELINES = (PIPELINE, "UnCLIPImageVariationPipeline")
+# the folder of each of their modules -> (library, class), as their index lists them
+CLASSES = {
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+    "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+    "feature_extractor": ("transformers", "CLIPImageProcessor"),
+    "prior": ("diffusers", "PriorTransformer"),
+    "prior_scheduler": ("diffusers", "UnCLIPScheduler"),
+    "text_proj": ("diffusers", "UnCLIPTextProjModel"),
+    "decoder": ("diffusers", "UNet2DConditionModel"),
+    "decoder_scheduler": ("diffusers", "UnCLIPScheduler"),
+    "super_res_first": ("diffusers", "UNet2DModel"),
+    "super_res_last": ("diffusers", "UNet2DModel"),
+    "super_res_scheduler": ("diffusers", "UnCLIPScheduler"),
+}
+FIRST, LAST = "super_res_first", "super_res_last"
+
+
+def is_pipeline(folder: str | os.PathLike) -> bool:
+    """Whether `folder` holds a pipeline of diffusers."""
+    return (pathlib.Path(folder) / INDEX).is_file()
+
+
+def read(
+    folder: str | os.PathLike,
+    wanted: Sequence[str] = native.KINDS,
+    dtype: str = "float32",
+) -> tuple[dict[str, Part], ExportedTokenizer]:
+    """The parts of a pipeline and its tokenizer.
+
+    Args:
+      folder: of the pipeline; image_encoder/ and the super-resolution may be absent.
+      wanted: kinds of parts: "clip", "prior", "decoder", "upsampler".
+      dtype: of the computation, "float32" or "bfloat16"; files may be of any.
+
+    Returns:
+      ({part name: Part}, tokenizer). The two networks of the super-resolution are
+      "upsampler_256" and "upsampler_256_last" (or of whatever size they are).
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: another pipeline, settings that have no counterpart here, or tensors
+        that do not fit; the message lists them.
+    """
+    folder = pathlib.Path(folder)
+    _check_pipeline(folder)
+    clip = _read_clip(folder, dtype)
+    module = clip.module
+    tokenizer = read_tokenizer(folder / "tokenizer", module.context_length)
+    tokens = {"eot_id": module.eot_id, "vocab_size": module.vocab_size}
+    made_for = _read_ours(folder)
+    found = {"clip": clip}
+    loaded = {}
+    if "prior" in wanted and (folder / "prior").is_dir():
+        loaded["prior"] = diffusers_prior.load_prior(
+            folder / "prior", folder / "prior_scheduler", **tokens
+        )
+    if "decoder" in wanted and (folder / "decoder").is_dir():
+        loaded["decoder"] = diffusers_decoder.load_decoder(
+            folder / "text_proj",
+            folder / "decoder",
+            folder / "decoder_scheduler",
+            context_length=module.context_length,
+            **tokens,
+        )
+    empty = _empty_caption(clip, tokenizer) if loaded else ()
+    for kind, (config, params) in loaded.items():
+        params = with_empty_caption(params, *empty)
+        meta = {"clip_fingerprint": made_for.get(kind, clip.clip_fingerprint)}
+        found[kind] = _part(folder, kind, config, params, meta, dtype)
+    if "upsampler" in wanted and (folder / FIRST).is_dir():
+        small = found["decoder"].module.image_size if "decoder" in found else None
+        found |= _read_upsamplers(folder, small, dtype)
+    return {k: p for k, p in found.items() if native.kind_of(k) in wanted}, tokenizer
+
+
+def write_part(
+    folder: str | os.PathLike,
+    part: Part,
+    dtype: str = "float32",
+    tokenizer: str | os.PathLike | None = None,
+) -> None:
+    """Adds a part to the pipeline in `folder`, or replaces it there.
+
+    Args:
+      folder: made if it does not exist.
+      part: the prior and the decoder must have been trained on CLIP's text states
+        (caption "clip_states"): no class of diffusers has a text encoder of its own.
+      dtype: of the files, "float32", "float16" or "bfloat16".
+      tokenizer: folder of the tokenizer, with a CLIP.
+
+    Raises:
+      ValueError: a part that their classes cannot hold, or one of another CLIP than
+        those in `folder`.
+    """
+    folder = pathlib.Path(folder)
+    kind = native.kind_of(part.kind)
+    made_for = _read_ours(folder)
+    if part.clip_fingerprint is not None:
+        made_for[part.kind] = part.clip_fingerprint
+    _check_same_clip(folder, made_for)
+    config, params = part.config, part.params
+    if kind == "clip":
+        transformers_clip.save_clip_towers(
+            folder / "text_encoder",
+            folder / "image_encoder",
+            config["model"],
+            params,
+            folder / "feature_extractor",
+            dtype=dtype,
+        )
+        if tokenizer is not None:
+            _write_tokenizer(folder / "tokenizer", tokenizer)
+    elif kind == "prior":
+        diffusers_prior.save_prior(config, params, folder / "prior", dtype)
+        _write_scheduler(folder / "prior_scheduler", part)
+    elif kind == "decoder":
+        diffusers_decoder.save_decoder(
+            config, params, folder / "text_proj", folder / "decoder", dtype
+        )
+        _write_scheduler(folder / "decoder_scheduler", part)
+    elif kind == "upsampler":
+        # one network of ours is both of theirs, unless it has a last one of its own
+        names = (LAST,) if part.kind.endswith("_last") else (FIRST, LAST)
+        for name in names:
+            diffusers_upsampler.save_upsampler(config, params, folder / name, dtype)
+        _write_scheduler(folder / "super_res_scheduler", part)
+    else:
+        raise ValueError(
+            f"diffusers' {PIPELINE} has no {part.kind}: export it in the native format"
+        )
+    _write_json(folder / OURS, {"clip_fingerprints": made_for})
+    there = {k: list(v) for k, v in CLASSES.items() if (folder / k).is_dir()}
+    _write_json(folder / INDEX, {"_class_name": PIPELINE, **there})
+
+
+def _check_pipeline(folder):
+    found = json.loads((folder / INDEX).read_text()).get("_class_name")
+    if found not in PIPELINES:
+        raise ValueError(
+            f"{folder} is a {found}; expected one of {', '.join(PIPELINES)}"
+        )
+
+
+def _read_clip(folder, dtype) -> Part:
+    image = folder / "image_encoder"
+    extractor = folder / "feature_extractor"
+    fields, params = transformers_clip.load_clip_towers(
+        folder / "text_encoder",
+        image if image.is_dir() else None,
+        extractor if extractor.is_dir() else None,
+    )
+    return _part(folder, "clip", {"model": fields}, params, {}, dtype)
+
+
+def _read_upsamplers(folder, small, dtype) -> dict[str, Part]:
+    found = {}
+    for name, suffix in ((FIRST, ""), (LAST, "_last")):
+        if not (folder / name).is_dir():
+            continue
+        config, params = diffusers_upsampler.load_upsampler(
+            folder / name,
+            folder / "super_res_scheduler",
+            low_res_size=small,
+        )
+        kind = f"upsampler_{config['model']['image_size']}{suffix}"
+        found[kind] = _part(folder, kind, config, params, {}, dtype)
+    return found
+
+
+def _part(folder, kind, config, params, meta, dtype) -> Part:
+    where = f"the {kind} of {folder}"
+    return parts.make(kind, config, params, meta, dtype=dtype, where=where)
+
+
+def _empty_caption(clip: Part, tokenizer: ExportedTokenizer):
+    """CLIP's text states (L, W) and embedding (D,) of the empty caption."""
+
+    @jax.jit
+    def encode(params, tokens):
+        return tuple(
+            clip.module.apply({"params": params}, tokens, method=method)[0]
+            for method in ("text_states", "encode_text")
+        )
+
+    states, embedding = encode(clip.params, tokenizer.encode([""]))
+    return np.asarray(states, np.float32), np.asarray(embedding)
+
+
+def _write_scheduler(folder, part: Part):
+    diffusion = part.config["diffusion"]
+    # the bound that sampling takes where the part does not say one
+    clip = 5.0 if part.kind == "prior" else 1.0
+    diffusers_scheduler.write_scheduler(
+        folder,
+        diffusion,
+        diffusion.get("clip") or clip,
+        getattr(part.module, "learned_sigma", False),
+    )
+
+
+def _write_tokenizer(folder, source):
+    """Copies a saved tokenizer; it is what transformers.CLIPTokenizer loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in pathlib.Path(source).iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _read_ours(folder) -> dict[str, str]:
+    """The CLIP of each part that this package wrote there."""
+    path = folder / OURS
+    return json.loads(path.read_text())["clip_fingerprints"] if path.is_file() else {}
+
+
+def _check_same_clip(folder, made_for: Mapping[str, str]):
+    if len(set(made_for.values())) > 1:
+        listed = ", ".join(f"{kind} {clip[:12]}..." for kind, clip in made_for.items())
+        raise ValueError(
+            f"{folder} would mix parts of different CLIPs ({listed}): export the "
+            "matching runs, into a new folder"
+        )
+
+
+def _write_json(path, value: Any):
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
