@@ -1,6 +1,8 @@
 """A stage and data small enough to train in a second; also run as a program.
 
-python toy.py WORKDIR FSDP STEPS [PAUSE]   trains; PAUSE seconds pass before each batch
+python toy.py WORKDIR FSDP STEPS [PAUSE [COORDINATOR NUM_PROCESSES PROCESS_ID]]
+
+trains; PAUSE seconds pass before each batch.
 """
 
 import sys
@@ -55,12 +57,12 @@ class Data:
         return np.full_like(x, np.nan) if step in self.poison else x
 
     def batches(self, names, seed, batch_size, start_step=0, rows=None):
-        assert names == ("x",) and len(rows) == batch_size  # one process
+        assert names == ("x",)
         self.first_steps.append(start_step)
         step = start_step
         while True:
             time.sleep(self.pause)
-            yield {"x": self._rows(seed, step, batch_size)}
+            yield {"x": self._rows(seed, step, batch_size)[rows]}
             step += 1
 
     def take(self, n, names):
@@ -83,15 +85,20 @@ def make_config(steps=12, fsdp=1, **changes):
     return c
 
 
-def main(workdir, fsdp, steps, pause=0.0):
-    from unclip_jax.training.loop import train
+def main(workdir, fsdp, steps, pause=0.0, *process):
+    from unclip_jax.training import command
 
-    train(
-        make_config(int(steps), int(fsdp)),
-        workdir,
-        stage=Stage(),
-        data=Data(float(pause)),
-    )
+    def run():
+        from unclip_jax.training.loop import train
+
+        config = make_config(int(steps), int(fsdp))
+        train(config, workdir, stage=Stage(), data=Data(float(pause)))
+
+    if not process:
+        return run()
+    address, count, number = process
+    timeouts = {"connect_timeout": 20, "heartbeat_timeout": 10}
+    command.together(run, "on", address, int(count), int(number), **timeouts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import jax
 
+from unclip_jax.parallel.roll_call import roll_call
+
 # Variable -> how many processes it announces, for launchers jax can read by itself.
 _LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": int,
@@ -20,6 +22,9 @@ def initialize(
     coordinator: str = "",
     num_processes: int = 0,
     process_id: int = -1,
+    *,
+    connect_timeout: int = 300,
+    heartbeat_timeout: int = 100,
 ) -> None:
     """Calls jax.distributed.initialize when the run has several processes.
 
@@ -29,9 +34,12 @@ def initialize(
       coordinator: host:port of process 0; then the next two are needed as well.
       num_processes: processes of the run.
       process_id: number of this one, from 0.
+      connect_timeout: seconds to wait for the others.
+      heartbeat_timeout: seconds of silence after which a process counts as lost.
 
     Raises:
-      ValueError: contradicting arguments, or the other processes did not show up.
+      ValueError: contradicting arguments, or other processes did not show up; with a
+        coordinator they are named.
     """
     if mode not in ("auto", "on", "off"):
         raise ValueError(f"distributed must be auto, on or off, got {mode!r}")
@@ -49,13 +57,25 @@ def initialize(
         num_processes=num_processes,
         process_id=process_id,
     )
+    if coordinator:
+        roll_call(coordinator, num_processes, process_id, connect_timeout)
     try:
-        jax.distributed.initialize(**(given if coordinator else {}))
+        jax.distributed.initialize(
+            **(given if coordinator else {}),
+            initialization_timeout=connect_timeout,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+        )
     except RuntimeError as error:
         raise ValueError(
             f"the processes of the run did not meet: {error}; start the same command "
             "on every host at about the same time"
         ) from error
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an error of the runtime means that another process is gone."""
+    text = str(error).lower()
+    return any(word in text for word in ("gloo", "peer", "heartbeat", "another task"))
 
 
 def announced_processes(environment: Mapping[str, str]) -> int:

@@ -17,7 +17,7 @@ from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.parallel import sharding
-from unclip_jax.training import optimizer, program, run_folder, state
+from unclip_jax.training import optimizer, preflight, program, run_folder, state
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.progress import Progress, duration
@@ -116,6 +116,7 @@ def train(config, workdir, *, stage=None, data=None, stream=None) -> state.Train
     workdir = run_folder.claim(workdir, plain)
     if data is None:
         data = loader.open_data(config.data, tokenizer_dir=workdir / "tokenizer")
+    preflight.check(workdir, plain, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
     run = _Run(config, workdir, stage, data, tx, mesh, saving, previews, stream)

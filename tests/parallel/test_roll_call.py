@@ -1,0 +1,47 @@
+"""The roll call of a run's processes, here threads."""
+
+import concurrent.futures
+import socket
+
+import pytest
+
+from unclip_jax.parallel.roll_call import roll_call
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return f"localhost:{s.getsockname()[1] - 1}"
+
+
+def call(address, count, numbers, timeout):
+    """What each of the numbers heard: None, or the error's text."""
+
+    def one(number):
+        try:
+            return roll_call(address, count, number, timeout)
+        except ValueError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(len(numbers)) as pool:
+        return list(pool.map(one, numbers))
+
+
+def test_all_are_there(address):
+    assert call(address, 3, [2, 0, 1], 20) == [None] * 3
+
+
+def test_everyone_hears_who_is_missing(address):
+    heard = call(address, 5, [0, 1, 3], 1.5)
+    assert all("number 2, 4 did not start within 2 s" in text for text in heard)
+
+
+def test_process_0_is_missing(address):
+    (heard,) = call(address, 2, [1], 1.0)
+    assert "number 0 did not start" in heard
+
+
+def test_a_coordinator_without_a_port_is_refused():
+    with pytest.raises(ValueError, match="'here': expected host:port"):
+        roll_call("here", 2, 0, 1)
