@@ -29,5 +29,8 @@ def get_config():
     c.shard_size = 2000  # examples per file
     c.image_format = "png"  # or "jpeg"
     c.compute_dtype = "float32"
+    c.min_similarity = (
+        -1.0
+    )  # cosine of image and caption; less similar ones are left out
     c.text_states = False  # True for a prior with model.caption="clip_states"
     return c

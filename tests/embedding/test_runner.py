@@ -10,9 +10,10 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.data import order
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
-from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
@@ -292,3 +293,79 @@ def test_a_tokenizer_of_another_clip(tmp_path, params):
 def test_the_icons_config_names_every_key():
     file = pathlib.Path(__file__).parents[2] / "configs/icons/embed.py"
     assert sorted(config_lib.load(file)) == sorted((*runner.KEYS, *runner.OPTIONAL))
+
+
+class Several(Pictures):
+    """Pictures with one to four captions; every fifth is not wanted."""
+
+    def captions_of(self, i):
+        return tuple(f"{word} {i}" for word in ("a", "be", "cat", "dog")[: 1 + i % 4])
+
+    def __getitem__(self, i):
+        if i % 5 == 4:
+            raise LeftOut(f"p{i}", "too small")
+        captions = self.captions_of(i)
+        return {**super().__getitem__(i), "caption": captions[0], "captions": captions}
+
+
+@pytest.mark.parametrize("feed", ["tf", "arrays"])
+def test_all_captions_are_kept_and_read_in_turn(tmp_path, clip, params, feed):
+    manifest = runner.embed_source(Several(), tmp_path / "r", clip, shard_size=20)
+    assert manifest["left_out"] == {"too small": 4} and manifest["skipped"] == []
+    data = open_data({"source": "records", "path": tmp_path / "r", "feed": feed})
+    wanted = [Several().captions_of(i) for i in range(20) if i % 5 != 4]
+    assert len(data) == 16 and data.captions(16) == [c for w in wanted for c in w]
+    apply = jax.jit(clip.part.module.apply, static_argnames="method")
+    tokens = clip.tokenizer.encode(data.captions(16))
+    text = apply({"params": params}, tokens, method="encode_text")
+    text = dict(zip(map(bytes, tokens), np.asarray(text), strict=True))
+    seen = {i: [] for i in range(16)}
+    batches = data.batches(["tokens", "clip_text"], 0, 16)
+    for step in range(8):  # epochs
+        batch = next(batches)
+        for row, i in enumerate(order.batch_indices(0, step, 16, 16)):
+            token = bytes(batch["tokens"][row])
+            np.testing.assert_allclose(batch["clip_text"][row], text[token], atol=1e-5)
+            seen[int(i)].append(token)
+    begins = set()
+    for i, found in seen.items():
+        count = len(wanted[i])
+        choices = [bytes(t) for t in clip.tokenizer.encode(list(wanted[i]))]
+        turns = [choices.index(token) for token in found]
+        assert turns == [(turns[0] + k) % count for k in range(8)]
+        begins.add((count, turns[0]))
+    assert len([1 for count, _ in begins if count == 4]) > 1  # not all the first
+
+
+def test_dissimilar_captions_are_left_out_and_counted(tmp_path, clip):
+    whole = tmp_path / "whole"
+    runner.embed_source(Several(), whole, clip, shard_size=20)
+    reader = RecordReader(whole)
+    cosines = {}
+    for i in range(len(reader)):
+        found = reader.read(i, ["clip_image", "clip_text"], turn=None)
+        image, text = found["clip_image"], found["clip_text"]
+        norms = np.linalg.norm(image) * np.linalg.norm(text, axis=1)
+        example = reader[i]
+        captions = example.get("captions", [example["caption"]])
+        cosines[example["key"]] = dict(zip(captions, text @ image / norms, strict=True))
+    least = float(np.median([c for row in cosines.values() for c in row.values()]))
+    kept = {
+        key: good
+        for key, row in cosines.items()
+        if (good := [caption for caption, c in row.items() if c >= least])
+    }
+    some = tmp_path / "some"
+    manifest = runner.embed_source(
+        Several(), some, clip, shard_size=20, min_similarity=least
+    )
+    reader = RecordReader(some)
+    assert {
+        (e := reader[i])["key"]: list(e.get("captions", [e["caption"]]))
+        for i in range(len(reader))
+    } == kept
+    (reason,) = set(manifest["left_out"]) - {"too small"}
+    assert reason == f"a CLIP similarity below min_similarity {least:g}"
+    assert manifest["left_out"][reason] == 16 - len(kept) > 0
+    with pytest.raises(FileExistsError, match="made otherwise"):
+        runner.embed_source(Several(), some, clip, shard_size=20, min_similarity=0.9)

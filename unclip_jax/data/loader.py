@@ -9,7 +9,8 @@ it is the same for both feeds, any number of processes and any start step.
 
 An example that cannot be read is replaced by the next readable one (by number), the
 same in both feeds; it is named in a warning once and counted in `Dataset.bad`. More
-than 1% of them (and more than 16) are refused.
+than 1% of them (and more than 16) are refused. What a source's filters leave out is
+replaced likewise, without a word. Of several captions, each epoch reads the next.
 """
 
 import atexit
@@ -27,7 +28,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax.data import order, record_files
 from unclip_jax.data.degradations import make_degradation
-from unclip_jax.data.sources import BadRecord, make_source
+from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 FEEDS = ("tf", "arrays")
@@ -67,6 +68,8 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
     source = make_source(config_data)
     if len(source) < 1:
         raise ValueError(f"config.data.source {config_data['source']!r} is empty")
+    if config_data.get("degradation") and source.image_size is None:
+        raise ValueError("config.data.degradation: the records hold no images")
     degrade = make_degradation(config_data.get("degradation"), source.image_size)
     manifest = getattr(source, "manifest", None)
     wanted = config_data.get("tokenizer") or ""
@@ -113,7 +116,7 @@ class Dataset:
         self.bad = {}
         self._stored = hasattr(source, "arrays")  # records: tokens come ready
         size = source.image_size
-        self.shapes = {"image": ((size, size, 3), "uint8")}
+        self.shapes = {} if size is None else {"image": ((size, size, 3), "uint8")}
         if self._stored:
             stored = source.arrays.items()
             self.shapes |= {name: (shape, dtype) for name, (dtype, shape) in stored}
@@ -124,7 +127,8 @@ class Dataset:
         if degrade is not None:
             self.shapes = degrade.shapes(self.shapes)
         self.info = self._info(tokenizer_folder)
-        self._memory = {}  # name -> (n, ...) of the feed "arrays"
+        self._memory = {}  # name -> (n, ...) of the feed "arrays"; captions in a row
+        self._spans = None  # (n,) first row and number of each example's captions
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -160,23 +164,19 @@ class Dataset:
             )
         rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
-        def indices(step):
-            return order.batch_indices(seed, step, batch_size, len(self))[rows]
-
+        read = self.read
         if self.feed == "arrays":
-            memory = self._materialise(self._inputs(names))
-
-            def make(step):
-                chosen = indices(step)
-                batch = {name: array[chosen] for name, array in memory.items()}
-                return self._degraded(batch, names, seed, step, rows)
-
-            return map(make, itertools.count(start_step))
+            self._materialise(self._inputs(names))
+            read = self._remember
 
         def make(step):
-            batch = self.read(indices(step), self._inputs(names))
+            indices = order.batch_indices(seed, step, batch_size, len(self))
+            turns = order.batch_turns(seed, step, batch_size, len(self), indices)
+            batch = read(indices[rows], self._inputs(names), turns[rows])
             return self._degraded(batch, names, seed, step, rows)
 
+        if self.feed == "arrays":
+            return map(make, itertools.count(start_step))
         return _tf_batches(make, self._shapes_of(names), len(rows), start_step)
 
     def take(self, n: int, names) -> dict[str, np.ndarray]:
@@ -199,18 +199,24 @@ class Dataset:
         names = self._check_names(("clip_image", "clip_text"))
         return self.read(np.arange(n) * len(self) // n, names)
 
-    def read(self, indices, names) -> dict[str, np.ndarray]:
-        """The named arrays of whole examples, {name: (B, ...)}; see `bad`."""
+    def read(self, indices, names, turns=None) -> dict[str, np.ndarray]:
+        """The named arrays of whole examples, {name: (B, ...)}; see `bad`.
+
+        `turns` (B,) say which caption of each, modulo their number; the first ones by
+        default.
+        """
+        turns = np.zeros(len(indices), int) if turns is None else turns
         shapes = {name: self._read_shapes[name] for name in names}
         out = {
             name: np.empty((len(indices), *shape), dtype)
             for name, (shape, dtype) in shapes.items()
         }
         captions = []
-        for row, i in enumerate(indices):
-            example = self._readable(int(i), names)
+        for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
+            example = self._readable(int(i), names, int(turn))
             if not self._stored:
-                captions.append(example["caption"])
+                several = captions_of(example)
+                captions.append(several[turn % len(several)])
             for name in names:
                 if name in example:
                     out[name][row] = example[name]
@@ -229,13 +235,15 @@ class Dataset:
     def _shapes_of(self, names):
         return {name: self.shapes[name] for name in names}
 
-    def _readable(self, i, names):
-        """Example i, or the next one that can be read."""
+    def _readable(self, i, names, turn):
+        """Example i, or the next one that can be read; see RecordReader.read."""
         for place in range(i, i + len(self)):
             try:
                 if self._stored:
-                    return self.source.read(place % len(self), names)
+                    return self.source.read(place % len(self), names, turn)
                 return self.source[place % len(self)]
+            except LeftOut:
+                continue
             except BadRecord as bad:
                 self._count(bad)
         raise ValueError(f"none of the {len(self)} examples can be read")
@@ -268,8 +276,45 @@ class Dataset:
         missing = [name for name in names if name not in self._memory]
         if missing:
             _check_memory(len(self), [self._read_shapes[name] for name in missing])
-            self._memory |= self.read(range(len(self)), missing)
-        return {name: self._memory[name] for name in names}
+            self._memory |= self._read_all(missing)
+
+    def _read_all(self, names):
+        """{name: (n, ...)}, or (captions of all examples, ...) for PER_CAPTION."""
+        whole = [name for name in names if name not in PER_CAPTION]
+        out = {
+            name: np.empty((len(self), *shape), dtype)
+            for name, (shape, dtype) in self._read_shapes.items()
+            if name in whole
+        }
+        parts = {name: [] for name in names if name not in whole}
+        counts, captions = np.ones(len(self), np.int64), []
+        for i in range(len(self)):
+            example = self._readable(i, names, None)
+            for name in whole:
+                out[name][i] = example[name]
+            if self._stored:
+                for name, found in parts.items():
+                    found.append(example[name])
+                    counts[i] = len(example[name])
+            else:
+                captions += captions_of(example)
+                counts[i] = len(captions_of(example))
+        if parts:
+            self._spans = np.cumsum(counts) - counts, counts
+        if self._stored:
+            return out | {name: np.concatenate(found) for name, found in parts.items()}
+        return out | ({"tokens": self.tokenizer.encode(captions)} if parts else {})
+
+    def _remember(self, indices, names, turns):
+        """As `read`, from memory."""
+        out = {}
+        for name in names:
+            rows = indices
+            if name in PER_CAPTION:
+                first, count = (span[indices] for span in self._spans)
+                rows = first + turns % count
+            out[name] = self._memory[name][rows]
+        return out
 
     def _info(self, tokenizer_folder):
         manifest = getattr(self.source, "manifest", {})
@@ -298,6 +343,11 @@ class Dataset:
             "empty_text_states": statistics.get("empty_text_states"),
             "empty_clip_text": statistics.get("empty_clip_text"),
         }
+
+
+def captions_of(example) -> Sequence[str]:
+    """All captions of a source's example, at least one."""
+    return example.get("captions") or (example["caption"],)
 
 
 def _tf_batches(make, shapes, rows, start_step):

@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_CAPTIONS = 0xCA  # keeps these keys apart from those of the order
 _ROUNDS = 8  # four are enough for a random-looking order; eight cost nothing
 
 
@@ -93,6 +94,26 @@ def batch_indices(
     number = step * batch_size + np.arange(batch_size, dtype=np.int64)
     epoch, place = np.divmod(number, num_examples)
     return permute(place, num_examples, make_key(seed, epoch))
+
+
+def batch_turns(
+    seed: int, step: int, batch_size: int, num_examples: int, indices
+) -> np.ndarray:
+    """Which of its captions each example of a step is read with, modulo their number.
+
+    An example begins with any of them and goes on with the next one in each epoch, so
+    that m captions are all read in m epochs.
+
+    Args:
+      seed, step, batch_size, num_examples: as for `batch_indices`.
+      indices: int64 (batch_size,), its result.
+
+    Returns:
+      int64 (batch_size,), at least 0.
+    """
+    number = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    first = make_key(seed, _CAPTIONS, indices) >> np.uint64(33)
+    return first.astype(np.int64) + number // num_examples
 
 
 def _words(x) -> np.ndarray:

@@ -10,14 +10,17 @@ A finished folder holds
 
 Each record is a msgpack map {key, caption, image: PNG or JPEG bytes, and per array
 of the manifest its raw little-endian bytes}: an example's image, tokens and embeddings
-stand in one record under one key and cannot come apart. Embeddings are CLIP's raw
-outputs (convention "raw"). One record per group, so random access reads one record.
+stand in one record under one key and cannot come apart. With several captions it holds
+`captions` besides, and tokens, clip_text and text_states of each, one after the other.
+Embeddings are CLIP's raw outputs (convention "raw"), or came normalised ("unit"); then
+there are no images. One record per group, so random access reads one record.
 
 An unfinished folder holds unfinished/ (plan and one file of sums per finished shard)
 and no manifest; writing goes on with the shards that are missing.
 """
 
 import bisect
+import collections
 import io
 import itertools
 import json
@@ -30,10 +33,11 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax.data import record_files
-from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut
 
 FORMAT, VERSION = "unclip_jax-records", 1
-CONVENTION = "raw"  # of the embeddings: CLIP's outputs, neither normalised nor scaled
+# Of the image embeddings: CLIP's outputs as they are, or divided by their norm.
+CONVENTIONS = ("raw", "unit")
 MANIFEST, STATISTICS, TOKENIZER = "manifest.json", "statistics.npz", "tokenizer"
 REMEDY = "make it with `python -m unclip_jax.embed`"
 
@@ -44,7 +48,7 @@ class RecordReader:
     Attributes:
       manifest: dict.
       arrays: {name: (dtype, shape)} of the stored arrays.
-      image_size: int.
+      image_size: int; None without images.
       fingerprint: str.
       tokenizer_folder: str.
       statistics: {name: float64 array} of clip_image, and the constants that the
@@ -84,20 +88,33 @@ class RecordReader:
     def __getitem__(self, i: int) -> dict:
         """{"key", "caption", "image" uint8 (S, S, 3), and every stored array}.
 
+        Of several captions, which "captions" holds, the arrays are those of the first.
+
         Raises IndexError, or BadRecord when the example cannot be read.
         """
         record = self._record(i)
-        found = {name: record.get(name, "") for name in ("key", "caption")}
-        return {**found, **self._decode(i, record, ["image", *self.arrays])}
+        found = {k: record[k] for k in ("key", "caption", "captions") if k in record}
+        names = [*self.arrays] if self.image_size is None else ["image", *self.arrays]
+        return {**found, **self._decode(i, record, names, 0)}
 
-    def read(self, i: int, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Only the named arrays of example i ("image" or a stored one)."""
-        return self._decode(i, self._record(i), names)
+    def read(
+        self, i: int, names: Iterable[str], turn: int | None = 0
+    ) -> dict[str, np.ndarray]:
+        """Only the named arrays of example i ("image" or a stored one).
+
+        Of PER_CAPTION, those of caption `turn`, modulo their number; None stacks those
+        of all captions: (m, ...).
+        """
+        return self._decode(i, self._record(i), names, turn)
 
     def captions(self, n: int | None = None) -> list[str]:
-        """The captions of the first n examples (None: of all)."""
+        """All captions of the first n examples (None: of all)."""
         count = len(self) if n is None else min(n, len(self))
-        return [self._record(i)["caption"] for i in range(count)]
+        found = []
+        for i in range(count):
+            record = self._record(i)
+            found += record.get("captions", [record["caption"]])
+        return found
 
     def verify(self) -> None:
         """Reads every shard and compares its hash; ValueError names one that is off."""
@@ -130,7 +147,7 @@ class RecordReader:
             raise BadRecord(where, "not a record of an example")
         return record
 
-    def _decode(self, i, record, names):
+    def _decode(self, i, record, names, turn):
         key, out = record.get("key", f"example {i}"), {}
         for name in names:
             if name == "image":
@@ -139,9 +156,14 @@ class RecordReader:
             dtype, shape = self.arrays[name]
             data = record.get(name, b"")
             array = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
-            if array.size != np.prod(shape):
+            several = name in PER_CAPTION
+            count = len(record.get("captions", "1")) if several else 1
+            if array.size != count * np.prod(shape):
                 raise BadRecord(key, f"{name} has {array.size} values, not {shape}")
-            out[name] = array.astype(dtype).reshape(shape)
+            array = array.astype(dtype).reshape((count, *shape))
+            out[name] = (
+                array if several and turn is None else array[(turn or 0) % count]
+            )
         return out
 
 
@@ -162,11 +184,12 @@ class RecordWriter:
         folder,
         *,
         num_shards: int,
-        image_size: int,
+        image_size: int | None,  # None: no images
         arrays: Mapping[str, tuple],  # name -> (dtype, shape), as in a stage's spec
         tokenizer,  # data.tokenizer.Tokenizer that made "tokens"
         source_fingerprint: str,
         clip_fingerprint: str | None = None,  # needed with embeddings
+        embedding_convention: str = "raw",  # one of CONVENTIONS
         extra: Mapping[str, object] | None = None,  # JSON-able, kept in the manifest
     ):
         """Opens a new folder, or one begun with the same options.
@@ -180,6 +203,7 @@ class RecordWriter:
             num_shards, image_size, arrays, tokenizer, source_fingerprint
         )
         self.plan["clip_fingerprint"] = clip_fingerprint
+        self.plan["embedding_convention"] = embedding_convention
         self.plan["extra"] = dict(extra or {})
         if self.plan["embed_dim"] is not None and not clip_fingerprint:
             raise ValueError("records of embeddings need the clip_fingerprint")
@@ -214,9 +238,10 @@ class RecordWriter:
         Args:
           i: in [0, num_shards).
           examples: each {"key": str, "caption": str, "image": uint8 (S, S, 3) or PNG
-            or JPEG bytes, and every array}.
+            or JPEG bytes, and every array}; with "captions", m of them, arrays of
+            PER_CAPTION are (m, ...).
           skipped: the BadRecords left out; read after the examples have been, so a
-            list that grows meanwhile will do.
+            list that grows meanwhile will do. LeftOuts among them are only counted.
 
         Raises ValueError for an example that does not fit; nothing is left behind.
         """
@@ -236,8 +261,14 @@ class RecordWriter:
         final = self.folder / self._shard(i)
         entry = {"file": final.name, **record_files.write_shard(final, records())}
         entry["count"] = count
-        left_out = [{"key": bad.key, "reason": bad.reason} for bad in skipped]
-        record_files.mark_done(self.folder, i, entry, left_out, sums)
+        unread, left_out = [], collections.Counter()
+        for bad in skipped:
+            if isinstance(bad, LeftOut):
+                left_out[bad.reason] += 1
+            else:
+                unread.append({"key": bad.key, "reason": bad.reason})
+        entry["left_out"] = dict(left_out)
+        record_files.mark_done(self.folder, i, entry, unread, sums)
         return count
 
     def finish(self, constants: Mapping[str, np.ndarray] | None = None) -> dict:
@@ -256,12 +287,13 @@ class RecordWriter:
                 f"{self.folder}: {len(missing)} of {self.num_shards} shards are not "
                 f"written yet, e.g. shard {missing[0]}"
             )
-        shards, skipped = [], []
+        shards, skipped, left_out = [], [], collections.Counter()
         sums = record_files.Sums(self.plan["embed_dim"])
         for i in range(self.num_shards):
-            entry, left_out, part = record_files.read_done(self.folder, i)
+            entry, unread, part = record_files.read_done(self.folder, i)
+            left_out.update(entry.pop("left_out", {}))
             shards.append(entry)
-            skipped += left_out
+            skipped += unread
             sums.merge(part)
         total = sum(shard["count"] for shard in shards)
         if total == 0:
@@ -274,6 +306,7 @@ class RecordWriter:
             "num_records": total,
             "shards": [shard for shard in shards if shard["count"]],
             "skipped": skipped,
+            "left_out": dict(sorted(left_out.items())),
         }
         manifest["fingerprint"] = record_files.json_hash(manifest)
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
@@ -285,19 +318,24 @@ class RecordWriter:
         return f"shard-{i:05d}-of-{self.num_shards:05d}.array_record"
 
     def _pack(self, example) -> bytes:
-        key, image = example["key"], example["image"]
-        size = self.plan["image_size"]
-        if isinstance(image, bytes):
-            decode_image(image, size, key)
-        else:
-            image = encode_image(
-                _fitting(image, "uint8", (size, size, 3), "image", key)
-            )
-        record = {"key": key, "caption": example["caption"], "image": image}
+        key, size = example["key"], self.plan["image_size"]
+        record = {"key": key, "caption": example["caption"]}
+        count = len(example.get("captions", "1"))
+        if count > 1:
+            record["captions"] = list(example["captions"])
+        if size is not None:
+            image = example["image"]
+            if isinstance(image, bytes):
+                decode_image(image, size, key)
+            else:
+                wanted = (size, size, 3)
+                image = encode_image(_fitting(image, "uint8", wanted, "image", key))
+            record["image"] = image
         for name, entry in self.plan["arrays"].items():
-            array = _fitting(
-                example[name], entry["dtype"], tuple(entry["shape"]), name, key
-            )
+            shape = tuple(entry["shape"])
+            if count > 1 and name in PER_CAPTION:
+                shape = (count, *shape)
+            array = _fitting(example[name], entry["dtype"], shape, name, key)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"example {key!r}: {name} is not finite")
             little = array.dtype.newbyteorder("<")
@@ -355,7 +393,6 @@ def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
         "image_size": image_size,
         "arrays": shapes,
         "embed_dim": widths["clip_image"][0] if "clip_image" in widths else None,
-        "embedding_convention": CONVENTION,
         "context_length": tokenizer.context_length,
         "vocab_size": tokenizer.vocab_size,
         "eot_id": tokenizer.eot_id,

@@ -63,6 +63,7 @@ class FrozenCLIP:
         self._rows = batch_sharding(mesh)
         self._params = jax.device_put(part.params, replicated(mesh))
         self._run = jax.jit(self._embed)
+        self._run_text = jax.jit(self._embed_text)
 
     @classmethod
     def load(
@@ -115,6 +116,10 @@ class FrozenCLIP:
         """
         return self._run(self._params, self._place(images), self._place(tokens))
 
+    def embed_text(self, tokens: np.ndarray):
+        """As `embed`, of captions alone: {"clip_text"} and "text_states"."""
+        return self._run_text(self._params, self._place(tokens))
+
     def _embed(self, params, images, tokens):
         module, variables = self.part.module, {"params": params}
         side = module.image_size
@@ -122,10 +127,12 @@ class FrozenCLIP:
             shape = (images.shape[0], side, side, 3)
             scaled = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
             images = scaled.round().clip(0, 255).astype(jnp.uint8)
-        made = {
-            "clip_image": module.apply(variables, images, method="encode_image"),
-            "clip_text": module.apply(variables, tokens, method="encode_text"),
-        }
+        image = module.apply(variables, images, method="encode_image")
+        return {"clip_image": image, **self._embed_text(params, tokens)}
+
+    def _embed_text(self, params, tokens):
+        module, variables = self.part.module, {"params": params}
+        made = {"clip_text": module.apply(variables, tokens, method="encode_text")}
         if "text_states" in self.arrays:
             states = module.apply(variables, tokens, method="text_states")
             made["text_states"] = states.astype(jnp.float16)

@@ -11,9 +11,12 @@ The config's fields:
     compute_dtype  "float32" or "bfloat16"
     text_states    whether to keep CLIP's states of every token, for a prior with
                    caption "clip_states"; may be left out
+    min_similarity cosine of image and caption below which a caption is left out, and an
+                   example without another; -1, the default, leaves out none
 
 The same command continues an interrupted run, shard by shard. Examples that cannot be
-read are left out, and the manifest names them.
+read are left out, and the manifest names them; it counts those that filters leave out.
+Of several captions all are kept.
 """
 
 import collections
@@ -31,8 +34,9 @@ from jax.experimental import multihost_utils
 from PIL import Image
 
 from unclip_jax import config as config_lib
+from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import RecordWriter
-from unclip_jax.data.sources import BadRecord, make_source
+from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
 
@@ -45,7 +49,7 @@ KEYS = (
     "image_format",
     "compute_dtype",
 )
-OPTIONAL = ("text_states",)
+OPTIONAL = ("text_states", "min_similarity")
 IMAGE_FORMATS = ("png", "jpeg")
 READERS = 8  # threads that read or draw examples
 
@@ -101,6 +105,7 @@ def embed(
             clip,
             shard_size=config["shard_size"],
             image_format=config["image_format"],
+            min_similarity=config.get("min_similarity", -1.0),
             name=split,
         )
         for split, source in sources.items()
@@ -114,6 +119,7 @@ def embed_source(
     *,
     shard_size: int,
     image_format: str = "png",
+    min_similarity: float = -1.0,
     name: str = "records",
 ) -> dict:
     """Writes the records of one source, or what is missing of them.
@@ -126,6 +132,7 @@ def embed_source(
       FileExistsError: `folder` holds something else.
     """
     module = clip.part.module
+    chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
     total = len(source)
     if total == 0:
         raise ValueError(f"the source of {name} is empty")
@@ -143,6 +150,7 @@ def embed_source(
                 "image_format": image_format,
                 "shard_size": shard_size,
                 "compute_dtype": np.dtype(module.dtype).name,
+                **chosen,
             },
         )
 
@@ -167,6 +175,8 @@ def embed_source(
             if shard not in finished:
                 skipped: list[BadRecord] = []
                 examples = _examples(source, indices, clip, pool, skipped, progress)
+                if min_similarity > -1:
+                    examples = similar(examples, min_similarity, skipped)
                 if image_format == "jpeg":
                     examples = map(_with_jpeg, examples)
                 writer.write_shard(shard, examples, skipped)
@@ -193,13 +203,15 @@ def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
     while batch := list(itertools.islice(readable, clip.batch_size)):
         images = [example["image"] for example in batch]
         _same_shape(images, batch)
-        tokens = clip.tokenizer.encode([example["caption"] for example in batch])
+        captions = [captions_of(example) for example in batch]
+        tokens = clip.tokenizer.encode([several[0] for several in captions])
         running = clip.embed(np.stack(images), tokens)
+        more = _embed_more(clip, captions)
         if waiting is not None:
             yield from _finished(*waiting)
             progress.add(len(waiting[0]))
             count += len(waiting[0])
-        waiting = batch, tokens, running
+        waiting = batch, tokens, running, more
     if waiting is not None:
         yield from _finished(*waiting)
         count += len(waiting[0])
@@ -207,16 +219,60 @@ def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
     progress.add(len(indices) - count)  # what was skipped
 
 
-def _finished(batch, tokens, running) -> Iterator[dict]:
-    made = {name: np.asarray(a) for name, a in running.items()}  # waits for the device
-    for i, (example, row_tokens) in enumerate(zip(batch, tokens, strict=True)):
-        yield {
-            "key": example["key"],
-            "caption": example["caption"],
-            "image": example["image"],
-            "tokens": row_tokens,
-            **{name: rows[i] for name, rows in made.items()},
-        }
+def _embed_more(clip, captions) -> list[dict]:
+    """Tokens and embeddings, on their way, of all captions but each first one."""
+    texts = [caption for several in captions for caption in several[1:]]
+    parts = []
+    for k in range(0, len(texts), clip.batch_size):
+        tokens = clip.tokenizer.encode(texts[k : k + clip.batch_size])
+        parts.append({"tokens": tokens, **clip.embed_text(tokens)})
+    return parts
+
+
+def _finished(batch, tokens, running, more) -> Iterator[dict]:
+    # asarray waits for the device
+    made = {"tokens": tokens} | {name: np.asarray(a) for name, a in running.items()}
+    others = {  # padding is at the end of the last part only
+        name: np.concatenate([np.asarray(part[name]) for part in more])
+        for name in (more[0] if more else ())
+    }
+    next_other = 0
+    for i, example in enumerate(batch):
+        captions = captions_of(example)
+        found = {"key": example["key"], "caption": captions[0]}
+        found |= {"image": example["image"]}
+        found |= {name: rows[i] for name, rows in made.items()}
+        if len(captions) > 1:
+            found["captions"] = captions
+            mine = slice(next_other, next_other + len(captions) - 1)
+            next_other = mine.stop
+            for name, rows in others.items():
+                found[name] = np.concatenate([found[name][None], rows[mine]])
+        yield found
+
+
+def similar(examples, least: float, skipped) -> Iterator[dict]:
+    """Examples with their captions whose cosine with the image is at least `least`.
+
+    Those without any are appended to `skipped`.
+    """
+    for example in examples:
+        captions = captions_of(example)
+        image, text = example["clip_image"], np.atleast_2d(example["clip_text"])
+        norms = np.linalg.norm(image) * np.linalg.norm(text, axis=1)
+        good = np.flatnonzero(text @ image >= least * norms)
+        if not good.size:
+            reason = f"a CLIP similarity below min_similarity {least:g}"
+            skipped.append(LeftOut(example["key"], reason))
+            continue
+        if len(good) < len(captions):
+            for name in PER_CAPTION:
+                if name in example:
+                    kept = example[name][good]
+                    example[name] = kept if len(good) > 1 else kept[0]
+            captions = tuple(captions[k] for k in good)
+            example |= {"caption": captions[0], "captions": captions}
+        yield example
 
 
 def _constants(source, clip) -> dict[str, np.ndarray]:
@@ -287,4 +343,6 @@ def _summary(manifest) -> str:
         named = "; ".join(f"{bad['key']} ({bad['reason']})" for bad in skipped[:5])
         more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         text += f", {len(skipped)} unreadable examples left out: {named}{more}"
+    for reason, count in manifest["left_out"].items():
+        text += f", {count:,} left out for {reason}"
     return text

@@ -39,6 +39,10 @@ LOADER_KEYS = (
 )
 
 
+# Arrays of an example that it has one of per caption.
+PER_CAPTION = ("tokens", "clip_text", "text_states")
+
+
 class BadRecord(ValueError):
     """An example that cannot be read.
 
