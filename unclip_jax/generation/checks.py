@@ -44,6 +44,46 @@ def images(values, size: int, what: str) -> np.ndarray:
     return values
 
 
+def pictures(values) -> list[np.ndarray]:
+    """uint8 (H, W, 3) each, of any sizes, at least one; one alone is a list of one."""
+    if isinstance(values, np.ndarray) and values.ndim == 3:
+        values = [values]
+    values = [np.asarray(value) for value in values]
+    if not values:
+        raise ValueError("no images: give at least one")
+    for i, value in enumerate(values):
+        shaped = value.ndim == 3 and value.shape[2] == 3 and value.size
+        if value.dtype != np.uint8 or not shaped:
+            raise ValueError(
+                f"image {i} must be uint8 (H, W, 3), got {value.dtype} {value.shape}; "
+                "unclip_jax.generation.images.read_image reads a file as that"
+            )
+    return values
+
+
+def noise(values, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 of the shape (N, S, S, 3), finite."""
+    values = np.asarray(values, np.float32)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise ValueError(f"noise must be finite and {shape}, got {values.shape}")
+    return values
+
+
+def known(
+    pictures, masks, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures in [-1, 1] and float32 masks (N, S, S, 1) of what is kept of them."""
+    pictures, masks = np.asarray(pictures), np.asarray(masks)
+    if pictures.dtype != np.uint8 or pictures.shape != (*shape, 3):
+        raise ValueError(
+            f"pictures to keep must be uint8 {(*shape, 3)}, got {pictures.dtype} "
+            f"{pictures.shape}"
+        )
+    if masks.dtype != bool or masks.shape != shape:
+        raise ValueError(f"masks must be bool {shape}, got {masks.dtype} {masks.shape}")
+    return pictures.astype(np.float32) / 127.5 - 1, masks[..., None].astype(np.float32)
+
+
 def embeddings(values, dim: int) -> np.ndarray:
     """float32 (N, dim), N > 0, finite."""
     values = np.asarray(values, np.float32)
@@ -66,6 +106,14 @@ def number(
         most = "" if maximum == math.inf else f" and at most {maximum:g}"
         raise ValueError(f"{name} must be a finite number{least}{most}, got {value!r}")
     return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """A float in [0, 1]."""
+    value = number(name, value, 0)
+    if value > 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+    return value
 
 
 def integer(name: str, value: int, minimum: int, maximum: int) -> int:

@@ -4,6 +4,8 @@ Row i of a batch draws its noise from (seed, indices[i]) alone: a picture depend
 neither on the batch it is drawn in, nor on its place there, nor on the devices.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +33,11 @@ def keys_of(seed, indices, *path: int):
         return key
 
     return jax.vmap(one)(indices)
+
+
+def start_keys(seed, indices):
+    """(B,) keys of the decoder's x_T."""
+    return keys_of(seed, indices, DECODER, START)
 
 
 def encode_image(clip: Part, params, images):
@@ -82,8 +89,7 @@ def draw_embeddings(
     Returns:
       (B, D) raw image embeddings.
     """
-    diffusion = prior.config["diffusion"]
-    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+    diffusion, sched = prior.config["diffusion"], _schedule(prior)
     variables = {"params": params}
 
     def model(z, t, condition, drop):
@@ -169,15 +175,31 @@ def nearest_to_text(z, clip_text, many: int):
     return jnp.take_along_axis(z, score.argmax(1)[:, None, None], axis=1)[:, 0]
 
 
+class Canvas(NamedTuple):
+    """What a picture is painted on, where not on noise drawn from its key.
+
+    Attributes:
+      x_T: (B, S, S, 3) noise to start from.
+      known: (B, S, S, 3) float32 in [-1, 1], the picture to keep where `keep` is 1.
+      keep: (B, S, S, 1) float32 of 0 and 1.
+    """
+
+    x_T: jax.Array | None = None
+    known: jax.Array | None = None
+    keep: jax.Array | None = None
+
+
 def draw_images(
     decoder: Part,
     params,
     clip_image,
+    no_clip,
     tokens,
     seed,
     indices,
     scale,
     eta,
+    canvas: Canvas,
     *,
     steps: int,
     sampler: str,
@@ -188,41 +210,100 @@ def draw_images(
 
     Guidance contrasts with the model that sees neither embedding nor caption.
 
+    Known pixels replace the model's x_0 at each step, so that they follow their own
+    path from x_T to what they are, whatever the sampler (inpainting without training;
+    Song et al. 2021, "Score-based generative modeling", appendix I.2).
+
     Args:
       decoder: the decoder (its params are not looked at).
       params: its parameters.
       clip_image: (B, D) raw image embeddings.
+      no_clip: (B,) bool; True rows see the null embedding instead.
       tokens: (B, L) int32.
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `guided`.
       eta: noise of the DDIM steps; unused by other samplers.
+      canvas: what to start from and what to keep.
       steps, sampler, guided, rounded: static.
 
     Returns:
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
     """
-    diffusion = decoder.config["diffusion"]
-    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
-
-    def model(x, t, condition, drop):
-        return decoder.module.apply({"params": params}, x, t, *condition, drop, drop)
-
-    condition = clip_image, tokens
-    denoise = guidance.classifier_free(model, condition, scale if guided else 1)
+    sched = _schedule(decoder)
+    condition = clip_image, no_clip, tokens
+    # what invert_images did without a bound must be undone without one; predictions
+    # that guidance has pushed out of the range of pictures need it
+    exact = canvas.x_T is not None and not guided
+    bound = None if exact else 1.0
+    denoise = _denoiser(decoder, params, condition, scale if guided else 1, bound)
 
     def predict(x, t):
-        kind = diffusion["prediction"]
-        return process.interpret(sched, kind, x, t, denoise(x, t), 1.0)
+        pred = denoise(x, t)
+        if canvas.known is None:
+            return pred
+        x0 = jnp.where(canvas.keep > 0, canvas.known, pred.x0)
+        kept = process.interpret(sched, "x0", x, t, x0, None)
+        return kept._replace(variance=pred.variance)
 
     side = decoder.module.image_size
-    x_T = samplers.normal(keys_of(seed, indices, DECODER, START), (side, side, 3))
+    x_T = canvas.x_T
+    if x_T is None:
+        x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     step_keys = keys_of(seed, indices, DECODER, STEPS)
     timesteps = schedule.strided_timesteps(sched.num_steps, steps)
     options = {"eta": eta} if sampler == "ddim" else {}
     run = samplers.SAMPLERS[sampler]
     images = run(predict, sched, x_T, timesteps, step_keys, **options)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
+
+
+def invert_images(
+    decoder: Part,
+    params,
+    images,
+    clip_image,
+    no_clip,
+    tokens,
+    scale,
+    *,
+    steps: int,
+    guided: bool,
+):
+    """The noise from which DDIM with eta = 0 draws the given pictures.
+
+    Paper, section 3: x_T of the latent (z_i, x_T). Nothing is clipped on the way.
+
+    Args:
+      images: float32 (B, S, S, 3) in [-1, 1].
+      others: as for `draw_images`.
+
+    Returns:
+      x_T, float32 (B, S, S, 3).
+    """
+    sched = _schedule(decoder)
+    condition = clip_image, no_clip, tokens
+    predict = _denoiser(decoder, params, condition, scale if guided else 1, None)
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    return samplers.ddim_inversion(predict, sched, images, timesteps)
+
+
+def _schedule(part):
+    diffusion = part.config["diffusion"]
+    return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+
+
+def _denoiser(decoder, params, condition, scale, bound):
+    """(x_t, t) -> process.Prediction of the guided decoder, |x_0| <= bound."""
+    sched, kind = _schedule(decoder), decoder.config["diffusion"]["prediction"]
+
+    def model(x, t, condition, drop):
+        clip_image, no_clip, tokens = condition
+        inputs = x, t, clip_image, tokens, drop | no_clip, drop
+        return decoder.module.apply({"params": params}, *inputs)
+
+    denoise = guidance.classifier_free(model, condition, scale)
+    return lambda x, t: process.interpret(sched, kind, x, t, denoise(x, t), bound)
 
 
 def enlarge_images(
@@ -242,7 +323,7 @@ def enlarge_images(
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
-    sched = schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+    sched = _schedule(upsampler)
 
     def predict(x, t):
         output = module.apply({"params": params}, x, t, images)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -47,8 +47,8 @@ class Programs:
         for start in range(0, rows, self.batch_size):
             yield slice(start, min(start + self.batch_size, rows))
 
-    def place(self, arrays: Sequence[np.ndarray], rows: int) -> list[jax.Array]:
-        """Arrays with equal leading axes, padded to the shape of a batch, on devices.
+    def place(self, arrays: Any, rows: int) -> Any:
+        """A pytree of arrays with equal leading axes, padded to a batch, on devices.
 
         The shape is batch_size when there are that many `rows` altogether, so that
         the last chunk does not need a program of its own; fewer rows are padded to
@@ -58,11 +58,12 @@ class Programs:
         few = math.ceil(2 ** math.ceil(math.log2(rows)) / shards) * shards
         size = min(self.batch_size, few)
         sharding = batch_sharding(self.mesh)
-        padded = (
-            np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)])
-            for a in arrays
-        )
-        return [jax.device_put(a, sharding) for a in padded]
+
+        def pad(a):
+            rest = np.repeat(a[-1:], size - len(a), axis=0)
+            return jax.device_put(np.concatenate([a, rest]), sharding)
+
+        return jax.tree.map(pad, arrays)
 
     def fetch(self, batch: jax.Array, rows: int) -> np.ndarray:
         """The first `rows` of a batch on the host (of every process)."""

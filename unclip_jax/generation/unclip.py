@@ -3,12 +3,15 @@
 import os
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from unclip_jax.diffusion import samplers
 from unclip_jax.generation import checks, pipeline
 from unclip_jax.generation.images import fit
 from unclip_jax.generation.loading import Stack, load_stack
+from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.programs import Programs
 from unclip_jax.interop import native
 from unclip_jax.parallel.mesh import make_mesh
@@ -16,7 +19,7 @@ from unclip_jax.parallel.mesh import make_mesh
 Progress = Callable[[int, int], None]  # (rows done, of all): at first, after each batch
 
 
-class UnCLIP:
+class UnCLIP(Manipulations):
     """A frozen stack. Make one with `UnCLIP.load(folder)`.
 
     Row i of every result depends on (seed, first + i) and its own input only. Lists
@@ -71,6 +74,11 @@ class UnCLIP:
     def clip_image_size(self) -> int:
         """Side of the pictures that CLIP takes."""
         return self.stack.part("clip").module.image_size
+
+    @property
+    def draw_size(self) -> int:
+        """Side of the pictures as the decoder draws them, before enlargement."""
+        return self.stack.part("decoder").module.image_size
 
     def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
@@ -171,11 +179,13 @@ class UnCLIP:
         tokens = self._tokens(prompts)
 
         def draw(clip, prior, *rest):
-            *painters, tokens, indices = rest
+            *painters, tokens, null, indices = rest
             z = embed(clip, prior, tokens, seed, indices)
-            return decode(painters, z, tokens, seed, indices, eta)
+            canvas = pipeline.Canvas()
+            return decode(painters, (z, null, tokens), seed, indices, eta, canvas)
 
-        arrays = tokens, _indices(first, len(tokens))
+        n = len(tokens)
+        arrays = tokens, np.zeros(n, bool), _indices(first, n)
         return self._map(draw, ("clip", kind, *self._painters), arrays, progress)
 
     def sample_embeddings(
@@ -208,7 +218,7 @@ class UnCLIP:
 
     def decode(
         self,
-        embeddings: np.ndarray,
+        embeddings: np.ndarray | None,
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
         guidance: float = 8.0,
@@ -216,67 +226,108 @@ class UnCLIP:
         sampler: str = "ddim",
         eta: float = 0.0,
         first: int = 0,
+        noise: np.ndarray | None = None,
+        keep: tuple[np.ndarray, np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """The second half of text2image: pictures of raw embeddings (N, D).
 
-        Without prompts the decoder sees the empty caption, what it was trained with
-        where captions were dropped.
+        Without prompts the decoder sees the empty caption, without embeddings the
+        null embedding: what it was trained with where either was dropped.
+
+        Args:
+          embeddings: text embeddings do as well; the decoder was not trained on them.
+          prompts, seed, guidance, steps, sampler, eta, first, progress: as for
+            text2image.
+          noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it. One
+            of `invert` is undone without guidance with the same steps and eta = 0.
+          keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
+            the mask stays as it is in the picture, but for later enlargement.
         """
-        module = self.stack.part("decoder").module
-        embeddings = checks.embeddings(embeddings, module.embed_dim)
-        n = len(embeddings)
-        tokens = self._tokens([""] * n if prompts is None else prompts)
-        if len(tokens) != n:
-            raise ValueError(f"{len(tokens)} prompts for {n} embeddings")
+        rows = self._conditions(embeddings, prompts)
+        n = len(rows[0])
+        side = self.draw_size
+        canvas = pipeline.Canvas()
+        if noise is not None:
+            canvas = canvas._replace(x_T=checks.noise(noise, (n, side, side, 3)))
+        if keep is not None:
+            known, mask = checks.known(*keep, (n, side, side))
+            canvas = canvas._replace(known=known, keep=mask)
         run = self._decoder(guidance, steps, sampler)
         eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
 
         def draw(*rest):
-            *painters, z, tokens, indices = rest
-            return run(painters, z, tokens, seed, indices, eta)
+            *painters, conditions, indices, canvas = rest
+            return run(painters, conditions, seed, indices, eta, canvas)
 
-        arrays = embeddings, tokens, _indices(first, n)
+        arrays = rows, _indices(first, n), canvas
         return self._map(draw, self._painters, arrays, progress)
 
-    def variations(
+    def invert_pixels(
         self,
-        images,
-        seed: int = 0,
-        eta: float = 1.0,
-        guidance: float = 8.0,
+        images: np.ndarray,
+        embeddings: np.ndarray | None,
+        prompts: str | Sequence[str] | None = None,
+        guidance: float = 1.0,
         steps: int = 50,
-        first: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Pictures with the CLIP embeddings of others: same content, new details.
-
-        x_T is drawn afresh, so that no caption and nothing of the image but its
-        embedding is kept.
+        """The noise from which `decode` draws pictures, by DDIM inversion.
 
         Args:
-          images: uint8 (N, S, S, 3), S = clip_image_size.
-          seed, first: as for text2image; another seed gives other variations.
-          eta: noise of the DDIM steps.
-          guidance, steps: of the decoder.
+          images: uint8 (N, s, s, 3), s = draw_size.
+          embeddings, prompts: what the decoder is conditioned on.
+          guidance, steps: those of the later `decode`; guidance above 1 makes it
+            coarse.
 
         Returns:
-          uint8 (N, S', S', 3), S' = image_size.
+          x_T, float32 (N, s, s, 3).
         """
-        self.stack.part("decoder")  # complain before encoding
-        return self.decode(
-            self.encode_image(images),
-            seed=seed,
-            guidance=guidance,
-            steps=steps,
-            eta=eta,
-            first=first,
-            progress=progress,
+        images = checks.images(images, self.draw_size, "the decoder")
+        rows = self._conditions(embeddings, prompts)
+        if len(images) != len(rows[0]):
+            raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
+        scale = checks.number("decoder guidance", guidance)
+        run = self._program(
+            pipeline.invert_images,
+            "decoder",
+            steps=self._steps("decoder", steps),
+            guided=scale != 1,
         )
+
+        def invert(params, x, rows):
+            return run(params, x, *rows, np.float32(scale))
+
+        return self._map(invert, ("decoder",), (_unit_range(images), rows), progress)
+
+    def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
+        """The x_T that `decode` would draw: float32 (count, s, s, 3)."""
+        side = self.draw_size
+        keys = pipeline.start_keys(_seed(seed), _indices(first, count))
+        return np.asarray(samplers.normal(keys, (side, side, 3)))
 
     def fit_for_clip(self, images) -> np.ndarray:
         """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""
-        return np.stack([fit(np.asarray(i), self.clip_image_size) for i in images])
+        return np.stack([fit(i, self.clip_image_size) for i in checks.pictures(images)])
+
+    def _conditions(self, embeddings, prompts):
+        """Rows of what the decoder sees: (embeddings, whether null, tokens)."""
+        dim = self.stack.part("decoder").module.embed_dim
+        if embeddings is None and prompts is None:
+            raise ValueError("neither embeddings nor prompts: give one of them")
+        null = embeddings is None
+        if null:
+            embeddings = np.zeros((len(checks.prompts(prompts)), dim), np.float32)
+        embeddings = checks.embeddings(embeddings, dim)
+        n = len(embeddings)
+        tokens = self._tokens([""] * n if prompts is None else prompts)
+        if len(tokens) != n:
+            raise ValueError(f"{len(tokens)} prompts for {n} embeddings")
+        return embeddings, np.full(n, null), tokens
+
+    def _steps(self, kind, steps):
+        most = self.stack.part(kind).config["diffusion"]["num_steps"]
+        return checks.integer(f"{kind} steps", steps, 1, most)
 
     def _tokens(self, prompts) -> np.ndarray:
         prompts = checks.prompts(prompts)
@@ -313,13 +364,12 @@ class UnCLIP:
 
     def _diffusion_prior(self, scale, static, steps, sampler):
         part = self.stack.part("prior")
-        most = part.config["diffusion"]["num_steps"]
         text_states = self._program(pipeline.text_states, "clip")
         on_states = part.module.caption == "clip_states"
         draw = self._program(
             pipeline.draw_embeddings,
             "prior",
-            steps=checks.integer("prior steps", steps, 1, most),
+            steps=self._steps("prior", steps),
             sampler=checks.sampler("prior sampler", sampler),
             **static,
         )
@@ -351,13 +401,12 @@ class UnCLIP:
         return run
 
     def _decoder(self, scale, steps, sampler):
-        """(params of _painters, embeddings, tokens, seed, indices, eta) -> images."""
+        """(params of _painters, conditions, seed, indices, eta, canvas) -> images."""
         scale = checks.number("decoder guidance", scale)
-        most = self.stack.part("decoder").config["diffusion"]["num_steps"]
         draw = self._program(
             pipeline.draw_images,
             "decoder",
-            steps=checks.integer("decoder steps", steps, 1, most),
+            steps=self._steps("decoder", steps),
             sampler=checks.sampler("decoder sampler", sampler),
             guided=scale != 1,
             rounded=self._painters[-1] == "decoder",
@@ -372,9 +421,10 @@ class UnCLIP:
             for name in self._painters[1:]
         ]
 
-        def run(params, z, tokens, seed, indices, eta):
+        def run(params, conditions, seed, indices, eta, canvas):
             first, *rest = params
-            images = draw(first, z, tokens, seed, indices, np.float32(scale), eta)
+            noisy = seed, indices, np.float32(scale), eta, canvas
+            images = draw(first, *conditions, *noisy)
             for enlarge, weights in zip(larger, rest, strict=True):
                 images = enlarge(weights, images, seed, indices)
             return images
@@ -382,13 +432,17 @@ class UnCLIP:
         return run
 
     def _map(self, function, kinds, arrays, progress) -> np.ndarray:
-        """function(*params of kinds, *rows) over batches of the arrays' rows."""
+        """function(*params of kinds, *rows) over batches of the arrays' rows.
+
+        `arrays` is a tuple of arrays and of pytrees of them.
+        """
         params = [self._placed(kind) for kind in kinds]
-        total, results = len(arrays[0]), []
+        total, results = len(jax.tree.leaves(arrays)[0]), []
         if progress is not None:
             progress(0, total)
         for chunk in self._programs.chunks(total):
-            rows = self._programs.place([a[chunk] for a in arrays], total)
+            rows = jax.tree.map(lambda a, chunk=chunk: a[chunk], arrays)
+            rows = self._programs.place(rows, total)
             batch = function(*params, *rows)
             results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
             if progress is not None:
@@ -409,6 +463,10 @@ def _seed(seed: int) -> np.uint32:
 def _indices(first: int, count: int) -> np.ndarray:
     first = checks.integer("first", first, 0, 2**31 - 1 - count)
     return np.arange(first, first + count, dtype=np.int32)
+
+
+def _unit_range(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / 127.5 - 1
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,191 @@
+"""Latents of pictures and what is done with them, on tiny random models."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.generation import UnCLIP
+from unclip_jax.parallel.mesh import make_mesh
+
+STEPS = 100
+
+
+def psnr(a, b):
+    error = np.square(a.astype(float) - b).mean()
+    return 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+def close(a, b, most=1):
+    difference = np.abs(a.astype(int) - b.astype(int))
+    assert difference.max() <= most, difference.max()
+
+
+@pytest.fixture(scope="module")
+def smooth(stack):
+    """Many steps, a parameterisation tame at both ends, embeddings that weigh more."""
+    decoder = stack.parts["decoder"]
+    diffusion = {"schedule": "cosine", "num_steps": STEPS, "prediction": "v"}
+    config = {**decoder.config, "diffusion": diffusion}
+    heavy = {"kernel": 12 * decoder.params["clip_to_time"]["kernel"]}
+    params = {**decoder.params, "clip_to_time": {**decoder.params["clip_to_time"]}}
+    params["clip_to_time"] |= heavy
+    decoder = dataclasses.replace(decoder, config=config, params=params)
+    return dataclasses.replace(stack, parts={**stack.parts, "decoder": decoder})
+
+
+@pytest.fixture(scope="module")
+def model(smooth):
+    return UnCLIP(smooth, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def latents(model, images):
+    return model.invert(images, steps=STEPS)
+
+
+def test_inversion_then_ddim_gives_the_picture_back(model, images, latents):
+    """Measured: 37.7 dB."""
+    z, x_T = latents
+    assert z.shape == (5, 8) and x_T.shape == (5, 8, 8, 3) and x_T.dtype == np.float32
+    back = model.decode(z, noise=x_T, guidance=1.0, steps=STEPS)
+    afresh = model.decode(z, guidance=1.0, steps=STEPS)
+    assert psnr(back, images) > 35, psnr(back, images)
+    assert psnr(afresh, images) < 20
+    np.testing.assert_array_equal(model.reconstruct(images, steps=STEPS), back)
+
+
+def test_more_steps_come_closer(model, images):
+    few = psnr(model.reconstruct(images, steps=4), images)
+    many = psnr(model.reconstruct(images, steps=STEPS), images)
+    assert many > few + 3, (few, many)
+
+
+def test_the_embedding_is_part_of_the_latent(model, images, latents):
+    z, x_T = latents
+    options = dict(noise=x_T, guidance=1.0, steps=STEPS)
+    right, wrong = (model.decode(x, **options) for x in (z, z[::-1]))
+    assert (wrong != right).any() and psnr(wrong, images) < psnr(right, images)
+
+
+def test_noise_of_a_seed_is_what_decode_draws(model, latents):
+    z, _ = latents
+    options = dict(steps=3, guidance=2.0)
+    drawn = model.decode(z, seed=3, first=2, **options)
+    close(model.decode(z, noise=model.draw_noise(5, 3, 2), **options), drawn)
+
+
+def test_variations_start_from_the_pictures_noise(model, images):
+    options = dict(inverted=True, guidance=1.0, steps=STEPS)
+    same = model.variations(images, eta=0.0, **options)
+    close(same, model.reconstruct(images, steps=STEPS))
+    near = psnr(model.variations(images, eta=0.3, **options), images)
+    far = psnr(model.variations(images, eta=1.0, **options), images)
+    assert psnr(same, images) > near + 3 > far + 3
+
+
+def test_interpolation_ends_at_both_pictures(model, images):
+    a, b = images[:2], images[2:4]
+    rows = model.interpolate(a, b, steps=4, decoder_steps=STEPS)
+    assert rows.shape == (2, 4, 8, 8, 3)
+    for k, ends in ((0, a), (-1, b)):
+        close(rows[:, k], model.reconstruct(ends, steps=STEPS), most=2)
+        assert psnr(rows[:, k], ends) > 35
+    assert psnr(rows[:, 1], a) < 35 > psnr(rows[:, 2], b)
+
+
+def test_shared_noise_is_one_per_row(model, images):
+    options = dict(steps=3, noise="shared", decoder_steps=3, seed=4)
+    rows = model.interpolate(images[:2], images[2:4], **options)
+    z = model.encode_image(images[:4])
+    noise = model.draw_noise(2, 4)
+    close(rows[:, 0], model.decode(z[:2], noise=noise, steps=3))
+    close(rows[:, -1], model.decode(z[2:], noise=noise, steps=3))
+
+
+def test_text_diff_starts_at_the_picture(model, images):
+    options = dict(thetas=(0.0, 0.25, 0.5), steps=STEPS)
+    rows = model.text_diff(images, "a cat", "a big umbrella", **options)
+    assert rows.shape == (5, 3, 8, 8, 3)
+    close(rows[:, 0], model.reconstruct(images, steps=STEPS))
+    moved = np.abs(rows[:, 1:].astype(int) - rows[:, :1]).mean((0, 2, 3, 4))
+    assert 0.1 < moved[0] < moved[1]
+    other = model.text_diff(images, "a big umbrella", "a cat", **options)
+    assert (other[:, 1] != rows[:, 1]).any()
+    assert model.text_diff(images[:1], "", "a cat", **options).shape[0] == 1
+
+
+def test_pictures_of_any_size(model):
+    rng = np.random.default_rng(0)
+    odd = [rng.integers(0, 256, s, dtype=np.uint8) for s in ((1, 1, 3), (9, 40, 3))]
+    assert model.reconstruct(odd, steps=2).shape == (2, 8, 8, 3)
+    assert model.variations(odd, steps=2).shape == (2, 8, 8, 3)
+
+
+def test_rows_depend_neither_on_the_batch_nor_on_the_devices(smooth, model, images):
+    options = dict(thetas=(0.0, 0.3), steps=STEPS)
+    rows = model.text_diff(images, "", "a cat", **options)  # 10 rows in batches of 8
+    close(model.text_diff(images[3], "", "a cat", **options), rows[3:4])
+    one = UnCLIP(smooth, mesh=make_mesh(devices=jax.devices()[:1]), batch_size=16)
+    close(one.text_diff(images, "", "a cat", **options), rows)
+
+
+def test_caption_only_sees_no_embedding(model, images):
+    options = dict(guidance=1.0, steps=3, seed=2)
+    prompts = [f"picture {word}" for word in ("a", "bb", "ccc", "dddd", "eeeee")]
+    z = model.encode_image(images)
+    spoken = model.decode(None, prompts, **options)
+    assert spoken.shape == (5, 8, 8, 3)
+    assert (spoken != model.decode(z, prompts, **options)).any()
+    assert (spoken != model.decode(0 * z, prompts, **options)).any()
+    # neither caption nor embedding is what guidance contrasts with
+    silent = model.decode(None, [""] * 5, **options)
+    close(silent, model.decode(z, prompts, **{**options, "guidance": 0.0}))
+    assert (silent != spoken).any()
+
+
+def test_known_pixels_stay(model, images):
+    z = model.encode_image(images)
+    mask = np.zeros((5, 8, 8), bool)
+    mask[:, :, :4] = True
+    options = dict(keep=(images, mask), steps=5)
+    for sampler in ("ddim", "ddpm"):
+        drawn = model.decode(z, sampler=sampler, **options)
+        close(drawn[mask], images[mask])
+        assert np.abs(drawn[~mask].astype(int) - images[~mask]).mean() > 5
+    # what is kept tells on the rest
+    other = np.where(mask[..., None], 255 - images, images)
+    changed = model.decode(z, steps=5, keep=(other, mask))
+    assert (changed[~mask] != model.decode(z, **options)[~mask]).any()
+    everything = model.decode(z, steps=5, keep=(images, ~mask & False))
+    close(everything, model.decode(z, steps=5))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m, x: m.invert(x, steps=0), "decoder steps must be a whole number"),
+        (lambda m, x: m.invert(x, guidance=float("nan")), "must be a finite number"),
+        (lambda m, x: m.invert([]), "no images"),
+        (lambda m, x: m.invert(x / 255), "image 0 must be uint8"),
+        (lambda m, x: m.interpolate(x, x[:2]), "5 pictures to go from, 2 to go to"),
+        (lambda m, x: m.interpolate(x, x, steps=1), "whole number from 2 to"),
+        (lambda m, x: m.interpolate(x, x, noise="loud"), "expected one of inverted"),
+        (lambda m, x: m.text_diff(x, "a", "b", thetas=()), "no thetas"),
+        (lambda m, x: m.text_diff(x, "a", "b", thetas=(2,)), "between 0 and 1"),
+        (lambda m, x: m.text_diff(x, "a", "a", steps=2), "same embedding"),
+        (lambda m, x: m.decode(None), "neither embeddings nor prompts"),
+        (
+            lambda m, x: m.decode(None, ["a"], noise=np.zeros((1, 4, 4, 3))),
+            r"noise must be finite and \(1, 8, 8, 3\)",
+        ),
+        (
+            lambda m, x: m.decode(None, ["a"], keep=(x[:1], x[:1, :, :, 0])),
+            "masks must be bool",
+        ),
+    ],
+)
+def test_bad_arguments(model, images, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model, images)

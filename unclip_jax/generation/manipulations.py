@@ -1,0 +1,168 @@
+"""What can be done with the latents (z_i, x_T) of pictures (paper, section 3).
+
+z_i is the CLIP image embedding, x_T the noise that DDIM inversion finds for the decoder
+conditioned on z_i. Pictures come as uint8 of any sizes: their centre squares are scaled
+to what CLIP and the decoder take.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unclip_jax.generation import checks
+from unclip_jax.generation.images import fit
+from unclip_jax.generation.slerp import rotate, slerp
+
+NOISES = ("inverted", "shared")
+
+
+class Manipulations:
+    """Methods of UnCLIP that are made of its encoders, `decode` and `invert_pixels`.
+
+    `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
+    `decode`. Pictures come back as uint8 (..., S, S, 3), S = image_size.
+    """
+
+    def fit_for_decoder(self, images) -> np.ndarray:
+        """uint8 pictures of any sizes -> (N, s, s, 3), s = draw_size."""
+        return np.stack([fit(i, self.draw_size) for i in checks.pictures(images)])
+
+    def invert(
+        self, images, steps: int = 250, guidance: float = 1.0, progress=None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The latents of pictures: (z_i (N, D), x_T (N, s, s, 3)), float32.
+
+        `decode(z_i, noise=x_T)` with the same steps and guidance draws them again: the
+        more steps the closer, as far as the decoder can draw them at all.
+        """
+        images = checks.pictures(images)
+        z = self.encode_image(self.fit_for_clip(images))
+        pixels = self.fit_for_decoder(images)
+        options = dict(guidance=guidance, steps=steps, progress=progress)
+        return z, self.invert_pixels(pixels, z, **options)
+
+    def reconstruct(
+        self, images, steps: int = 250, guidance: float = 1.0, progress=None
+    ) -> np.ndarray:
+        """Pictures to their latents and back."""
+        z, x_T = self.invert(images, steps, guidance)
+        options = dict(guidance=guidance, steps=steps, progress=progress)
+        return self.decode(z, noise=x_T, **options)
+
+    def variations(
+        self,
+        images,
+        seed: int = 0,
+        eta: float = 1.0,
+        guidance: float = 8.0,
+        steps: int = 50,
+        inverted: bool = False,
+        first: int = 0,
+        progress=None,
+    ) -> np.ndarray:
+        """Pictures with the CLIP embeddings of others: same content, new details.
+
+        By default x_T is drawn afresh, so that nothing of a picture but its embedding
+        is kept. With `inverted` it starts from the picture's own x_T (paper, section
+        3.1): eta = 0 gives the picture back, more noise moves away from it; combine
+        it with guidance = 1, which inverts exactly.
+        """
+        self.stack.part("decoder")  # complain before encoding
+        options = dict(guidance=guidance, steps=steps)
+        noise = None
+        if inverted:
+            z, noise = self.invert(images, **options)
+        else:
+            z = self.encode_image(self.fit_for_clip(images))
+        options |= dict(seed=seed, eta=eta, first=first, progress=progress)
+        return self.decode(z, noise=noise, **options)
+
+    def interpolate(
+        self,
+        a,
+        b,
+        steps: int = 8,
+        noise: str = "inverted",
+        seed: int = 0,
+        guidance: float | None = None,
+        decoder_steps: int | None = None,
+        progress=None,
+    ) -> np.ndarray:
+        """From pictures a to pictures b along the arc between their embeddings.
+
+        Args:
+          a, b: N pictures each, or one.
+          steps: pictures per row, the end points included.
+          noise: "inverted" interpolates the inverted x_T as well, so that the end
+            points are a and b; "shared" draws one x_T per row (the paper's figure 4).
+          guidance, decoder_steps: by default 1 and 250 with inverted noise, 8 and 50
+            with shared.
+
+        Returns:
+          uint8 (N, steps, S, S, 3).
+        """
+        if noise not in NOISES:
+            raise ValueError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
+        exact = noise == "inverted"
+        guidance = (1.0 if exact else 8.0) if guidance is None else guidance
+        decoder_steps = decoder_steps or (250 if exact else 50)
+        steps = checks.integer("steps", steps, 2, 4096)
+        a, b = checks.pictures(a), checks.pictures(b)
+        if len(a) != len(b):
+            raise ValueError(f"{len(a)} pictures to go from, {len(b)} to go to")
+        t = np.linspace(0, 1, steps)
+        options = dict(guidance=guidance, steps=decoder_steps)
+        if exact:
+            z, x_T = self.invert([*a, *b], **options)
+            x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
+        else:
+            z = self.encode_image(self.fit_for_clip([*a, *b]))
+            x_T = np.repeat(self.draw_noise(len(a), seed), steps, axis=0)
+        z = slerp(z[: len(a), None], z[len(a) :, None], t)  # (N, steps, D)
+        return self._rows(z, x_T, seed, options, progress)
+
+    def text_diff(
+        self,
+        images,
+        source: str,
+        target: str,
+        thetas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4),
+        guidance: float = 1.0,
+        steps: int = 250,
+        progress=None,
+    ) -> np.ndarray:
+        """Pictures changed as a caption changes from `source` to `target`.
+
+        Args:
+          images: N pictures.
+          source: what they show, or "a photo", or "".
+          target: what they should show.
+          thetas: how far to go, in [0, 1]; the paper goes to between 0.25 and 0.5.
+
+        Returns:
+          uint8 (N, thetas, S, S, 3); x_T is the picture's own throughout, so that
+          theta = 0 reconstructs it.
+        """
+        thetas = np.array([checks.fraction("theta", theta) for theta in thetas])
+        if not len(thetas):
+            raise ValueError("no thetas: give at least one")
+        before, after = self.encode_text([source, target])
+        options = dict(guidance=guidance, steps=steps)
+        z, x_T = self.invert(images, **options)
+        z = rotate(z[:, None], (after - before)[None, None], thetas)
+        x_T = np.repeat(x_T, len(thetas), axis=0)
+        return self._rows(z, x_T, 0, options, progress)
+
+    def _rows(self, z, x_T, seed, options, progress):
+        """Pictures (N, K, S, S, 3) of embeddings (N, K, D), x_T row after row."""
+        n, k, dim = z.shape
+        options = dict(**options, seed=seed, progress=progress)
+        drawn = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
+        return drawn.reshape(n, k, *drawn.shape[1:])
+
+
+def _flat_slerp(a, b, t):
+    """(N, S, S, 3) twice and K positions -> (N K, S, S, 3)."""
+    n, *shape = a.shape
+    mixed = slerp(a.reshape(n, 1, -1), b.reshape(n, 1, -1), t)
+    return mixed.reshape(n * len(t), *shape)
