@@ -11,7 +11,7 @@ import pytest
 
 from unclip_jax import models
 from unclip_jax.interop import diffusers_prior, mapping, parts, weights
-from unclip_jax.models.prior import EMPTY_CAPTION, with_empty_caption
+from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.parallel.sharding import path_name
 
 SHAPES = pathlib.Path(__file__).parent / "shapes"

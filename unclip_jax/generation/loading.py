@@ -29,8 +29,9 @@ class Stack:
 
     @property
     def upsamplers(self) -> tuple[str, ...]:
-        """Names of the upsamplers, by rising resolution."""
+        """Names of the upsamplers, by rising resolution; not of their last networks."""
         names = [k for k in self.parts if native.kind_of(k) == "upsampler"]
+        names = [k for k in names if not k.endswith(native.LAST)]
         return tuple(sorted(names, key=lambda k: self.parts[k].module.image_size))
 
     def part(self, kind: str) -> Part:
@@ -47,7 +48,8 @@ def load_stack(
 ) -> Stack:
     """Reads those of the `wanted` parts that the export in `folder` has.
 
-    "upsampler" stands for all upsamplers, "upsampler_256" for that one.
+    "upsampler" stands for all upsamplers, "upsampler_256" for that one; each comes with
+    the network of its last step, if it has one.
 
     Every format that can be sampled from is recognised here and nowhere else.
 
@@ -75,7 +77,7 @@ def load_stack(
 
 def _read_native(folder, wanted, dtype):
     have = native.read_index(folder)["parts"]
-    names = [k for w in wanted for k in have if w in (k, native.kind_of(k))]
+    names = [k for w in wanted for k in have if w in _asked_by(k)]
     read = {k: parts.read_native(folder, k, dtype) for k in names}
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
@@ -84,6 +86,10 @@ def _read_native(folder, wanted, dtype):
         path = native.part_folder(folder, native.TOKENIZER)
         tokenizer = read_tokenizer(path, length)
     return Stack(str(folder), read, tokenizer)
+
+
+def _asked_by(part):
+    return part, part.removesuffix(native.LAST), native.kind_of(part)
 
 
 def check_together(stack: Stack) -> None:
@@ -110,6 +116,13 @@ def check_together(stack: Stack) -> None:
                 f"the parts of {stack.origin} do not fit together: {after} enlarges "
                 f"pictures of {wanted} pixels, {before} makes them of {size}; leave "
                 "it out with `parts`, or add the one between"
+            )
+    for name in stack.upsamplers:
+        last = stack.parts.get(name + native.LAST)
+        if last is not None and last.module != stack.parts[name].module:
+            raise ValueError(
+                f"the parts of {stack.origin} do not fit together: {name} and "
+                f"{last.kind} must be models of the same fields"
             )
     conventions = {
         kind: part.config["embedding"]

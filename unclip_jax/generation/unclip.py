@@ -295,8 +295,10 @@ class UnCLIP(Manipulations):
             guided=scale != 1,
         )
 
+        read = self._caption_reader()
+
         def invert(params, x, rows):
-            return run(params, x, *rows, np.float32(scale))
+            return run(params, x, *read(rows), np.float32(scale))
 
         return self._map(invert, ("decoder",), (_unit_range(images), rows), progress)
 
@@ -411,6 +413,7 @@ class UnCLIP(Manipulations):
             guided=scale != 1,
             rounded=self._painters[-1] == "decoder",
         )
+        read, names = self._caption_reader(), self._painters[1:]
         larger = [
             self._program(
                 pipeline.enlarge_images,
@@ -418,18 +421,33 @@ class UnCLIP(Manipulations):
                 steps=self.stack.part(name).config["diffusion"]["sampling_steps"],
                 rounded=self._painters[-1] == name,
             )
-            for name in self._painters[1:]
+            for name in names
         ]
 
         def run(params, conditions, seed, indices, eta, canvas):
             first, *rest = params
             noisy = seed, indices, np.float32(scale), eta, canvas
-            images = draw(first, *conditions, *noisy)
-            for enlarge, weights in zip(larger, rest, strict=True):
-                images = enlarge(weights, images, seed, indices)
+            images = draw(first, *read(conditions), *noisy)
+            for name, enlarge, weights in zip(names, larger, rest, strict=True):
+                last = name + native.LAST
+                last = self._placed(last) if last in self.stack.parts else None
+                images = enlarge(weights, images, seed, indices, last)
             return images
 
         return run
+
+    def _caption_reader(self):
+        """(.., tokens) -> (.., tokens, what the decoder needs of CLIP for them)."""
+        if self.stack.part("decoder").module.caption != "clip_states":
+            return lambda conditions: (*conditions, (None, None))
+        encode = self._program(pipeline.encode_text, "clip")
+        states = self._program(pipeline.text_states, "clip")
+
+        def read(conditions):
+            clip, tokens = self._placed("clip"), conditions[-1]
+            return *conditions, (encode(clip, tokens), states(clip, tokens))
+
+        return read
 
     def _map(self, function, kinds, arrays, progress) -> np.ndarray:
         """function(*params of kinds, *rows) over batches of the arrays' rows.

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unclip_jax.models.prior import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)

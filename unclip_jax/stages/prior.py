@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import process, schedule
-from unclip_jax.models.prior import with_empty_caption
+from unclip_jax.models.clip_caption import with_empty_caption
 
 
 @dataclasses.dataclass(frozen=True)
