@@ -61,8 +61,8 @@ def drop_clip_captions(text_states, clip_text, drop, empty):
     """
     if text_states is None or clip_text is None:
         raise ValueError(
-            "a model with caption 'clip_states' needs text_states and clip_text: encode "
-            "the captions with CLIP first"
+            "a model with caption 'clip_states' needs text_states and clip_text: "
+            "encode the captions with CLIP first"
         )
     states, embedding = empty
     length = text_states.shape[1]
