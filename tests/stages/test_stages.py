@@ -150,9 +150,9 @@ def test_models_on_clips_states_know_the_empty_caption(name):
     stage = stages.make_stage(make_config(name, **KARLO), INFO)
     params = jax.jit(stage.init)(jax.random.key(0))
     assert stage.batch_spec["text_states"] == ((8, 10), "float16")
-    for name in ("empty_text_states", "empty_clip_text"):
-        np.testing.assert_allclose(params[name], INFO[name], 1e-6)
-        assert name in stages.CONSTANTS  # weight decay leaves them alone
+    for key in ("empty_text_states", "empty_clip_text"):
+        np.testing.assert_allclose(params[key], INFO[key], 1e-6)
+        assert key in stages.CONSTANTS  # weight decay leaves them alone
     with pytest.raises(ValueError, match="embed --config.text_states=True"):
         stages.make_stage(make_config(name, **KARLO), {**INFO, "text_width": None})
 
