@@ -57,8 +57,8 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("jax",),
-    "interop": ("jax", "flax", "ml_dtypes", "safetensors", "tokenizers", "torch")
-    + ("transformers",),
+    "interop": ("jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
+    + ("torch", "transformers"),
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),

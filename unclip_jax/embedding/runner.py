@@ -2,7 +2,8 @@
 
 The config's fields:
 
-    clip           folder of a run of stage clip, or of a native export
+    clip           folder of a run of stage clip, of a native export, or of a public
+                   CLIP (transformers' CLIPModel, OpenCLIP, diffusers' unCLIP)
     data           the source and its options, as in a training config
     splits         {name: options that replace data's}; records go to workdir/name
     batch_size     examples per step, over all devices of a process
@@ -39,6 +40,7 @@ from unclip_jax.data.records import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
+from unclip_jax.interop.images import fit
 
 KEYS = (
     "clip",
@@ -183,7 +185,7 @@ def embed_source(
     if several:
         multihost_utils.sync_global_devices(f"wrote {name}")
     if first:
-        writer.finish({} if writer.is_finished() else _constants(source, clip))
+        writer.finish({} if writer.is_finished() else _constants(clip))
     if several:
         multihost_utils.sync_global_devices(f"finished {name}")
     manifest = writer.finish()  # on the other processes: reads it
@@ -197,15 +199,21 @@ def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
 
     The BadRecords of those that cannot be read are appended to `skipped`.
     """
-    readable = _read_ahead(source, indices, pool, 2 * clip.batch_size, skipped)
+    size = clip.part.module.image_size
+
+    def read(i):
+        example = source[i]
+        return {**example, "scaled": fit(example["image"], size)}
+
+    readable = _read_ahead(read, indices, pool, 2 * clip.batch_size, skipped)
     waiting = None
     count = 0
     while batch := list(itertools.islice(readable, clip.batch_size)):
-        images = [example["image"] for example in batch]
-        _same_shape(images, batch)
+        _same_shape([example["image"] for example in batch], batch)
         captions = [captions_of(example) for example in batch]
         tokens = clip.tokenizer.encode([several[0] for several in captions])
-        running = clip.embed(np.stack(images), tokens)
+        scaled = np.stack([example["scaled"] for example in batch])
+        running = clip.embed(scaled, tokens)
         more = _embed_more(clip, captions)
         if waiting is not None:
             yield from _finished(*waiting)
@@ -275,11 +283,11 @@ def similar(examples, least: float, skipped) -> Iterator[dict]:
         yield example
 
 
-def _constants(source, clip) -> dict[str, np.ndarray]:
+def _constants(clip) -> dict[str, np.ndarray]:
     """What CLIP makes of the empty caption, if text states are kept; float32."""
     if "text_states" not in clip.arrays:
         return {}
-    side = _image_size(source)  # the program for it is compiled already
+    side = clip.part.module.image_size
     image = np.zeros((1, side, side, 3), np.uint8)
     made = clip.embed(image, clip.tokenizer.encode([""]))
     return {
@@ -288,13 +296,13 @@ def _constants(source, clip) -> dict[str, np.ndarray]:
     }
 
 
-def _read_ahead(source, indices: Iterable[int], pool, ahead: int, skipped):
-    """source[i] for i in indices, in order, up to `ahead` of them being read."""
+def _read_ahead(read, indices: Iterable[int], pool, ahead: int, skipped):
+    """read(i) for i in indices, in order, up to `ahead` of them being read."""
     futures: collections.deque = collections.deque()
     remaining = iter(indices)
     while True:
         for i in itertools.islice(remaining, ahead - len(futures)):
-            futures.append(pool.submit(source.__getitem__, i))
+            futures.append(pool.submit(read, i))
         if not futures:
             return
         try:

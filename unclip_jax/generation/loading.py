@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from unclip_jax.interop import diffusers, native, parts
+from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.parts import Part
 from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
 
@@ -65,10 +65,14 @@ def load_stack(
         stack = _read_native(folder, wanted, dtype)
     elif diffusers.is_pipeline(folder):
         stack = Stack(str(folder), *diffusers.read(folder, wanted, dtype))
+    elif public_clip.is_public_clip(folder):
+        part = public_clip.read_public_clip(folder, dtype)
+        tokenizer = read_tokenizer(folder, part.module.context_length)
+        stack = Stack(str(folder), {part.kind: part}, tokenizer)
     else:
         raise FileNotFoundError(
             f"{folder} is not a model: neither {native.INDEX} nor {diffusers.INDEX} in "
-            "it; make one with "
+            "it, nor the config of a public CLIP; make one with "
             f"`python -m unclip_jax.export --run=RUN --out={folder}`"
         )
     check_together(stack)

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from unclip_jax.diffusion import samplers
 from unclip_jax.generation import checks, pipeline
-from unclip_jax.generation.images import fit
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.programs import Programs
 from unclip_jax.interop import native
+from unclip_jax.interop.images import fit
 from unclip_jax.parallel.mesh import make_mesh
 
 Progress = Callable[[int, int], None]  # (rows done, of all): at first, after each batch
