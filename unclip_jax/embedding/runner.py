@@ -38,6 +38,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.embedding import given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
 from unclip_jax.interop.images import fit
@@ -135,6 +136,8 @@ def embed_source(
     """
     module = clip.part.module
     chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
+    is_given = hasattr(source, "embedding_convention")  # no images: see given.py
+    make_examples = given.examples if is_given else _examples
     total = len(source)
     if total == 0:
         raise ValueError(f"the source of {name} is empty")
@@ -143,11 +146,12 @@ def embed_source(
         return RecordWriter(
             folder,
             num_shards=-(-total // shard_size),
-            image_size=_image_size(source),
+            image_size=None if is_given else _image_size(source),
             arrays={"tokens": ("int32", (module.context_length,)), **clip.arrays},
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
             clip_fingerprint=clip.fingerprint,
+            embedding_convention=getattr(source, "embedding_convention", "raw"),
             extra={
                 "image_format": image_format,
                 "shard_size": shard_size,
@@ -176,10 +180,10 @@ def embed_source(
         for shard, indices in ranges.items():
             if shard not in finished:
                 skipped: list[BadRecord] = []
-                examples = _examples(source, indices, clip, pool, skipped, progress)
+                examples = make_examples(source, indices, clip, pool, skipped, progress)
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
-                if image_format == "jpeg":
+                if image_format == "jpeg" and not is_given:
                     examples = map(_with_jpeg, examples)
                 writer.write_shard(shard, examples, skipped)
     if several:
@@ -287,9 +291,7 @@ def _constants(clip) -> dict[str, np.ndarray]:
     """What CLIP makes of the empty caption, if text states are kept; float32."""
     if "text_states" not in clip.arrays:
         return {}
-    side = clip.part.module.image_size
-    image = np.zeros((1, side, side, 3), np.uint8)
-    made = clip.embed(image, clip.tokenizer.encode([""]))
+    made = clip.embed_text(clip.tokenizer.encode([""]))
     return {
         f"empty_{name}": np.asarray(made[name], np.float32)[0]
         for name in ("text_states", "clip_text")

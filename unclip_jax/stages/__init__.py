@@ -92,6 +92,11 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
     """
     space = params["space"]
     if convention == "standardize":
+        if data_info.get("embedding_convention") == "unit":
+            raise ValueError(
+                "the records' image embeddings have norm 1 (clip-retrieval's), which "
+                "CLIP's own have not: set stage_options.embedding='unit_17.2'"
+            )
         mean = jnp.asarray(data_info["embedding_mean"], jnp.float32)
         std = jnp.asarray(data_info["embedding_std"], jnp.float32).clip(1e-6)
     elif convention == "raw":
