@@ -37,6 +37,7 @@ from unclip_jax.evaluation.feature_store import FeatureStore
 from unclip_jax.evaluation.image_sets import CROPS, ArrayImages, open_images
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.pictures import Pictures
+from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.scoring import measure
 from unclip_jax.evaluation.statistics_file import GaussianStatistics
 from unclip_jax.generation import UnCLIP
@@ -87,7 +88,8 @@ def evaluate(
     """Run the evaluation a config describes; returns what results.json holds.
 
     Args:
-      config: see configs/icons/eval.py for every key.
+      config: see configs/icons/eval.py for every key, and priors.py for those of a
+        config of priors.
       workdir: folder for all outputs; made if needed.
       images: folder or npz of pictures made elsewhere, scored instead of drawing any;
         picture i belongs to caption i, where config.data names a source.
@@ -101,6 +103,8 @@ def evaluate(
       ValueError, FileNotFoundError: a config that cannot work, before any picture is
         made where that can be known.
     """
+    if "priors" in config:  # draws no pictures
+        return compare_priors(config, workdir, model=model, log=log)
     log = log or functools.partial(print, flush=True)
     config = complete(config)
     given = open_images(images) if images else None
