@@ -56,7 +56,7 @@ class Model:
             return np.ones((len(captions), D), np.float32)
         rows = [int(caption) for caption in captions]
         noise = np.random.default_rng(seed).standard_normal((len(rows), D))
-        return IMAGE[rows] + 0.5 * noise
+        return IMAGE[rows] + noise
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def model():
 
 def load(**changes):
     config = config_lib.load(CONFIG).unlock()
-    config.update({"count": 40, **changes})
+    for key, value in {"count": 40, **changes}.items():
+        config[key] = value
     return config
 
 
@@ -85,8 +86,8 @@ def test_rows_and_what_to_read_them_against(model, tmp_path, monkeypatch):
     found = evaluate(load(seed=3), tmp_path, model=model, log=lines.append)
     assert sorted(model.asked) == [(3, "autoregressive"), (3, "diffusion")]
     assert found["true embedding"]["to_true"] == pytest.approx(1)
-    assert 0.97 < found["its codes"]["to_true"] < 0.9999
-    assert 0.9 < found["diffusion"]["to_true"] < found["its codes"]["to_true"]
+    assert 0.95 < found["its codes"]["to_true"] < 0.9999
+    assert 0.8 < found["diffusion"]["to_true"] < found["its codes"]["to_true"]
     # a constant is as far from all: chance
     assert found["mean embedding"]["rank"] == pytest.approx(0.5, abs=0.15)
     assert found["mean embedding"]["to_true"] < 0.5

@@ -17,7 +17,8 @@ The config's fields:
 
 The same command continues an interrupted run, shard by shard. Examples that cannot be
 read are left out, and the manifest names them; it counts those that filters leave out.
-Of several captions all are kept.
+Of several captions all are kept. Beside the manifest, codes.json says what the
+autoregressive prior's codes keep of the embeddings (see codes.py).
 """
 
 import collections
@@ -38,7 +39,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
-from unclip_jax.embedding import given
+from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
 from unclip_jax.interop.images import fit
@@ -195,6 +196,8 @@ def embed_source(
     manifest = writer.finish()  # on the other processes: reads it
     if first:
         print(f"{folder}: {_summary(manifest)}")
+        if said := codes.report(folder):
+            print(f"{folder}: {said}")
     return manifest
 
 
