@@ -31,7 +31,7 @@ ROOMS = {
     "evaluation": ("generation", "data", "parallel", "models", "interop"),
     "training": ("stages", "parallel", "data", "evaluation"),
     # entry points: flags in, one call, nothing else
-    "train": ("training",),
+    "train": ("training", "interop"),  # reads what a run may start from
     "embed": ("embedding", "training"),  # reads the run that training wrote
     "sample": ("generation",),
     "evaluate": ("evaluation",),

@@ -42,6 +42,7 @@ KEYS = (
     "checkpoint",
     "preview",
 )
+OPTIONAL = ("init_from",)  # folder of the parameters to start from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class MeshOptions:
 
 def check_config(config) -> None:
     """Refuses what the loop does not know or cannot use, before anything is made."""
-    config_lib.check_keys(config, KEYS, "config")
+    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
@@ -86,14 +87,18 @@ def check_config(config) -> None:
         raise ValueError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
 
 
-def train(config, workdir, *, stage=None, data=None, stream=None) -> state.TrainState:
+def train(
+    config, workdir, *, stage=None, data=None, stream=None, load_initial=None
+) -> state.TrainState:
     """Trains a stage from a config, or goes on with the run in `workdir`.
 
     Args:
-      config: see configs/; every key of KEYS.
+      config: see configs/; every key of KEYS, any of OPTIONAL.
       workdir: folder of the run.
       stage, data: instead of those the config names.
       stream: where progress goes; standard output by default.
+      load_initial: (config.init_from, meta of the run) -> parameters to start from;
+        those it leaves out are as the stage makes them.
 
     Returns:
       The final state, on the devices.
@@ -119,7 +124,9 @@ def train(config, workdir, *, stage=None, data=None, stream=None) -> state.Train
     preflight.check(workdir, plain, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
-    run = _Run(config, workdir, stage, data, tx, mesh, saving, previews, stream)
+    run = _Run(
+        config, workdir, stage, data, tx, mesh, saving, previews, stream, load_initial
+    )
     with jax.set_mesh(mesh), Checkpoints(workdir, saving.keep) as checkpoints:
         return run.go(
             make_meta(config.stage, plain, stage.export(), data.info), checkpoints
@@ -139,6 +146,7 @@ class _Run:
     saving: CheckpointOptions
     previews: PreviewOptions
     stream: Any
+    load_initial: Any
 
     def __post_init__(self):
         self.progress = Progress(
@@ -229,7 +237,26 @@ class _Run:
         init = program.init_function(self.stage, self.tx)
         shardings = jax.tree.map(lambda s: s.sharding, abstract)
         rng = jax.random.key(self.config.seed)
-        return jax.jit(init, out_shardings=shardings)(rng), abstract
+        fresh = jax.jit(init, out_shardings=shardings)(rng)
+        if self.config.get("init_from"):
+            fresh = self._from_folder(fresh, meta)
+        return fresh, abstract
+
+    def _from_folder(self, fresh, meta):
+        """The fresh state with parameters, and their average, from init_from."""
+        loaded = self.load_initial(self.config.init_from, meta)
+        self.progress.say(f"starting from the parameters in {self.config.init_from}")
+
+        def place(a, like):
+            return jax.make_array_from_callback(
+                a.shape, like.sharding, lambda index: a[index]
+            )
+
+        def replaced(params):
+            old = {name: params[name] for name in loaded}
+            return {**params, **jax.tree.map(place, loaded, old)}
+
+        return fresh.replace(params=replaced(fresh.params), ema=replaced(fresh.ema))
 
     def _compile(self, abstract):
         self.progress.say("compiling the training step")
