@@ -7,7 +7,7 @@ import pytest
 from unclip_jax import models
 from unclip_jax.interop import diffusers_prior, mapping, native, parts
 from unclip_jax.interop.initial import load_initial
-from unclip_jax.models.prior import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 FIELDS = {
     "embed_dim": 8,

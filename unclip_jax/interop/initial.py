@@ -8,7 +8,7 @@ from typing import Any
 from unclip_jax import models
 from unclip_jax.interop import mapping, native, parts
 from unclip_jax.interop.diffusers_prior import load_prior
-from unclip_jax.models.prior import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 # Parts that can be read from diffusers: part -> (folder in a pipeline, reader).
 DIFFUSERS = {"prior": ("prior", load_prior)}
