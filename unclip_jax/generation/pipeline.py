@@ -319,6 +319,7 @@ def enlarge_images(
     last=None,
     *,
     steps: int,
+    sampler: str = "ddim",
     rounded: bool = True,
 ):
     """Larger pictures of the same, from an upsampler, without guidance.
@@ -330,7 +331,7 @@ def enlarge_images(
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       last: parameters that take the final step instead (Karlo's second network).
-      steps, rounded: static.
+      steps, sampler, rounded: static.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
@@ -352,6 +353,5 @@ def enlarge_images(
     stream = UPSAMPLER, module.image_size
     x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
     step_keys = keys_of(seed, indices, *stream, STEPS)
-    run = samplers.SAMPLERS[diffusion.get("sampler", "ddim")]
-    large = run(predict, sched, x_T, timesteps, step_keys)
+    large = samplers.SAMPLERS[sampler](predict, sched, x_T, timesteps, step_keys)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)

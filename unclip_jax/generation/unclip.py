@@ -126,10 +126,11 @@ class UnCLIP(Manipulations):
         prior_guidance: float = 4.0,
         decoder_guidance: float = 8.0,
         num_candidates: int = 2,
-        prior_steps: int = 64,
-        decoder_steps: int = 50,
-        prior_sampler: str = "ddpm",
-        decoder_sampler: str = "ddim",
+        prior_steps: int | None = None,
+        decoder_steps: int | None = None,
+        upsampler_steps: int | None = None,
+        prior_sampler: str | None = None,
+        decoder_sampler: str | None = None,
         eta: float = 0.0,
         prior: str = "auto",
         temperature: float = 1.0,
@@ -147,8 +148,10 @@ class UnCLIP(Manipulations):
           prior_guidance, decoder_guidance: classifier-free guidance; 1 is none.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
-          prior_steps, decoder_steps: sampling steps of diffusion.
-          prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS.
+          prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion.
+            None is what the model says is usual for it, else 64, 50 and 27.
+          prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS; None is
+            what the model says, else "ddpm" and "ddim".
           eta: noise of the decoder's DDIM steps.
           prior: "diffusion" or "autoregressive"; "auto" is the one that the export
             has, the diffusion prior if both.
@@ -173,7 +176,9 @@ class UnCLIP(Manipulations):
         kind, embed = self._prior(
             prior, prior_guidance, num_candidates, diffusion, codes
         )
-        decode = self._decoder(decoder_guidance, decoder_steps, decoder_sampler)
+        decode = self._decoder(
+            decoder_guidance, decoder_steps, decoder_sampler, upsampler_steps
+        )
         eta = np.float32(checks.number("eta", eta, 0))
         seed = _seed(seed)
         tokens = self._tokens(prompts)
@@ -194,8 +199,8 @@ class UnCLIP(Manipulations):
         seed: int = 0,
         guidance: float = 4.0,
         num_candidates: int = 2,
-        steps: int = 64,
-        sampler: str = "ddpm",
+        steps: int | None = None,
+        sampler: str | None = None,
         prior: str = "auto",
         temperature: float = 1.0,
         top_k: int = 0,
@@ -222,8 +227,8 @@ class UnCLIP(Manipulations):
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
         guidance: float = 8.0,
-        steps: int = 50,
-        sampler: str = "ddim",
+        steps: int | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         first: int = 0,
         noise: np.ndarray | None = None,
@@ -328,8 +333,18 @@ class UnCLIP(Manipulations):
         return embeddings, np.full(n, null), tokens
 
     def _steps(self, kind, steps):
-        most = self.stack.part(kind).config["diffusion"]["num_steps"]
+        diffusion = self.stack.part(kind).config["diffusion"]
+        most = diffusion["num_steps"]
+        if steps is None:
+            usual = {"prior": 64, "decoder": 50}.get(kind, 27)
+            steps = min(diffusion.get("sampling_steps", usual), most)
         return checks.integer(f"{kind} steps", steps, 1, most)
+
+    def _sampler(self, kind, sampler):
+        if sampler is None:
+            usual = {"prior": "ddpm"}.get(kind, "ddim")
+            sampler = self.stack.part(kind).config["diffusion"].get("sampler", usual)
+        return checks.sampler(f"{kind} sampler", sampler)
 
     def _tokens(self, prompts) -> np.ndarray:
         prompts = checks.prompts(prompts)
@@ -372,7 +387,7 @@ class UnCLIP(Manipulations):
             pipeline.draw_embeddings,
             "prior",
             steps=self._steps("prior", steps),
-            sampler=checks.sampler("prior sampler", sampler),
+            sampler=self._sampler("prior", sampler),
             **static,
         )
 
@@ -402,14 +417,14 @@ class UnCLIP(Manipulations):
 
         return run
 
-    def _decoder(self, scale, steps, sampler):
+    def _decoder(self, scale, steps, sampler, upsampler_steps=None):
         """(params of _painters, conditions, seed, indices, eta, canvas) -> images."""
         scale = checks.number("decoder guidance", scale)
         draw = self._program(
             pipeline.draw_images,
             "decoder",
             steps=self._steps("decoder", steps),
-            sampler=checks.sampler("decoder sampler", sampler),
+            sampler=self._sampler("decoder", sampler),
             guided=scale != 1,
             rounded=self._painters[-1] == "decoder",
         )
@@ -418,7 +433,8 @@ class UnCLIP(Manipulations):
             self._program(
                 pipeline.enlarge_images,
                 name,
-                steps=self.stack.part(name).config["diffusion"]["sampling_steps"],
+                steps=self._steps(name, upsampler_steps),
+                sampler=self._sampler(name, None),
                 rounded=self._painters[-1] == name,
             )
             for name in names
