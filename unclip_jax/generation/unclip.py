@@ -99,26 +99,6 @@ class UnCLIP(Manipulations):
             progress,
         )
 
-    def zero_shot(
-        self, images, labels: Sequence[str], templates: Sequence[str] = ("{}",)
-    ) -> np.ndarray:
-        """Probabilities (N, labels) of the labels for images (Radford et al. 2021).
-
-        A label's text embedding is the mean of its unit embeddings in the templates,
-        e.g. "a photo of a {}". Raises ValueError for a template without "{}".
-        """
-        labels, templates = checks.prompts(labels), checks.prompts(templates)
-        for template in templates:
-            if "{}" not in template:
-                raise ValueError(f"template {template!r} has no {{}} for the label")
-        texts = [t.replace("{}", label) for label in labels for t in templates]
-        text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
-        cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
-        clip = self.stack.part("clip")
-        logits = cosine * min(np.exp(float(clip.params["logit_scale"])), 100.0)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        return odds / odds.sum(1, keepdims=True)
-
     def text2image(
         self,
         prompts: str | Sequence[str],
@@ -501,7 +481,3 @@ def _indices(first: int, count: int) -> np.ndarray:
 
 def _unit_range(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / 127.5 - 1
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-12)
