@@ -5,6 +5,7 @@ Everything here acts like an array of pictures: `len(images)`, `images[a:b]` is 
 """
 
 import concurrent.futures
+import io
 import os
 import pathlib
 
@@ -146,7 +147,10 @@ class SourceImages(Images):
         return SourceImages(self._source, self.indices[:count], self._crop, self._size)
 
     def _picture(self, i):
-        return Image.fromarray(np.asarray(self._source[int(self.indices[i])]["image"]))
+        number = int(self.indices[i])
+        if self._crop and hasattr(self._source, "load"):  # before the source crops
+            return Image.open(io.BytesIO(self._source.load(number).image))
+        return Image.fromarray(np.asarray(self._source[number]["image"]))
 
 
 def open_images(path, crop="", size=0):
