@@ -6,9 +6,9 @@ python -m unclip_jax.evaluate --config=configs/paper/eval_coco30k.py \
 30,000 captions of the 2014 validation set, one fixed list (its hash is in results.json,
 the captions in pictures.jsonl), pictures of 256 x 256 at decoder guidance 1.25; the
 reference is the whole validation set, shorter side to 256, then the centre.  From the
-literature: unCLIP 10.39, GLIDE 12.24, Karlo 15.24 (25 steps).  The same pictures against
-COCO's training set give another number, and so does every other crop and convention:
-results.json names them.
+literature: unCLIP 10.39, GLIDE 12.24, Karlo 15.24 (25 steps).  The same pictures
+against COCO's training set give another number, and so does every other crop and
+convention: results.json names them.
 
 Pictures drawn by any other model: --images=FOLDER_OR_NPZ, in the order of the captions.
 The reference once for several evaluations:
