@@ -7,7 +7,7 @@ from unclip_jax.parallel import processes
 
 
 def run(args):
-    """Evaluates args.config in args.workdir; see `unclip_jax.evaluate` for the flags."""
+    """Evaluates args.config in args.workdir; the flags are unclip_jax.evaluate's."""
     processes.initialize(
         args.distributed, args.coordinator, args.num_processes, args.process_id
     )
