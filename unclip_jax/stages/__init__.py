@@ -7,6 +7,7 @@ A stage is a frozen dataclass made from (config, data_info) with
     loss(params, rng, batch, step) -> (scalar float32, {name: scalar})
     preview(params, rng, batch) -> uint8 (N, H, W, 3) or None
     export() -> {"part", "config"}          what rebuilds the model for sampling
+    embed(params, rng, batch) -> {name: (B, D)}     optional, for config.evaluators
 
 The training loop knows nothing else about it. To add one, write
 stages/<name>.py with a `Stage` class and name it in a config.

@@ -159,6 +159,14 @@ class Stage:
             axis_names=set(BATCH_AXES),
         )(params, rows)
 
+    def embed(self, params, rng, batch):
+        """Raw embeddings {"image", "text"}, (B, D) each."""
+        del rng
+        image, text = self.model.apply(
+            {"params": params}, batch["image"], batch["tokens"]
+        )
+        return {"image": image, "text": text}
+
     def preview(self, params, rng, batch):
         """CLIP draws nothing."""
         del params, rng, batch

@@ -1,7 +1,7 @@
 """The one training loop. It knows a stage only by its contract (see stages/).
 
-Order within an iteration: save, preview, next batch, step; so that what is saved is
-exactly what a resumed run starts from. To resume a run, start it again.
+Order within an iteration: save, preview, evaluate, next batch, step; so that what is
+saved is exactly what a resumed run starts from. To resume a run, start it again.
 """
 
 import dataclasses
@@ -17,7 +17,14 @@ from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.parallel import sharding
-from unclip_jax.training import optimizer, preflight, program, run_folder, state
+from unclip_jax.training import (
+    evaluators,
+    optimizer,
+    preflight,
+    program,
+    run_folder,
+    state,
+)
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.progress import Progress, duration
@@ -42,7 +49,10 @@ KEYS = (
     "checkpoint",
     "preview",
 )
-OPTIONAL = ("init_from",)  # folder of the parameters to start from
+OPTIONAL = (
+    "init_from",  # folder of the parameters to start from
+    "evaluators",  # see training/evaluators.py
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +83,7 @@ class MeshOptions:
 def check_config(config) -> None:
     """Refuses what the loop does not know or cannot use, before anything is made."""
     config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
+    evaluators.check(config)
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
@@ -182,6 +193,9 @@ class _Run:
             ),
         )
         preview = _Preview(self) if self.previews.every else None
+        judges = evaluators.Evaluators(
+            config, self.stage, self.data, self.mesh, self.workdir
+        )
         writer = Writer(self.workdir, start)
         window = _Window(config.batch_size)
         # XLA:CPU's devices share one thread pool: programs with collectives that
@@ -195,6 +209,9 @@ class _Run:
                         window.pause()
                     if preview and n % self.previews.every == 0:
                         preview.draw(n, current, writer)
+                        window.pause()
+                    if judges.due(n):
+                        judges.run(n, current, writer)
                         window.pause()
                     with jax.transfer_guard("disallow"):
                         batch = batches.take(window.busy)
@@ -214,6 +231,7 @@ class _Run:
                 checkpoints.wait()
                 if preview:
                     preview.draw(config.steps, current, writer)
+                judges.run(config.steps, current, writer)
         finally:
             writer.close()
         say(f"done: {config.steps} steps, in {self.workdir}")
