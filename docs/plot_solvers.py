@@ -14,35 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import samplers
-from unclip_jax.diffusion.schedule import (
-    log_snr_timesteps,
-    make_schedule,
-    strided_timesteps,
-)
+from unclip_jax.diffusion.schedule import make_schedule
 
 ROOT = pathlib.Path(__file__).parents[1]
 CALLS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-# name -> (label, calls -> steps, spacing of the timesteps)
+# name -> (label, calls -> steps)
 SOLVERS = {
-    "ddim": ("DDIM", lambda calls: calls, "strided"),
-    "dpmpp_2m": ("DPM-Solver++(2M)", lambda calls: calls, "log_snr"),
-    "heun": ("Heun", lambda calls: (calls + 1) // 2, "strided"),
+    "ddim": ("DDIM", lambda calls: calls),
+    "dpmpp_2m": ("DPM-Solver++(2M)", lambda calls: calls),
+    "heun": ("Heun", lambda calls: (calls + 1) // 2),
 }
 
 
 def errors(gaussian, name: str, schedule) -> list[float]:
     """Root mean square distance from the exact flow, for each of CALLS."""
-    label, steps_of, spacing = SOLVERS[name]
+    _, steps_of = SOLVERS[name]
     predict = gaussian.predictor(schedule)
     keys = jax.random.split(jax.random.key(0), 512)
     x_T = samplers.normal(keys, (2,))
     found = []
     for calls in CALLS:
-        n = steps_of(calls)
-        if spacing == "log_snr":
-            steps = log_snr_timesteps(schedule, n)
-        else:
-            steps = strided_timesteps(schedule.num_steps, n)
+        steps = samplers.timesteps(name, schedule, steps_of(calls))
         x = samplers.SAMPLERS[name](predict, schedule, x_T, steps, keys)
         exact = gaussian.flow(schedule, x_T, schedule.num_steps - 1)
         found.append(float(jnp.sqrt(np.mean((x - exact) ** 2))))
@@ -57,7 +49,7 @@ def main():
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
     for panel, schedule in zip(axes, ("cosine", "linear"), strict=True):
-        for name, (label, *_) in SOLVERS.items():
+        for name, (label, _) in SOLVERS.items():
             found = errors(gaussian, name, make_schedule(schedule))
             panel.loglog(CALLS, found, marker="o", markersize=3, label=label)
         panel.set(title=f"{schedule} schedule", xlabel="calls of the model")

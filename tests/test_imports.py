@@ -31,10 +31,9 @@ ROOMS = {
     "evaluation": ("generation", "data", "parallel", "models", "interop"),
     "training": ("stages", "parallel", "data", "evaluation"),
     # entry points: flags in, one call, nothing else
-    "train": ("training", "interop"),  # reads what a run may start from
+    "train": ("training",),
     "embed": ("embedding", "training"),  # reads the run that training wrote
     "sample": ("generation",),
-    "app": ("generation",),
     "evaluate": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("training",),
@@ -58,17 +57,16 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("jax",),
-    "interop": ("jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
-    + ("torch", "transformers"),
+    "interop": ("jax", "flax", "ml_dtypes", "safetensors", "tokenizers", "torch")
+    + ("transformers",),
     "embedding": ("jax", "flax", "PIL"),
-    "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
+    "generation": ("jax", "flax", "PIL", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
     "training": ("jax", "flax", "ml_collections", "optax", "orbax", "PIL")
     + ("tensorboardX",),
 }
 # Heavy or optional: never imported by importing a module of ours.
-ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
-ONLY_IN_FUNCTIONS += ("transformers",)
+ONLY_IN_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "torch", "transformers")
 
 
 @dataclasses.dataclass(frozen=True)

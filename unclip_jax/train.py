@@ -19,10 +19,9 @@ FLAGS = {
 
 
 def main(args):
-    from unclip_jax.interop.initial import load_initial
     from unclip_jax.training.command import train
 
-    train(args, load_initial)
+    train(args)
 
 
 if __name__ == "__main__":

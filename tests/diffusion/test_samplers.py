@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.diffusion import process, samplers
-from unclip_jax.diffusion.schedule import (
-    log_snr_timesteps,
-    make_schedule,
-    strided_timesteps,
-)
+from unclip_jax.diffusion.schedule import make_schedule, strided_timesteps
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import gaussian  # noqa: E402
@@ -37,7 +33,7 @@ def keys_of(n, seed=0):
 def program(name, steps, *options):
     """(x_T, keys) -> x_0, compiled."""
     run = functools.partial(samplers.SAMPLERS[name], **dict(options))
-    steps = strided_timesteps(1000, steps)
+    steps = samplers.timesteps(name, SCHEDULE, steps)
     return jax.jit(lambda x, keys: run(PREDICT, SCHEDULE, x, steps, keys))
 
 
@@ -112,12 +108,9 @@ def test_the_error_falls_at_the_solvers_order(name, schedule):
     schedule = make_schedule(schedule)
     predict = gaussian.predictor(schedule)
     x_T = jnp.asarray(np.random.default_rng(0).standard_normal((64, 2)), jnp.float32)
-    spacing = {"dpmpp_2m": log_snr_timesteps}.get(
-        name, lambda schedule, n: strided_timesteps(1000, n)
-    )
     errors = []
     for n in (20, 80):
-        steps = spacing(schedule, n)
+        steps = samplers.timesteps(name, schedule, n)
         run = functools.partial(samplers.SAMPLERS[name], predict, schedule)
         x = jax.jit(lambda x: run(x, steps, keys_of(64)))(x_T)  # noqa: B023
         exact = gaussian.flow(schedule, x_T, steps[0])
@@ -127,7 +120,7 @@ def test_the_error_falls_at_the_solvers_order(name, schedule):
 
 
 def test_heun_is_exact_while_x0_is_constant():
-    """Data of one point: x0 is the same everywhere, and every step is a rotation."""
+    """Data of one point: x0 is the same everywhere, and every step is DDIM's."""
     point = jnp.asarray([[0.3, -0.7]])
 
     def predict(x, t):

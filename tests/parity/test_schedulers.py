@@ -191,12 +191,12 @@ def test_dpm_solver_is_diffusers(name, schedule, n):
 
 
 def test_heun_solves_the_ode_of_heun_discrete():
-    """Other steps in another variable: equal in the limit of many."""
+    """In another variable: equal in the limit of many steps, theirs 1000, ours 100."""
     schedule = make_schedule("linear")
     scheduler = diffusers.HeunDiscreteScheduler(
         trained_betas=schedule.betas, prediction_type="sample"
     )
-    scheduler.set_timesteps(160)
+    scheduler.set_timesteps(1000)
 
     def smooth(x, t, lib):
         return lib.tanh(x + t / 1000 * lib.cos(x))
@@ -209,6 +209,6 @@ def test_heun_solves_the_ode_of_heun_discrete():
     for t in scheduler.timesteps:
         output = smooth(scheduler.scale_model_input(x, t), float(t), torch)
         x = scheduler.step(output, t, x)[0]
-    steps = strided_timesteps(1000, 160)
+    steps = samplers.timesteps("heun", schedule, 100)
     a = jax.jit(lambda x: samplers.heun(predict, schedule, x, steps))(X_T)
-    np.testing.assert_allclose(a, x.numpy(), atol=5e-3)
+    np.testing.assert_allclose(a, x.numpy(), atol=3e-3)

@@ -5,7 +5,6 @@ Everything here acts like an array of pictures: `len(images)`, `images[a:b]` is 
 """
 
 import concurrent.futures
-import io
 import os
 import pathlib
 
@@ -51,10 +50,7 @@ class Images:
 
     Attributes:
       fingerprint: hex sha256 of what the pictures are read from, and the crop.
-      threads: whether several pictures may be read at the same time.
     """
-
-    threads = True
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
@@ -75,9 +71,8 @@ class Images:
           ValueError: a picture cannot be read, or differs from the others in size.
         """
         numbers = range(len(self))[rows]
-        workers = os.cpu_count() if self.threads else 1
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            images = list(pool.map(self._read, numbers))
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            images = list(threads.map(self._read, numbers))
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             raise ValueError(
@@ -141,7 +136,6 @@ class SourceImages(Images):
 
     def __init__(self, source, indices, crop="", size=0):
         self._source, self.indices = source, np.asarray(indices)
-        self.threads = hasattr(source, "load")  # sources of files, which may
         which = [source.fingerprint, provenance.of_array(self.indices)]
         super().__init__(len(self.indices), provenance.of_json(which), crop, size)
 
@@ -152,10 +146,7 @@ class SourceImages(Images):
         return SourceImages(self._source, self.indices[:count], self._crop, self._size)
 
     def _picture(self, i):
-        number = int(self.indices[i])
-        if self._crop and hasattr(self._source, "load"):  # before the source crops
-            return Image.open(io.BytesIO(self._source.load(number).image))
-        return Image.fromarray(np.asarray(self._source[number]["image"]))
+        return Image.fromarray(np.asarray(self._source[int(self.indices[i])]["image"]))
 
 
 def open_images(path, crop="", size=0):

@@ -108,7 +108,7 @@ def draw_embeddings(
 
     start = candidate_keys(seed, indices, many, START)
     z_T = samplers.normal(start, clip_text.shape[1:])
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    timesteps = samplers.timesteps(sampler, sched, steps)
     run = samplers.SAMPLERS[sampler]
     z = run(predict, sched, z_T, timesteps, candidate_keys(seed, indices, many, STEPS))
     z = prior.module.apply(variables, z, method="denormalize")
@@ -195,7 +195,6 @@ def draw_images(
     clip_image,
     no_clip,
     tokens,
-    clip_caption,
     seed,
     indices,
     scale,
@@ -221,8 +220,6 @@ def draw_images(
       clip_image: (B, D) raw image embeddings.
       no_clip: (B,) bool; True rows see the null embedding instead.
       tokens: (B, L) int32.
-      clip_caption: (clip_text (B, D), text_states (B, L, W)) for a decoder whose
-        caption is "clip_states", else (None, None).
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `guided`.
@@ -234,7 +231,7 @@ def draw_images(
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
     """
     sched = _schedule(decoder)
-    condition = clip_image, no_clip, tokens, clip_caption
+    condition = clip_image, no_clip, tokens
     # what invert_images did without a bound must be undone without one; predictions
     # that guidance has pushed out of the range of pictures need it
     exact = canvas.x_T is not None and not guided
@@ -254,7 +251,7 @@ def draw_images(
     if x_T is None:
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     step_keys = keys_of(seed, indices, DECODER, STEPS)
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    timesteps = samplers.timesteps(sampler, sched, steps)
     options = {"eta": eta} if sampler == "ddim" else {}
     run = samplers.SAMPLERS[sampler]
     images = run(predict, sched, x_T, timesteps, step_keys, **options)
@@ -268,7 +265,6 @@ def invert_images(
     clip_image,
     no_clip,
     tokens,
-    clip_caption,
     scale,
     *,
     steps: int,
@@ -286,7 +282,7 @@ def invert_images(
       x_T, float32 (B, S, S, 3).
     """
     sched = _schedule(decoder)
-    condition = clip_image, no_clip, tokens, clip_caption
+    condition = clip_image, no_clip, tokens
     predict = _denoiser(decoder, params, condition, scale if guided else 1, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, steps)
     return samplers.ddim_inversion(predict, sched, images, timesteps)
@@ -302,8 +298,8 @@ def _denoiser(decoder, params, condition, scale, bound):
     sched, kind = _schedule(decoder), decoder.config["diffusion"]["prediction"]
 
     def model(x, t, condition, drop):
-        clip_image, no_clip, tokens, caption = condition
-        inputs = x, t, clip_image, tokens, drop | no_clip, drop, *caption
+        clip_image, no_clip, tokens = condition
+        inputs = x, t, clip_image, tokens, drop | no_clip, drop
         return decoder.module.apply({"params": params}, *inputs)
 
     denoise = guidance.classifier_free(model, condition, scale)
@@ -311,18 +307,9 @@ def _denoiser(decoder, params, condition, scale, bound):
 
 
 def enlarge_images(
-    upsampler: Part,
-    params,
-    images,
-    seed,
-    indices,
-    last=None,
-    *,
-    steps: int,
-    sampler: str = "ddim",
-    rounded: bool = True,
+    upsampler: Part, params, images, seed, indices, *, steps: int, rounded: bool = True
 ):
-    """Larger pictures of the same, from an upsampler, without guidance.
+    """Larger pictures of the same, from an upsampler, by DDIM without guidance.
 
     Args:
       upsampler: the upsampler (its params are not looked at).
@@ -330,22 +317,16 @@ def enlarge_images(
       images: float32 (B, h, w, 3) in [-1, 1].
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      last: parameters that take the final step instead (Karlo's second network).
-      steps, sampler, rounded: static.
+      steps, rounded: static.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
     sched = _schedule(upsampler)
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
 
     def predict(x, t):
-        weights = params
-        if last is not None:
-            is_last = t[0] == timesteps[-1]
-            weights = jax.lax.cond(is_last, lambda: last, lambda: params)
-        output = module.apply({"params": weights}, x, t, images)
+        output = module.apply({"params": params}, x, t, images)
         return process.interpret(sched, diffusion["prediction"], x, t, output, 1.0)
 
     scale = module.image_size // module.low_res_size
@@ -353,5 +334,6 @@ def enlarge_images(
     stream = UPSAMPLER, module.image_size
     x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
     step_keys = keys_of(seed, indices, *stream, STEPS)
-    large = samplers.SAMPLERS[sampler](predict, sched, x_T, timesteps, step_keys)
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    large = samplers.ddim(predict, sched, x_T, timesteps, step_keys)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)

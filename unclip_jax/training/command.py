@@ -10,18 +10,17 @@ import jax
 from unclip_jax.parallel import processes
 
 
-def train(args, load_initial) -> None:
+def train(args) -> None:
     """Joins the other processes, if there are any, then trains.
 
     Args:
       args: the flags of unclip_jax.train.
-      load_initial: see loop.train.
     """
 
     def run():
         from unclip_jax.training import loop  # after joining: it may touch the devices
 
-        loop.train(args.config, args.workdir, load_initial=load_initial)
+        loop.train(args.config, args.workdir)
 
     together(
         run,

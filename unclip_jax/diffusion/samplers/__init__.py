@@ -14,11 +14,18 @@ Every sampler is called `sampler(predict, schedule, x_T, timesteps, noise, **opt
 and returns x_0 (B, ..., C) float32. They raise ValueError for impossible timesteps.
 """
 
+import numpy as np
+
 from unclip_jax.diffusion.samplers.ancestral import ddpm
 from unclip_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from unclip_jax.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
 from unclip_jax.diffusion.samplers.heun import heun
 from unclip_jax.diffusion.samplers.steps import normal
+from unclip_jax.diffusion.schedule import (
+    Schedule,
+    log_snr_timesteps,
+    strided_timesteps,
+)
 
 __all__ = [
     "SAMPLERS",
@@ -29,6 +36,7 @@ __all__ = [
     "dpmpp_2m_sde",
     "heun",
     "normal",
+    "timesteps",
 ]
 
 SAMPLERS = {
@@ -38,3 +46,13 @@ SAMPLERS = {
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "heun": heun,
 }
+
+# Second order in the log SNR: uneven steps in it would undo that (docs/solvers.png).
+_IN_LOG_SNR = ("dpmpp_2m", "dpmpp_2m_sde", "heun")
+
+
+def timesteps(name: str, schedule: Schedule, num_steps: int) -> np.ndarray:
+    """The `num_steps` timesteps, from T - 1 down to 0, that suit the sampler `name`."""
+    if name in _IN_LOG_SNR:
+        return log_snr_timesteps(schedule, num_steps)
+    return strided_timesteps(schedule.num_steps, num_steps)

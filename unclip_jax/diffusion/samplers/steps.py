@@ -44,6 +44,12 @@ def make_steps(schedule: Schedule, timesteps) -> Steps:
     return Steps(*as_int32, signal[t], sigma[t], signal[s], sigma[s])
 
 
+def half_log_snr_steps(steps: Steps) -> np.ndarray:
+    """(n,) float64 lengths of the steps in log(signal / sigma); inf for the last."""
+    h = np.log(steps.signal_s / steps.signal_t) + np.log(steps.sigma_t)
+    return np.append(h[:-1] - np.log(steps.sigma_s[:-1]), np.inf)
+
+
 def normal(keys, shape):
     """(B, *shape) standard normal noise, row i from keys[i] alone."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
