@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Environment for training on a CPU. Source it before Python starts: `. launch/env.sh`
 # (the C library reads GLIBC_TUNABLES, and XLA its flags, at start-up only).
 # What is set already is kept.

@@ -31,9 +31,10 @@ ROOMS = {
     "evaluation": ("generation", "data", "parallel", "models", "interop"),
     "training": ("stages", "parallel", "data", "evaluation"),
     # entry points: flags in, one call, nothing else
-    "train": ("training",),
+    "train": ("training", "interop"),  # reads what a run may start from
     "embed": ("embedding", "training"),  # reads the run that training wrote
     "sample": ("generation",),
+    "app": ("generation",),
     "evaluate": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("training",),
@@ -57,16 +58,17 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("jax",),
-    "interop": ("jax", "flax", "ml_dtypes", "safetensors", "tokenizers", "torch")
-    + ("transformers",),
+    "interop": ("jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
+    + ("torch", "transformers"),
     "embedding": ("jax", "flax", "PIL"),
-    "generation": ("jax", "flax", "PIL", "tokenizers", "transformers"),
+    "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
     "training": ("jax", "flax", "ml_collections", "optax", "orbax", "PIL")
     + ("tensorboardX",),
 }
 # Heavy or optional: never imported by importing a module of ours.
-ONLY_IN_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "torch", "transformers")
+ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
+ONLY_IN_FUNCTIONS += ("transformers",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Nothing of full size is ever allocated: everything large goes through jax.eval_shape.
 """
 
+import functools
 import math
 import pathlib
 import resource
@@ -235,8 +236,12 @@ def data_info(config, side, info):
     }
 
 
-def paper_stage(name, config=None):
-    config = config or load(name)
+@functools.cache
+def paper_stage(name):
+    return stage_of(name, load(name))
+
+
+def stage_of(name, config):
     info = data_info(config, SIDES[name.split(":")[0]], PAPER)
     return stages.make_stage(config, info)
 
@@ -334,7 +339,7 @@ def test_parts_of_the_autoregressive_prior():
 def test_scale_shift_upsamplers(name, millions):
     config = load(name)
     config.model.scale_shift = True
-    shapes = jax.eval_shape(paper_stage(name, config).init, jax.random.key(0))
+    shapes = jax.eval_shape(stage_of(name, config).init, jax.random.key(0))
     assert count(shapes) / 1e6 == pytest.approx(millions, abs=0.05)
 
 

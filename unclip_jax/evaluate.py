@@ -4,7 +4,8 @@ python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icon
     [--config.model=exports/icons] [--config.generation.decoder_guidance=3.0]
 
 Scores pictures made elsewhere with --images, writes the statistics of the reference for
-later (and for pytorch-fid) with --make_reference.
+later (and for pytorch-fid) with --make_reference.  On several hosts start it on each of
+them, with a workdir that all of them see; the numbers are those of one host.
 """
 
 from unclip_jax import config
@@ -12,19 +13,18 @@ from unclip_jax import config
 FLAGS = {
     "images": ("", "folder or npz of pictures to score instead of drawing any"),
     "make_reference": ("", "file to write the reference's statistics to, and stop"),
+    "distributed": ("auto", "auto, on or off: join the other processes of the run"),
+    "coordinator": ("", "host:port of process 0"),
+    "num_processes": (0, "processes of the run, with --coordinator"),
+    "process_id": (-1, "number of this process, from 0, with --coordinator"),
 }
 
 
 def main(args):
     """Run the evaluation of args.config in args.workdir."""
-    from unclip_jax.evaluation.runner import evaluate
+    from unclip_jax.evaluation.command import run
 
-    evaluate(
-        args.config,
-        args.workdir,
-        images=args.images,
-        make_reference=args.make_reference,
-    )
+    run(args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ from unclip_jax import config as config_lib
 FLAGS = {
     "run": (config_lib.REQUIRED, "folder of a run (a --workdir of unclip_jax.train)"),
     "out": (config_lib.REQUIRED, "folder of the export; its other parts stay"),
-    "format": ("native", "native, or diffusers: folders that its classes load"),
+    "format": (
+        "native",
+        "native; diffusers: folders that its classes load; of a CLIP, transformers or "
+        "open_clip: a folder that the library loads",
+    ),
 }
 
 

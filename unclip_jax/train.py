@@ -19,9 +19,10 @@ FLAGS = {
 
 
 def main(args):
+    from unclip_jax.interop.initial import load_initial
     from unclip_jax.training.command import train
 
-    train(args)
+    train(args, load_initial)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def get_config():
         text_heads=4,
     )
     c.diffusion = dict()
-    c.stage_options = dict(max_logit_scale=100.0)
+    c.stage_options = dict(max_logit_scale=100.0, group=0, sam_rho=0.0)
     c.optimizer = dict(
         learning_rate=1e-3,
         weight_decay=0.05,

@@ -33,7 +33,11 @@ def get_config():
         remat="full",
     )
     c.diffusion = dict()
-    c.stage_options = dict(max_logit_scale=100.0)
+    c.stage_options = dict(
+        max_logit_scale=100.0,
+        group=64,  # examples per replica
+        sam_rho=0.1,
+    )
     c.optimizer = dict(
         learning_rate=3e-4,
         weight_decay=0.2,

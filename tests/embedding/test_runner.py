@@ -18,6 +18,7 @@ from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.interop import native, parts
+from unclip_jax.interop.images import fit
 
 CONFIG = {
     "model": {
@@ -196,10 +197,8 @@ def test_images_of_another_size_are_scaled_for_clip(tmp_path, clip):
     reader = RecordReader(tmp_path)
     image = reader[3]["image"]
     assert image.shape == (16, 16, 3)  # stored as they came
-    scaled = jax.image.resize(image.astype(np.float32), (8, 8, 3), "cubic")
-    scaled = np.asarray(scaled.round().clip(0, 255)).astype(np.uint8)
     tokens = clip.tokenizer.encode(["picture 3"])
-    expected = clip.embed(scaled[None], tokens)["clip_image"]
+    expected = clip.embed(fit(image, 8)[None], tokens)["clip_image"]
     np.testing.assert_allclose(reader[3]["clip_image"], expected[0], atol=1e-4)
 
 

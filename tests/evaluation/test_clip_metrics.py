@@ -114,6 +114,8 @@ def test_prior_metrics_by_brute_force():
     assert got["top1"] == pytest.approx(np.mean(np.array(ranks) == 0))
     want = np.mean([cos(a, b) for a, b in zip(predicted, text, strict=True)])
     assert got["to_text"] == pytest.approx(want)
+    dots = [a @ b for a, b in zip(predicted, text, strict=True)]
+    assert got["dot"] == pytest.approx(np.mean(dots))
     perfect = prior_metrics(true, true, text)
     assert perfect["to_true"] == pytest.approx(1) and perfect["rank"] == 0
     assert perfect["norm_ratio"] == pytest.approx(1)

@@ -1,5 +1,7 @@
 """Frechet distance against scipy, closed forms, and the features' own SVD."""
 
+import time
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -122,3 +124,14 @@ def test_few_pictures_warn():
     with pytest.warns(UserWarning, match="biased"):
         frechet.warn_few(2049, 2048)
     assert frechet.warn_few(10_000, 2048) == []
+
+
+def test_two_thousand_features_take_seconds():
+    # One set stretched by 3/4: covariances commute, so the distance is known.
+    x = features(11, 2200, 2048)
+    a, b = frechet.statistics(x), frechet.statistics(0.75 * x)
+    clock = time.process_time()
+    got = frechet.frechet_distance(*a, *b)
+    assert time.process_time() - clock < 60  # of all cores; a few seconds if alone
+    want = 0.25**2 * (a[0] @ a[0] + np.trace(a[1]))
+    assert got == pytest.approx(want, rel=1e-9)

@@ -81,3 +81,20 @@ def test_a_nan_picture_is_named(tmp_path):
     images[5] = 7
     with pytest.raises(ValueError, match="picture 5 are NaN"):
         FeatureStore(tmp_path, chunk=4).features(ArrayImages(images), Extractor())
+
+
+def test_a_source_is_cropped_from_its_files(folder):
+    from unclip_jax.data.sources import make_source
+    from unclip_jax.evaluation import inputs
+
+    for i in range(3):
+        (folder / f"{i}.txt").write_text(f"picture {i}")
+    options = {"source": "folder", "path": str(folder), "image_size": 4}
+    source = make_source(options)
+    numbers = np.array([2, 0])
+    plain = image_sets.SourceImages(source, numbers)
+    assert plain[:].shape == (2, 4, 4, 3)
+    wide = image_sets.SourceImages(source, numbers, "shorter_side", 8)
+    np.testing.assert_array_equal(wide[:1][0], picture(2, 8, 12)[:, 2:10])
+    assert wide.first(1).fingerprint != wide.fingerprint
+    assert inputs.describe(source, 2)["caption"] == "picture 2"

@@ -34,6 +34,7 @@ def test_pictures_made_elsewhere_are_scored_alike(
     fid_config, source, make_model, inception, tmp_path
 ):
     drawn = run(fid_config, tmp_path / "drawn", make_model())
+    assert "[a stand-in]" in drawn["scores"]["fid"]["text"]
     folder = tmp_path / "pictures"
     folder.mkdir()
     captions = [source[i]["caption"] for i in range(60)]
@@ -64,7 +65,7 @@ def test_a_made_reference_is_used_and_checked(
     fid_config, source, make_model, inception, tmp_path
 ):
     with fid_config.unlocked():
-        fid_config.metrics = {"fid": {}}
+        fid_config.metrics = {"fid": {}, "inception_score": {}}
     path = tmp_path / "reference.npz"
     about = run(fid_config, tmp_path / "w", make_reference=str(path))
     assert about["n"] == 50 and about["layer"] == "2048"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.models import layers, text_transformer, unet
-from unclip_jax.models import prior as prior_lib
+from unclip_jax.models import clip_caption, layers, text_transformer, unet
 
 EOT = 30
 TEXT = {"vocab_size": 31, "context_length": 8, "eot_id": EOT}
@@ -68,7 +67,7 @@ def karlo():
     inputs = (normal(2, 12), jnp.array([3, 900]), TOKENS, normal(2, 12))
     states, empty = normal(2, 8, 10), (normal(8, 10), normal(12))
     params = model.init(jax.random.key(0), *inputs, NO, states)["params"]
-    params = prior_lib.with_empty_caption(randomize(params), *empty)
+    params = clip_caption.with_empty_caption(randomize(params), *empty)
     return jax.jit(model.apply), {"params": params}, inputs, states, empty
 
 
@@ -250,7 +249,7 @@ def test_no_gradient_reaches_the_empty_caption(karlo):
     call, params, inputs, states, _ = karlo
     loss = lambda v: jnp.square(call(v, *inputs, YES, states)).sum()  # noqa: E731
     grads = jax.grad(loss)(params)["params"]
-    for name in prior_lib.EMPTY_CAPTION:
+    for name in clip_caption.EMPTY_CAPTION:
         assert not grads[name].any()
     assert np.abs(grads["clip_image_in"]["kernel"]).max() > 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from unclip_jax import models
 from unclip_jax.interop import diffusers_prior, mapping, parts, weights
-from unclip_jax.models.prior import EMPTY_CAPTION, with_empty_caption
+from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.parallel.sharding import path_name
 
 SHAPES = pathlib.Path(__file__).parent / "shapes"
@@ -233,3 +233,19 @@ def test_at_full_size_names_and_shapes_are_the_public_ones(name, dim, count):
     leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
     ours = {path_name(path) for path, _ in leaves}
     assert ours == {e.ours for e in table} | set(EMPTY_CAPTION)
+
+
+def test_the_config_is_karlos():
+    from unclip_jax import config as config_lib
+    from unclip_jax import stages
+    from unclip_jax.training import loop, plan
+
+    file = pathlib.Path(__file__).parents[2] / "configs" / "karlo" / "prior.py"
+    config = config_lib.load(file)
+    loop.check_config(config)
+    info = plan.data_info(config, {"embed_dim": 768, "context_length": 77})
+    stage = stages.make_stage(config, info)
+    for name, value in diffusers_prior.model_fields({}, "Karlo's").items():
+        assert getattr(stage.model, name) == value, name
+    found = stage.export()["config"]["diffusion"]
+    assert found.items() <= diffusers_prior.KARLO.items()

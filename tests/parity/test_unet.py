@@ -6,6 +6,7 @@ greatest difference measured in float32 on a CPU is 3e-6.
 
 import json
 import pathlib
+import runpy
 
 import jax
 import numpy as np
@@ -132,6 +133,17 @@ def test_karlo_at_full_size_has_every_name_and_shape():
     assert {k: list(v) for k, v in found.items()} == expected
     assert len(table) == len(jax.tree.leaves(shapes)) == 408
     assert sum(s.size for s in jax.tree.leaves(shapes)) == 691_579_523
+    # and the config that trains one says the same of the model
+    path = SHAPES.parents[2] / "configs" / "karlo" / "upsampler.py"
+    config = runpy.run_path(str(path))["get_config"]()
+    model = config.model.to_dict()
+    assert model.pop("remat")
+    assert model == {k: fields[k] for k in model} and len(model) > 6
+    said = diffusers_upsampler.KARLO
+    diffusion = config.diffusion.to_dict()
+    assert {k: diffusion[k] for k in said.keys() & diffusion.keys()} == {
+        k: said[k] for k in said.keys() & diffusion.keys()
+    }
 
 
 @pytest.mark.parametrize("sizes", [(16, 64), (16, 32), (7, 21)])

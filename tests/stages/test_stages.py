@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unclip_jax import stages
+from unclip_jax import models, stages
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "icons"
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ TINY = {
 }
 TEXT = {"text_width": 16, "text_depth": 1}
 KARLO = {"caption": "clip_states"}
-FORMS = [(name, {}) for name in sorted(TINY)] + [("prior", KARLO)]
+FORMS = [(name, {}) for name in sorted(TINY)] + [("decoder", KARLO), ("prior", KARLO)]
 
 
 def make_config(name, **changes):
@@ -108,7 +108,6 @@ def test_the_embedding_convention_travels_with_the_parameters(made):
 
 def test_exports_rebuild_the_same_model(made):
     from unclip_jax import config as config_lib
-    from unclip_jax import models
 
     name, stage, _, _ = made
     plain = config_lib.to_plain(stage.export())
@@ -146,15 +145,38 @@ def test_the_papers_convention_is_unit_norm_times_17_2(name):
     np.testing.assert_allclose(params["space"]["std"], 1 / 17.2)
 
 
-def test_a_prior_on_clips_states_knows_the_empty_caption():
-    stage = stages.make_stage(make_config("prior", **KARLO), INFO)
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_models_on_clips_states_know_the_empty_caption(name):
+    stage = stages.make_stage(make_config(name, **KARLO), INFO)
     params = jax.jit(stage.init)(jax.random.key(0))
     assert stage.batch_spec["text_states"] == ((8, 10), "float16")
-    for name in ("empty_text_states", "empty_clip_text"):
-        np.testing.assert_allclose(params[name], INFO[name], 1e-6)
-        assert name in stages.CONSTANTS  # weight decay leaves them alone
+    for key in ("empty_text_states", "empty_clip_text"):
+        np.testing.assert_allclose(params[key], INFO[key], 1e-6)
+        assert key in stages.CONSTANTS  # weight decay leaves them alone
     with pytest.raises(ValueError, match="embed --config.text_states=True"):
-        stages.make_stage(make_config("prior", **KARLO), {**INFO, "text_width": None})
+        stages.make_stage(make_config(name, **KARLO), {**INFO, "text_width": None})
+
+
+def test_raw_embeddings_are_left_as_they_are():
+    config = make_config("decoder", **KARLO)
+    config.stage_options.embedding = "raw"
+    stage = stages.make_stage(config, INFO)
+    space = jax.jit(stage.init)(jax.random.key(0))["space"]
+    assert (space["mean"] == 0).all() and (space["std"] == 1).all()
+    assert stage.export()["config"]["embedding"] == "raw"
+
+
+def test_rematerialisation_and_scanning_are_recorded():
+    """What a checkpoint says of the model rebuilds it with the same fields."""
+    given = {
+        "clip": {"remat": "dots", "scan_layers": True},
+        "prior": {"remat": "full", "scan_layers": True},
+        "decoder": {"remat": True, "scan_layers": True},
+    }
+    for name, fields in given.items():
+        stage = stages.make_stage(make_config(name, **fields), INFO)
+        model = models.build(name, stage.export()["config"]["model"])
+        assert {key: getattr(model, key) for key in fields} == fields
 
 
 def test_an_embedding_width_that_does_not_fit_is_refused():

@@ -332,3 +332,32 @@ def test_killed_at_random_and_started_again_is_bit_identical(tmp_path, devices, 
         assert_same(a, b)
     written = [row["step"] for row in rows(broken)]
     assert written == sorted(set(written)) and written[-1] == steps
+
+
+def test_a_run_starts_from_given_parameters_once(tmp_path):
+    """Parameters and EMA; a resumed run goes on from its own."""
+    given = np.arange(512, dtype=np.float32).reshape(16, 32)
+    asked = []
+
+    def load_initial(folder, meta):
+        asked.append((folder, meta["export"]["part"]))
+        return {"in": {"kernel": given}}  # the rest stays as the stage makes it
+
+    def start():
+        config = toy.make_config(1, fsdp=2, init_from="some/folder")
+        config.optimizer.learning_rate = 0.0
+        return train(
+            config,
+            tmp_path / "toy",
+            stage=toy.Stage(),
+            data=toy.Data(),
+            stream=io.StringIO(),
+            load_initial=load_initial,
+        )
+
+    state = start()
+    for tree in (state.params, state.ema):
+        np.testing.assert_allclose(tree["in"]["kernel"], given, rtol=1e-6)
+    assert 0 < np.abs(state.params["out"]["kernel"]).max() < 1
+    assert_same(start().params, state.params)
+    assert asked == [("some/folder", "toy")]

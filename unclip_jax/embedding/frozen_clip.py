@@ -1,6 +1,7 @@
 """The CLIP whose embeddings the other stages learn from, on all local devices."""
 
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.data.tokenizer import Tokenizer
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.export import tokenizer_folder
 from unclip_jax.parallel.mesh import batch_shards, make_mesh
 from unclip_jax.parallel.sharding import batch_sharding, replicated
@@ -75,7 +76,10 @@ class FrozenCLIP:
         text_states: bool = False,
         dtype: str = "float32",
     ) -> "FrozenCLIP":
-        """From a native export, or from the folder of a run of stage clip.
+        """From a native export, a public CLIP, or the folder of a run of stage clip.
+
+        Public are the folders of transformers and OpenCLIP, with their tokenizer in
+        them, and those of diffusers' unCLIPs.
 
         With `text_states`, `embed` gives them too.
 
@@ -86,6 +90,11 @@ class FrozenCLIP:
         if native.is_export(folder):
             part = parts.read_native(folder, "clip", dtype)
             tokens = native.part_folder(folder, native.TOKENIZER)
+        elif public_clip.is_public_clip(folder):
+            part, tokens = public_clip.read_public_clip(folder, dtype), folder
+        elif diffusers.is_pipeline(folder):
+            read, _ = diffusers.read(folder, ["clip"], dtype)
+            part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"
         else:
             params, meta = load_run(str(folder))
             described = meta["export"]
@@ -106,7 +115,7 @@ class FrozenCLIP:
         """What CLIP makes of at most batch_size pairs; returns before it is ready.
 
         Args:
-          images: uint8 (N, H, W, 3), square; scaled on the device to CLIP's size.
+          images: uint8 (N, S, S, 3) of CLIP's size (see interop.images.fit).
           tokens: int32 (N, L).
 
         Returns:
@@ -122,11 +131,6 @@ class FrozenCLIP:
 
     def _embed(self, params, images, tokens):
         module, variables = self.part.module, {"params": params}
-        side = module.image_size
-        if images.shape[1] != side:
-            shape = (images.shape[0], side, side, 3)
-            scaled = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
-            images = scaled.round().clip(0, 255).astype(jnp.uint8)
         image = module.apply(variables, images, method="encode_image")
         return {"clip_image": image, **self._embed_text(params, tokens)}
 

@@ -2,7 +2,8 @@
 
 The config's fields:
 
-    clip           folder of a run of stage clip, or of a native export
+    clip           folder of a run of stage clip, of a native export, or of a public
+                   CLIP (transformers' CLIPModel, OpenCLIP, diffusers' unCLIP)
     data           the source and its options, as in a training config
     splits         {name: options that replace data's}; records go to workdir/name
     batch_size     examples per step, over all devices of a process
@@ -16,7 +17,8 @@ The config's fields:
 
 The same command continues an interrupted run, shard by shard. Examples that cannot be
 read are left out, and the manifest names them; it counts those that filters leave out.
-Of several captions all are kept.
+Of several captions all are kept. Beside the manifest, codes.json says what the
+autoregressive prior's codes keep of the embeddings (see codes.py).
 """
 
 import collections
@@ -37,8 +39,10 @@ from unclip_jax import config as config_lib
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
+from unclip_jax.interop.images import fit
 
 KEYS = (
     "clip",
@@ -133,6 +137,8 @@ def embed_source(
     """
     module = clip.part.module
     chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
+    is_given = hasattr(source, "embedding_convention")  # no images: see given.py
+    make_examples = given.examples if is_given else _examples
     total = len(source)
     if total == 0:
         raise ValueError(f"the source of {name} is empty")
@@ -141,11 +147,12 @@ def embed_source(
         return RecordWriter(
             folder,
             num_shards=-(-total // shard_size),
-            image_size=_image_size(source),
+            image_size=None if is_given else _image_size(source),
             arrays={"tokens": ("int32", (module.context_length,)), **clip.arrays},
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
             clip_fingerprint=clip.fingerprint,
+            embedding_convention=getattr(source, "embedding_convention", "raw"),
             extra={
                 "image_format": image_format,
                 "shard_size": shard_size,
@@ -174,21 +181,23 @@ def embed_source(
         for shard, indices in ranges.items():
             if shard not in finished:
                 skipped: list[BadRecord] = []
-                examples = _examples(source, indices, clip, pool, skipped, progress)
+                examples = make_examples(source, indices, clip, pool, skipped, progress)
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
-                if image_format == "jpeg":
+                if image_format == "jpeg" and not is_given:
                     examples = map(_with_jpeg, examples)
                 writer.write_shard(shard, examples, skipped)
     if several:
         multihost_utils.sync_global_devices(f"wrote {name}")
     if first:
-        writer.finish({} if writer.is_finished() else _constants(source, clip))
+        writer.finish({} if writer.is_finished() else _constants(clip))
     if several:
         multihost_utils.sync_global_devices(f"finished {name}")
     manifest = writer.finish()  # on the other processes: reads it
     if first:
         print(f"{folder}: {_summary(manifest)}")
+        if said := codes.report(folder):
+            print(f"{folder}: {said}")
     return manifest
 
 
@@ -197,15 +206,21 @@ def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
 
     The BadRecords of those that cannot be read are appended to `skipped`.
     """
-    readable = _read_ahead(source, indices, pool, 2 * clip.batch_size, skipped)
+    size = clip.part.module.image_size
+
+    def read(i):
+        example = source[i]
+        return {**example, "scaled": fit(example["image"], size)}
+
+    readable = _read_ahead(read, indices, pool, 2 * clip.batch_size, skipped)
     waiting = None
     count = 0
     while batch := list(itertools.islice(readable, clip.batch_size)):
-        images = [example["image"] for example in batch]
-        _same_shape(images, batch)
+        _same_shape([example["image"] for example in batch], batch)
         captions = [captions_of(example) for example in batch]
         tokens = clip.tokenizer.encode([several[0] for several in captions])
-        running = clip.embed(np.stack(images), tokens)
+        scaled = np.stack([example["scaled"] for example in batch])
+        running = clip.embed(scaled, tokens)
         more = _embed_more(clip, captions)
         if waiting is not None:
             yield from _finished(*waiting)
@@ -275,26 +290,24 @@ def similar(examples, least: float, skipped) -> Iterator[dict]:
         yield example
 
 
-def _constants(source, clip) -> dict[str, np.ndarray]:
+def _constants(clip) -> dict[str, np.ndarray]:
     """What CLIP makes of the empty caption, if text states are kept; float32."""
     if "text_states" not in clip.arrays:
         return {}
-    side = _image_size(source)  # the program for it is compiled already
-    image = np.zeros((1, side, side, 3), np.uint8)
-    made = clip.embed(image, clip.tokenizer.encode([""]))
+    made = clip.embed_text(clip.tokenizer.encode([""]))
     return {
         f"empty_{name}": np.asarray(made[name], np.float32)[0]
         for name in ("text_states", "clip_text")
     }
 
 
-def _read_ahead(source, indices: Iterable[int], pool, ahead: int, skipped):
-    """source[i] for i in indices, in order, up to `ahead` of them being read."""
+def _read_ahead(read, indices: Iterable[int], pool, ahead: int, skipped):
+    """read(i) for i in indices, in order, up to `ahead` of them being read."""
     futures: collections.deque = collections.deque()
     remaining = iter(indices)
     while True:
         for i in itertools.islice(remaining, ahead - len(futures)):
-            futures.append(pool.submit(source.__getitem__, i))
+            futures.append(pool.submit(read, i))
         if not futures:
             return
         try:

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from unclip_jax.evaluation.gathering import gather_exactly
+
 # Options of UnCLIP.text2image that a config may set; None leaves the model's own.
 GENERATION_KEYS = (
     "prior_guidance",
@@ -33,6 +35,13 @@ def generate(model, captions, store, config, log=print):
     }
     batch_size = config.generation.batch_size
     starts = sorted({i // batch_size * batch_size for i in store.missing()})
+    # all processes draw each batch together: they must agree what is to be drawn
+    seen = gather_exactly(np.array([len(starts), sum(starts)], np.int64))
+    if (seen != seen[0]).any():
+        raise ValueError(
+            f"the processes see different pictures in {store.folder}: the workdir must "
+            "lie on a file system that all hosts share"
+        )
     if not starts:
         log(f"all {len(captions)} pictures are there already")
         return

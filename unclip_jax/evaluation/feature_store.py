@@ -70,7 +70,8 @@ class FeatureStore:
         def compute():
             return statistics(self.features(images, extractor)[layer], "features")
 
-        if self.folder is None:
+        # several processes might not see the same files, but must compute together
+        if self.folder is None or jax.process_count() > 1:
             return statistics_file.GaussianStatistics(*compute(), about)
         return statistics_file.cached(self.folder / "statistics", about, compute)
 

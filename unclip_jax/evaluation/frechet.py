@@ -5,10 +5,10 @@
 (Dowson and Landau 1982; "FID" when the features are InceptionV3's, Heusel et al.
 2017.)  Everything is float64, covariances have ddof = 1.
 
-The last trace is the sum of the singular values of S1^(1/2) S2^(1/2), so two
-symmetric eigendecompositions and one SVD give it: never complex, exact for
-rank-deficient covariances, without the rounding a matrix square root of the product
-suffers (there eigenvalues are squares of these singular values).
+The last trace is the sum of the singular values of F1^T F2, for any factors F F^T = S:
+two factorisations and one SVD. It is never complex, exact for rank-deficient
+covariances, without the rounding a matrix square root of the product suffers (there
+eigenvalues are squares of these singular values).
 """
 
 import copy
@@ -19,6 +19,7 @@ import numpy as np
 
 from unclip_jax.evaluation.features import as_features, same_width
 
+FULL_RANK = 1e-10  # least Cholesky pivot, of the largest, that is surely no rounding
 FEW = 10_000  # below this the distance is biased upwards by more than it is worth
 
 
@@ -165,8 +166,20 @@ def warn_few(n, width, name="generated"):
 
 
 def _root_factor(cov):
-    """F (D, r) with F F^T = cov, without the directions that are only rounding."""
-    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    """F (D, r) with F F^T = cov, without the directions that are only rounding.
+
+    Cholesky where the covariance has full rank beyond doubt (a twentieth of the time),
+    else the eigenvectors, of which those of rounding are left out.
+    """
+    cov = (cov + cov.T) / 2
+    try:
+        factor = np.linalg.cholesky(cov)
+        pivots = np.diag(factor) ** 2
+        if pivots.min() > FULL_RANK * pivots.max():
+            return factor
+    except np.linalg.LinAlgError:  # a pivot is not positive
+        pass
+    values, vectors = np.linalg.eigh(cov)
     floor = max(values[-1], 0.0) * cov.shape[0] * np.finfo(np.float64).eps
     keep = values > floor
     return vectors[:, keep] * np.sqrt(values[keep])

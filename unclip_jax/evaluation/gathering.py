@@ -15,7 +15,7 @@ def gather_exactly(array):
     jax's own gathering turns float64 into float32 in silence; bytes go through
     unharmed, as uint32.
     """
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     if jax.process_count() == 1:
         return array[None]
     raw = array.tobytes()
@@ -24,7 +24,7 @@ def gather_exactly(array):
     everyone = np.asarray(multihost_utils.process_allgather(words))  # (P, words)
     count = array.nbytes
     rows = [np.frombuffer(row.tobytes()[:count], array.dtype) for row in everyone]
-    return np.stack(rows).reshape(-1, *array.shape)
+    return np.stack(rows).reshape(len(rows), *array.shape)
 
 
 def merge_statistics(statistics):

@@ -5,6 +5,7 @@ Everything here acts like an array of pictures: `len(images)`, `images[a:b]` is 
 """
 
 import concurrent.futures
+import io
 import os
 import pathlib
 
@@ -50,7 +51,10 @@ class Images:
 
     Attributes:
       fingerprint: hex sha256 of what the pictures are read from, and the crop.
+      threads: whether several pictures may be read at the same time.
     """
+
+    threads = True
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
@@ -71,8 +75,9 @@ class Images:
           ValueError: a picture cannot be read, or differs from the others in size.
         """
         numbers = range(len(self))[rows]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-            images = list(threads.map(self._read, numbers))
+        workers = os.cpu_count() if self.threads else 1
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            images = list(pool.map(self._read, numbers))
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             raise ValueError(
@@ -136,6 +141,7 @@ class SourceImages(Images):
 
     def __init__(self, source, indices, crop="", size=0):
         self._source, self.indices = source, np.asarray(indices)
+        self.threads = hasattr(source, "load")  # sources of files, which may
         which = [source.fingerprint, provenance.of_array(self.indices)]
         super().__init__(len(self.indices), provenance.of_json(which), crop, size)
 
@@ -146,7 +152,10 @@ class SourceImages(Images):
         return SourceImages(self._source, self.indices[:count], self._crop, self._size)
 
     def _picture(self, i):
-        return Image.fromarray(np.asarray(self._source[int(self.indices[i])]["image"]))
+        number = int(self.indices[i])
+        if self._crop and hasattr(self._source, "load"):  # before the source crops
+            return Image.open(io.BytesIO(self._source.load(number).image))
+        return Image.fromarray(np.asarray(self._source[number]["image"]))
 
 
 def open_images(path, crop="", size=0):

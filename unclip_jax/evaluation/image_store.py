@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 
+import jax
 import numpy as np
 
 _NAME = re.compile(r"images_(\d{8})_(\d{8})\.npz")
@@ -38,6 +39,9 @@ class ImageStore:
                 f"{images.shape}"
             )
         stop = start + len(images)
+        self._images.update(zip(range(start, stop), images, strict=True))
+        if jax.process_index():  # every process has all pictures; one writes
+            return
         path = self.folder / f"images_{start:08d}_{stop:08d}.npz"
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         with open(partial, "wb") as file:
@@ -45,7 +49,6 @@ class ImageStore:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        self._images.update(zip(range(start, stop), images, strict=True))
 
     def read(self):
         """All pictures: uint8 (count, H, W, 3).

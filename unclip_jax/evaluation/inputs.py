@@ -44,17 +44,23 @@ def read_examples(config, count):
     if keep is None:
         indices = select(len(source), count, config, "config.count")
     else:
-        captions = source.captions(len(source))
-        passing = np.array([i for i, c in enumerate(captions) if keep(c)], np.int64)
+        numbers = range(len(source))
+        passing = [i for i in numbers if keep(describe(source, i)["caption"])]
+        passing = np.array(passing, np.int64)
         chosen = select(len(passing), count, config, "config.count")
         indices = passing[chosen]
-    fields = []
-    for i in indices:
-        example = dict(source[int(i)])
-        example.pop("image")
-        fields.append(example)
+    fields = [describe(source, int(i)) for i in indices]
     images = SourceImages(source, indices, config.crop.name, config.crop.size)
     return Examples(source, indices, fields, images)
+
+
+def describe(source, i):
+    """Example i without its picture, which is not decoded where the source allows."""
+    if hasattr(source, "find_captions"):
+        return {"key": str(i), "caption": source.find_captions(i)[0]}
+    example = dict(source[i])
+    del example["image"]
+    return example
 
 
 def caption_filter(name):

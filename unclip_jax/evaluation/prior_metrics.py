@@ -1,7 +1,8 @@
 """How good are the image embeddings a prior draws from captions?
 
 All cosines are of raw CLIP embeddings.  `to_true` alone says little, because all
-embeddings of a CLIP lie in a narrow cone: read it against `to_random`.
+embeddings of a CLIP lie in a narrow cone: read it against `to_random`, and against the
+`to_true` of an embedding that knows of no caption, the mean of all (see priors.py).
 """
 
 import numpy as np
@@ -24,6 +25,7 @@ def prior_metrics(predicted, true, text):
       to_random      the same to another caption's picture (the baseline).
       to_text        mean cosine to the caption's embedding.
       true_to_text   the same of the true picture: what `to_text` should look like.
+      dot            mean dot product z_i . z_t, not normalised.
       norm_ratio     mean norm over the true pictures' mean norm.
       rank           mean rank of the own picture among all N, as a fraction of N
                      (0 best, 0.5 chance).
@@ -51,6 +53,7 @@ def prior_metrics(predicted, true, text):
         "to_random": float((everything - to_true.sum()) / (n * (n - 1))),
         "to_text": float(paired_cosine(predicted, text).mean()),
         "true_to_text": float(paired_cosine(true, text).mean()),
+        "dot": float(np.einsum("nd,nd->n", predicted, text).mean()),
         "norm_ratio": float(norms[0].mean() / max(norms[1].mean(), 1e-30)),
         "rank": float((ranks.mean() - 1) / (n - 1)),
         "top1": float(hits.mean()),

@@ -53,12 +53,14 @@ class Metric:
       quantities: name -> Quantity; the single quantity of a metric is named "".
       paired: whether it looks at captions; then its chance level is what mismatched
         captions score.
+      statistics: whether mean and covariance are all it wants of the reference.
       minimum: options -> the least number of pictures, known before any is made.
     """
 
     compute: Callable
     quantities: dict[str, Quantity]
     paired: bool = False
+    statistics: bool = False
     minimum: Callable = lambda options: 2
 
     def options(self, given, where):
@@ -218,6 +220,7 @@ REGISTRY: dict[str, Metric] = {
                 better="lower",
             )
         },
+        statistics=True,
     ),
     "fid": Metric(
         _fid,
@@ -228,6 +231,7 @@ REGISTRY: dict[str, Metric] = {
                 better="lower",
             )
         },
+        statistics=True,
     ),
     "inception_score": Metric(
         _inception_score,

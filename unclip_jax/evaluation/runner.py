@@ -37,6 +37,7 @@ from unclip_jax.evaluation.feature_store import FeatureStore
 from unclip_jax.evaluation.image_sets import CROPS, ArrayImages, open_images
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.pictures import Pictures
+from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.scoring import measure
 from unclip_jax.evaluation.statistics_file import GaussianStatistics
 from unclip_jax.generation import UnCLIP
@@ -87,7 +88,8 @@ def evaluate(
     """Run the evaluation a config describes; returns what results.json holds.
 
     Args:
-      config: see configs/icons/eval.py for every key.
+      config: see configs/icons/eval.py for every key, and priors.py for those of a
+        config of priors.
       workdir: folder for all outputs; made if needed.
       images: folder or npz of pictures made elsewhere, scored instead of drawing any;
         picture i belongs to caption i, where config.data names a source.
@@ -101,6 +103,8 @@ def evaluate(
       ValueError, FileNotFoundError: a config that cannot work, before any picture is
         made where that can be known.
     """
+    if "priors" in config:  # draws no pictures
+        return compare_priors(config, workdir, model=model, log=log)
     log = log or functools.partial(print, flush=True)
     config = complete(config)
     given = open_images(images) if images else None
@@ -111,6 +115,9 @@ def evaluate(
     asked = extractors.layers_asked(metrics, checked)
     workdir = pathlib.Path(workdir)
     if make_reference:
+        asked = extractors.layers_asked(
+            [m for m in metrics if m[1].statistics], checked
+        )
         return _make_reference(config, workdir, make_reference, checked, asked, log)
     examples = None
     if config.data.get("source"):
@@ -161,6 +168,8 @@ def _score(config, loaded, workdir, log, given=None, selected=None, write=False)
     pictures = Pictures(generated, fields, *shared, source, loaded.store)
     truth = Pictures(true, fields, *shared, source, loaded.store) if examples else None
     scores, per_picture, notes = measure(loaded.metrics, pictures, truth, log)
+    scores = {name: dataclasses.asdict(score) for name, score in scores.items()}
+    _name_conventions(scores, loaded)
     labels = {name: e.label for name, e in loaded.extractors.items()}
     notes += [f"{name}: {s}" for name, s in labels.items() if "NOT COMPARABLE" in s]
     if selected:
@@ -168,7 +177,7 @@ def _score(config, loaded, workdir, log, given=None, selected=None, write=False)
     results = {
         "format": "unclip_jax evaluation",
         "version": 1,
-        "scores": {name: dataclasses.asdict(score) for name, score in scores.items()},
+        "scores": scores,
         "warnings": notes,
         "provenance": {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -297,6 +306,16 @@ def _check_size(model, true):
             f"source's are {height}x{width}: set "
             f"config.data.image_size={model.image_size}, or config.crop"
         )
+
+
+def _name_conventions(scores, loaded):
+    """Say in each score's text whose features it is of: the number depends on them."""
+    for label, _, options in loaded.metrics:
+        extractor = options.get("features", extractors.OWN).partition("/")[0]
+        if extractor != extractors.OWN:
+            for name in scores:
+                if name.partition("/")[0] == label:
+                    scores[name]["text"] += f" [{loaded.extractors[extractor].label}]"
 
 
 def _about_captions(examples, count):

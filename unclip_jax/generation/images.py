@@ -1,9 +1,11 @@
-"""Pictures from files, cropped and scaled to what a model takes."""
+"""Pictures from files, scaled and cropped to what a model takes."""
 
 import os
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unclip_jax.interop.images import fit
 
 
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
@@ -32,18 +34,3 @@ def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
         raise FileNotFoundError(f"picture {str(path)!r} does not exist") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{str(path)!r} is not a readable picture: {error}") from error
-
-
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Centre square of uint8 (H, W, 3), scaled to (size, size, 3) bicubically.
-
-    Shrinking averages (no aliasing). A picture of the right size is left as it is.
-    """
-    if image.shape[:2] == (size, size):
-        return image
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]  # before scaling: no bleeding
-    scaled = Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(scaled)

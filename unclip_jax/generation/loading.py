@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from unclip_jax.interop import diffusers, native, parts
+from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.parts import Part
 from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
 
@@ -29,8 +29,9 @@ class Stack:
 
     @property
     def upsamplers(self) -> tuple[str, ...]:
-        """Names of the upsamplers, by rising resolution."""
+        """Names of the upsamplers, by rising resolution; not of their last networks."""
         names = [k for k in self.parts if native.kind_of(k) == "upsampler"]
+        names = [k for k in names if not k.endswith(native.LAST)]
         return tuple(sorted(names, key=lambda k: self.parts[k].module.image_size))
 
     def part(self, kind: str) -> Part:
@@ -47,7 +48,8 @@ def load_stack(
 ) -> Stack:
     """Reads those of the `wanted` parts that the export in `folder` has.
 
-    "upsampler" stands for all upsamplers, "upsampler_256" for that one.
+    "upsampler" stands for all upsamplers, "upsampler_256" for that one; each comes with
+    the network of its last step, if it has one.
 
     Every format that can be sampled from is recognised here and nowhere else.
 
@@ -63,10 +65,14 @@ def load_stack(
         stack = _read_native(folder, wanted, dtype)
     elif diffusers.is_pipeline(folder):
         stack = Stack(str(folder), *diffusers.read(folder, wanted, dtype))
+    elif public_clip.is_public_clip(folder):
+        part = public_clip.read_public_clip(folder, dtype)
+        tokenizer = read_tokenizer(folder, part.module.context_length)
+        stack = Stack(str(folder), {part.kind: part}, tokenizer)
     else:
         raise FileNotFoundError(
             f"{folder} is not a model: neither {native.INDEX} nor {diffusers.INDEX} in "
-            "it; make one with "
+            "it, nor the config of a public CLIP; make one with "
             f"`python -m unclip_jax.export --run=RUN --out={folder}`"
         )
     check_together(stack)
@@ -75,7 +81,7 @@ def load_stack(
 
 def _read_native(folder, wanted, dtype):
     have = native.read_index(folder)["parts"]
-    names = [k for w in wanted for k in have if w in (k, native.kind_of(k))]
+    names = [k for w in wanted for k in have if w in _asked_by(k)]
     read = {k: parts.read_native(folder, k, dtype) for k in names}
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
@@ -84,6 +90,10 @@ def _read_native(folder, wanted, dtype):
         path = native.part_folder(folder, native.TOKENIZER)
         tokenizer = read_tokenizer(path, length)
     return Stack(str(folder), read, tokenizer)
+
+
+def _asked_by(part):
+    return part, part.removesuffix(native.LAST), native.kind_of(part)
 
 
 def check_together(stack: Stack) -> None:
@@ -110,6 +120,13 @@ def check_together(stack: Stack) -> None:
                 f"the parts of {stack.origin} do not fit together: {after} enlarges "
                 f"pictures of {wanted} pixels, {before} makes them of {size}; leave "
                 "it out with `parts`, or add the one between"
+            )
+    for name in stack.upsamplers:
+        last = stack.parts.get(name + native.LAST)
+        if last is not None and last.module != stack.parts[name].module:
+            raise ValueError(
+                f"the parts of {stack.origin} do not fit together: {name} and "
+                f"{last.kind} must be models of the same fields"
             )
     conventions = {
         kind: part.config["embedding"]

@@ -23,6 +23,26 @@ class Manipulations:
     `decode`. Pictures come back as uint8 (..., S, S, 3), S = image_size.
     """
 
+    def zero_shot(
+        self, images, labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> np.ndarray:
+        """Probabilities (N, labels) of the labels for images (Radford et al. 2021).
+
+        A label's text embedding is the mean of its unit embeddings in the templates,
+        e.g. "a photo of a {}". Raises ValueError for a template without "{}".
+        """
+        labels, templates = checks.prompts(labels), checks.prompts(templates)
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} for the label")
+        texts = [t.replace("{}", label) for label in labels for t in templates]
+        text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
+        cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
+        clip = self.stack.part("clip")
+        logits = cosine * min(np.exp(float(clip.params["logit_scale"])), 100.0)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True)
+
     def fit_for_decoder(self, images) -> np.ndarray:
         """uint8 pictures of any sizes -> (N, s, s, 3), s = draw_size."""
         return np.stack([fit(i, self.draw_size) for i in checks.pictures(images)])
@@ -166,3 +186,7 @@ def _flat_slerp(a, b, t):
     n, *shape = a.shape
     mixed = slerp(a.reshape(n, 1, -1), b.reshape(n, 1, -1), t)
     return mixed.reshape(n * len(t), *shape)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-12)

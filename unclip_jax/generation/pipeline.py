@@ -195,6 +195,7 @@ def draw_images(
     clip_image,
     no_clip,
     tokens,
+    clip_caption,
     seed,
     indices,
     scale,
@@ -220,6 +221,8 @@ def draw_images(
       clip_image: (B, D) raw image embeddings.
       no_clip: (B,) bool; True rows see the null embedding instead.
       tokens: (B, L) int32.
+      clip_caption: (clip_text (B, D), text_states (B, L, W)) for a decoder whose
+        caption is "clip_states", else (None, None).
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `guided`.
@@ -231,7 +234,7 @@ def draw_images(
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
     """
     sched = _schedule(decoder)
-    condition = clip_image, no_clip, tokens
+    condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound must be undone without one; predictions
     # that guidance has pushed out of the range of pictures need it
     exact = canvas.x_T is not None and not guided
@@ -265,6 +268,7 @@ def invert_images(
     clip_image,
     no_clip,
     tokens,
+    clip_caption,
     scale,
     *,
     steps: int,
@@ -282,7 +286,7 @@ def invert_images(
       x_T, float32 (B, S, S, 3).
     """
     sched = _schedule(decoder)
-    condition = clip_image, no_clip, tokens
+    condition = clip_image, no_clip, tokens, clip_caption
     predict = _denoiser(decoder, params, condition, scale if guided else 1, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, steps)
     return samplers.ddim_inversion(predict, sched, images, timesteps)
@@ -298,8 +302,8 @@ def _denoiser(decoder, params, condition, scale, bound):
     sched, kind = _schedule(decoder), decoder.config["diffusion"]["prediction"]
 
     def model(x, t, condition, drop):
-        clip_image, no_clip, tokens = condition
-        inputs = x, t, clip_image, tokens, drop | no_clip, drop
+        clip_image, no_clip, tokens, caption = condition
+        inputs = x, t, clip_image, tokens, drop | no_clip, drop, *caption
         return decoder.module.apply({"params": params}, *inputs)
 
     denoise = guidance.classifier_free(model, condition, scale)
@@ -307,9 +311,18 @@ def _denoiser(decoder, params, condition, scale, bound):
 
 
 def enlarge_images(
-    upsampler: Part, params, images, seed, indices, *, steps: int, rounded: bool = True
+    upsampler: Part,
+    params,
+    images,
+    seed,
+    indices,
+    last=None,
+    *,
+    steps: int,
+    sampler: str = "ddim",
+    rounded: bool = True,
 ):
-    """Larger pictures of the same, from an upsampler, by DDIM without guidance.
+    """Larger pictures of the same, from an upsampler, without guidance.
 
     Args:
       upsampler: the upsampler (its params are not looked at).
@@ -317,16 +330,22 @@ def enlarge_images(
       images: float32 (B, h, w, 3) in [-1, 1].
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      steps, rounded: static.
+      last: parameters that take the final step instead (Karlo's second network).
+      steps, sampler, rounded: static.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
     sched = _schedule(upsampler)
+    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
 
     def predict(x, t):
-        output = module.apply({"params": params}, x, t, images)
+        weights = params
+        if last is not None:
+            is_last = t[0] == timesteps[-1]
+            weights = jax.lax.cond(is_last, lambda: last, lambda: params)
+        output = module.apply({"params": weights}, x, t, images)
         return process.interpret(sched, diffusion["prediction"], x, t, output, 1.0)
 
     scale = module.image_size // module.low_res_size
@@ -334,6 +353,5 @@ def enlarge_images(
     stream = UPSAMPLER, module.image_size
     x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
     step_keys = keys_of(seed, indices, *stream, STEPS)
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
-    large = samplers.ddim(predict, sched, x_T, timesteps, step_keys)
+    large = samplers.SAMPLERS[sampler](predict, sched, x_T, timesteps, step_keys)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)

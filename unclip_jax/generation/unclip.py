@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from unclip_jax.diffusion import samplers
 from unclip_jax.generation import checks, pipeline
-from unclip_jax.generation.images import fit
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.programs import Programs
 from unclip_jax.interop import native
+from unclip_jax.interop.images import fit
 from unclip_jax.parallel.mesh import make_mesh
 
 Progress = Callable[[int, int], None]  # (rows done, of all): at first, after each batch
@@ -99,26 +99,6 @@ class UnCLIP(Manipulations):
             progress,
         )
 
-    def zero_shot(
-        self, images, labels: Sequence[str], templates: Sequence[str] = ("{}",)
-    ) -> np.ndarray:
-        """Probabilities (N, labels) of the labels for images (Radford et al. 2021).
-
-        A label's text embedding is the mean of its unit embeddings in the templates,
-        e.g. "a photo of a {}". Raises ValueError for a template without "{}".
-        """
-        labels, templates = checks.prompts(labels), checks.prompts(templates)
-        for template in templates:
-            if "{}" not in template:
-                raise ValueError(f"template {template!r} has no {{}} for the label")
-        texts = [t.replace("{}", label) for label in labels for t in templates]
-        text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
-        cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
-        clip = self.stack.part("clip")
-        logits = cosine * min(np.exp(float(clip.params["logit_scale"])), 100.0)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        return odds / odds.sum(1, keepdims=True)
-
     def text2image(
         self,
         prompts: str | Sequence[str],
@@ -126,10 +106,11 @@ class UnCLIP(Manipulations):
         prior_guidance: float = 4.0,
         decoder_guidance: float = 8.0,
         num_candidates: int = 2,
-        prior_steps: int = 64,
-        decoder_steps: int = 50,
-        prior_sampler: str = "ddpm",
-        decoder_sampler: str = "ddim",
+        prior_steps: int | None = None,
+        decoder_steps: int | None = None,
+        upsampler_steps: int | None = None,
+        prior_sampler: str | None = None,
+        decoder_sampler: str | None = None,
         eta: float = 0.0,
         prior: str = "auto",
         temperature: float = 1.0,
@@ -147,8 +128,10 @@ class UnCLIP(Manipulations):
           prior_guidance, decoder_guidance: classifier-free guidance; 1 is none.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
-          prior_steps, decoder_steps: sampling steps of diffusion.
-          prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS.
+          prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion.
+            None is what the model says is usual for it, else 64, 50 and 27.
+          prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS; None is
+            what the model says, else "ddpm" and "ddim".
           eta: noise of the decoder's DDIM steps.
           prior: "diffusion" or "autoregressive"; "auto" is the one that the export
             has, the diffusion prior if both.
@@ -173,7 +156,9 @@ class UnCLIP(Manipulations):
         kind, embed = self._prior(
             prior, prior_guidance, num_candidates, diffusion, codes
         )
-        decode = self._decoder(decoder_guidance, decoder_steps, decoder_sampler)
+        decode = self._decoder(
+            decoder_guidance, decoder_steps, decoder_sampler, upsampler_steps
+        )
         eta = np.float32(checks.number("eta", eta, 0))
         seed = _seed(seed)
         tokens = self._tokens(prompts)
@@ -194,8 +179,8 @@ class UnCLIP(Manipulations):
         seed: int = 0,
         guidance: float = 4.0,
         num_candidates: int = 2,
-        steps: int = 64,
-        sampler: str = "ddpm",
+        steps: int | None = None,
+        sampler: str | None = None,
         prior: str = "auto",
         temperature: float = 1.0,
         top_k: int = 0,
@@ -222,8 +207,8 @@ class UnCLIP(Manipulations):
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
         guidance: float = 8.0,
-        steps: int = 50,
-        sampler: str = "ddim",
+        steps: int | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         first: int = 0,
         noise: np.ndarray | None = None,
@@ -295,8 +280,10 @@ class UnCLIP(Manipulations):
             guided=scale != 1,
         )
 
+        read = self._caption_reader()
+
         def invert(params, x, rows):
-            return run(params, x, *rows, np.float32(scale))
+            return run(params, x, *read(rows), np.float32(scale))
 
         return self._map(invert, ("decoder",), (_unit_range(images), rows), progress)
 
@@ -326,8 +313,18 @@ class UnCLIP(Manipulations):
         return embeddings, np.full(n, null), tokens
 
     def _steps(self, kind, steps):
-        most = self.stack.part(kind).config["diffusion"]["num_steps"]
+        diffusion = self.stack.part(kind).config["diffusion"]
+        most = diffusion["num_steps"]
+        if steps is None:
+            usual = {"prior": 64, "decoder": 50}.get(kind, 27)
+            steps = min(diffusion.get("sampling_steps", usual), most)
         return checks.integer(f"{kind} steps", steps, 1, most)
+
+    def _sampler(self, kind, sampler):
+        if sampler is None:
+            usual = {"prior": "ddpm"}.get(kind, "ddim")
+            sampler = self.stack.part(kind).config["diffusion"].get("sampler", usual)
+        return checks.sampler(f"{kind} sampler", sampler)
 
     def _tokens(self, prompts) -> np.ndarray:
         prompts = checks.prompts(prompts)
@@ -370,7 +367,7 @@ class UnCLIP(Manipulations):
             pipeline.draw_embeddings,
             "prior",
             steps=self._steps("prior", steps),
-            sampler=checks.sampler("prior sampler", sampler),
+            sampler=self._sampler("prior", sampler),
             **static,
         )
 
@@ -400,36 +397,53 @@ class UnCLIP(Manipulations):
 
         return run
 
-    def _decoder(self, scale, steps, sampler):
+    def _decoder(self, scale, steps, sampler, upsampler_steps=None):
         """(params of _painters, conditions, seed, indices, eta, canvas) -> images."""
         scale = checks.number("decoder guidance", scale)
         draw = self._program(
             pipeline.draw_images,
             "decoder",
             steps=self._steps("decoder", steps),
-            sampler=checks.sampler("decoder sampler", sampler),
+            sampler=self._sampler("decoder", sampler),
             guided=scale != 1,
             rounded=self._painters[-1] == "decoder",
         )
+        read, names = self._caption_reader(), self._painters[1:]
         larger = [
             self._program(
                 pipeline.enlarge_images,
                 name,
-                steps=self.stack.part(name).config["diffusion"]["sampling_steps"],
+                steps=self._steps(name, upsampler_steps),
+                sampler=self._sampler(name, None),
                 rounded=self._painters[-1] == name,
             )
-            for name in self._painters[1:]
+            for name in names
         ]
 
         def run(params, conditions, seed, indices, eta, canvas):
             first, *rest = params
             noisy = seed, indices, np.float32(scale), eta, canvas
-            images = draw(first, *conditions, *noisy)
-            for enlarge, weights in zip(larger, rest, strict=True):
-                images = enlarge(weights, images, seed, indices)
+            images = draw(first, *read(conditions), *noisy)
+            for name, enlarge, weights in zip(names, larger, rest, strict=True):
+                last = name + native.LAST
+                last = self._placed(last) if last in self.stack.parts else None
+                images = enlarge(weights, images, seed, indices, last)
             return images
 
         return run
+
+    def _caption_reader(self):
+        """(.., tokens) -> (.., tokens, what the decoder needs of CLIP for them)."""
+        if self.stack.part("decoder").module.caption != "clip_states":
+            return lambda conditions: (*conditions, (None, None))
+        encode = self._program(pipeline.encode_text, "clip")
+        states = self._program(pipeline.text_states, "clip")
+
+        def read(conditions):
+            clip, tokens = self._placed("clip"), conditions[-1]
+            return *conditions, (encode(clip, tokens), states(clip, tokens))
+
+        return read
 
     def _map(self, function, kinds, arrays, progress) -> np.ndarray:
         """function(*params of kinds, *rows) over batches of the arrays' rows.
@@ -467,7 +481,3 @@ def _indices(first: int, count: int) -> np.ndarray:
 
 def _unit_range(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / 127.5 - 1
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-12)

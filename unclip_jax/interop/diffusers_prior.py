@@ -14,7 +14,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.interop import mapping, weights
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
 from unclip_jax.interop.mapping import LEAD_1, LEAD_2, Entry
-from unclip_jax.models.prior import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 STEM = "diffusion_pytorch_model"
 CLASS = "PriorTransformer"
@@ -97,7 +97,7 @@ def load_prior(
 
     Returns:
       (part config, parameters). The parameters lack the empty caption: give it with
-      models.prior.with_empty_caption.
+      models.clip_caption.with_empty_caption.
 
     Raises:
       FileNotFoundError: a file is missing.

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unclip_jax.interop import diffusers, native, parts
+from unclip_jax.interop import diffusers, native, parts, public_clip
 
-FORMATS = ("native", "diffusers")
+FORMATS = ("native", "diffusers", *public_clip.FORMATS)
 
 
 def export(
@@ -33,8 +33,8 @@ def export(
       A sentence that says what was written.
 
     Raises:
-      ValueError: unknown format; parameters that do not fit the run's config; a part
-        of another CLIP than those in `folder`.
+      ValueError: unknown format, or one that is for a CLIP only; parameters that do
+        not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
     if format not in FORMATS:
@@ -55,6 +55,9 @@ def export(
     if format == "diffusers":
         diffusers.write_part(folder, part, tokenizer=tokenizer)
         return f"{what} to {folder}, for diffusers"
+    if format in public_clip.FORMATS:
+        public_clip.write_public_clip(folder, part, tokenizer, format)
+        return f"{what} to {folder}, for {format}"
     native.write_part(folder, kind, config, params, kept)
     if tokenizer is not None:
         native.write_tokenizer(folder, tokenizer)

@@ -30,13 +30,16 @@ INDEX = "unclip.json"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PARTS = ("clip", "prior", "ar_prior", "decoder")
-KINDS = (*PARTS, "upsampler")  # parts upsampler_64, upsampler_256, ... by resolution
+# parts upsampler_64, upsampler_256, ... by resolution; upsampler_256_last is a second
+# network that takes the final step of upsampler_256 (Karlo's super-resolution)
+KINDS = (*PARTS, "upsampler")
+LAST = "_last"
 TOKENIZER = "tokenizer"
 
 
 def kind_of(part: str) -> str:
     """What a part holds: "upsampler" in "upsampler_256", else what its name says."""
-    return "upsampler" if re.fullmatch(r"upsampler_\d+", part) else part
+    return "upsampler" if re.fullmatch(rf"upsampler_\d+({LAST})?", part) else part
 
 
 def is_export(folder: str | os.PathLike) -> bool:

@@ -12,8 +12,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# How captions enter a prior or a decoder: read by a part of their own, or by CLIP.
+CAPTIONS = ("tokens", "clip_states")
 # The parameters that hold what CLIP makes of the empty caption.
 EMPTY_CAPTION = ("empty_text_states", "empty_clip_text")
+
+
+def check_caption(caption: str, where: str) -> None:
+    """Raises ValueError unless `caption` is one of CAPTIONS."""
+    if caption not in CAPTIONS:
+        raise ValueError(
+            f"{where}: caption {caption!r}, expected one of {', '.join(CAPTIONS)}"
+        )
 
 
 def with_empty_caption(params: Mapping[str, Any], text_states, clip_text):
@@ -24,7 +34,7 @@ def with_empty_caption(params: Mapping[str, Any], text_states, clip_text):
       text_states: (L, W) CLIP's states of the tokens of "".
       clip_text: (D,) its raw embedding.
     """
-    values = text_states.reshape(-1), clip_text
+    values = text_states, clip_text
     return {**params, **dict(zip(EMPTY_CAPTION, values, strict=True))}
 
 
@@ -34,13 +44,9 @@ def make_empty_caption(module: nn.Module, length: int, width: int, dim: int):
     Returns:
       (states (L, W), embedding (D,)).
     """
-    # the states are kept as one vector, which weight decay leaves alone
-    sizes = length * width, dim
-    states, clip_text = (
-        jax.lax.stop_gradient(module.param(name, nn.initializers.zeros, (size,)))
-        for name, size in zip(EMPTY_CAPTION, sizes, strict=True)
-    )
-    return states.reshape(length, width), clip_text
+    shapes = zip(EMPTY_CAPTION, ((length, width), (dim,)), strict=True)
+    zeros = nn.initializers.zeros
+    return jax.lax.stop_gradient([module.param(n, zeros, shape) for n, shape in shapes])
 
 
 def drop_clip_captions(text_states, clip_text, drop, empty):
@@ -55,12 +61,12 @@ def drop_clip_captions(text_states, clip_text, drop, empty):
     """
     if text_states is None or clip_text is None:
         raise ValueError(
-            "a model whose caption is 'clip_states' takes the captions' clip_text and "
-            "text_states: encode them with CLIP first"
+            "a model with caption 'clip_states' needs text_states and clip_text: "
+            "encode the captions with CLIP first"
         )
     states, embedding = empty
-    states = states[: text_states.shape[1]].astype(text_states.dtype)
+    length = text_states.shape[1]
     return (
-        jnp.where(drop[:, None, None], states, text_states),
+        jnp.where(drop[:, None, None], states[:length], text_states),
         jnp.where(drop[:, None], embedding, clip_text),
     )

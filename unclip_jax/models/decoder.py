@@ -15,15 +15,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from unclip_jax.models import layers
-from unclip_jax.models.clip_caption import drop_clip_captions, make_empty_caption
+from unclip_jax.models.clip_caption import (
+    check_caption,
+    drop_clip_captions,
+    make_empty_caption,
+)
 from unclip_jax.models.text_transformer import (
     TextTransformer,
     drop_captions,
     text_mask,
 )
 from unclip_jax.models.unet import UNet
-
-CAPTIONS = ("tokens", "clip_states")
 
 
 class Decoder(nn.Module):
@@ -48,7 +50,7 @@ class Decoder(nn.Module):
     text_width: int
     text_depth: int = 0
     text_heads: int = 0
-    caption: str = "tokens"  # one of CAPTIONS
+    caption: str = "tokens"  # one of clip_caption.CAPTIONS
     text_states_width: int | None = None  # of CLIP's text states; None: embed_dim
     head_channels: int = 64
     patch_size: int = 1
@@ -63,11 +65,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        if self.caption not in CAPTIONS:
-            raise ValueError(
-                f"decoder: caption {self.caption!r}, expected one of "
-                f"{', '.join(CAPTIONS)}"
-            )
+        check_caption(self.caption, "decoder")
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
         self.null_clip_image = self.param(
             "null_clip_image", nn.initializers.zeros, (self.embed_dim,)

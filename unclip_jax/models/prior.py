@@ -9,30 +9,18 @@ output predicts the un-noised embedding. The caption enters in one of two forms:
                  Kandinsky, diffusers' PriorTransformer
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from unclip_jax.models import layers
+from unclip_jax.models.clip_caption import (
+    check_caption,
+    drop_clip_captions,
+    make_empty_caption,
+)
 from unclip_jax.models.text_transformer import drop_captions, text_mask
-
-CAPTIONS = ("tokens", "clip_states")
-# Parameters that only "clip_states" has: what CLIP makes of the empty caption.
-EMPTY_CAPTION = ("empty_text_states", "empty_clip_text")
-
-
-def with_empty_caption(params: Mapping[str, Any], text_states, clip_text):
-    """The parameters with what the frozen CLIP makes of the empty caption.
-
-    Args:
-      params: of a prior of the form "clip_states".
-      text_states: (L, W) CLIP's states of the tokens of "".
-      clip_text: (D,) its raw embedding.
-    """
-    return {**params, "empty_text_states": text_states, "empty_clip_text": clip_text}
 
 
 class DiffusionPrior(nn.Module):
@@ -40,7 +28,7 @@ class DiffusionPrior(nn.Module):
 
     In the form "clip_states" the unconditional model sees what CLIP makes of the empty
     caption. That is kept in parameters that no gradient reaches, to be given with
-    `with_empty_caption`; they start as zeros.
+    `clip_caption.with_empty_caption`; they start as zeros.
     """
 
     embed_dim: int
@@ -50,7 +38,7 @@ class DiffusionPrior(nn.Module):
     width: int
     depth: int
     num_heads: int
-    caption: str = "tokens"  # one of CAPTIONS
+    caption: str = "tokens"  # one of clip_caption.CAPTIONS
     text_width: int | None = None  # of CLIP's text states; None: embed_dim
     dropout: float = 0.0
     unit_norm: bool = False
@@ -59,10 +47,7 @@ class DiffusionPrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        if self.caption not in CAPTIONS:
-            raise ValueError(
-                f"prior: caption {self.caption!r}, expected one of {CAPTIONS}"
-            )
+        check_caption(self.caption, "prior")
         init = nn.initializers.normal(0.02)
         dense = {"dtype": self.dtype}
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
@@ -77,11 +62,12 @@ class DiffusionPrior(nn.Module):
             self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
         else:
             self.text_states_in = nn.Dense(self.width, **dense)
-            states = self.context_length, self.text_width or self.embed_dim
-            shapes = zip(EMPTY_CAPTION, (states, (self.embed_dim,)), strict=True)
-            zeros = nn.initializers.zeros
-            empty = [self.param(name, zeros, shape) for name, shape in shapes]
-            self.empty_caption = jax.lax.stop_gradient(empty)
+            self.empty_caption = make_empty_caption(
+                self,
+                self.context_length,
+                self.text_width or self.embed_dim,
+                self.embed_dim,
+            )
         self.clip_text_in = nn.Dense(self.width, **dense)
         self.clip_image_in = nn.Dense(self.width, **dense)
         self.time_1 = nn.Dense(self.width, **dense)
@@ -140,16 +126,13 @@ class DiffusionPrior(nn.Module):
         b, length = tokens.shape
         tokens = drop_captions(tokens, drop, self.eot_id)
         if self.caption == "tokens":
-            empty_clip_text = self.null_clip_text
+            clip_text = jnp.where(drop[:, None], self.null_clip_text, clip_text)
             caption = self.token_embedding(tokens)  # (B, L, W)
-        elif text_states is None:
-            raise ValueError('a prior with caption "clip_states" needs text_states')
         else:
-            empty, empty_clip_text = self.empty_caption
-            drop_states = drop[:, None, None]
-            text_states = jnp.where(drop_states, empty[:length], text_states)
+            text_states, clip_text = drop_clip_captions(
+                text_states, clip_text, drop, self.empty_caption
+            )
             caption = self.text_states_in(text_states)  # (B, L, W)
-        clip_text = jnp.where(drop[:, None], empty_clip_text, clip_text)
         time = layers.timestep_embedding(t, self.width).astype(self.dtype)
         time = self.time_2(nn.silu(self.time_1(time)))
         query = jnp.broadcast_to(self.query.astype(self.dtype), (b, self.width))

@@ -117,9 +117,13 @@ class AttentionBlock(nn.Module):
 class UNet(nn.Module):
     """x (B, S, S, C) -> (B, S, S, out_channels) float32.
 
-    `num_res_blocks` is one number, or one per level (an "efficient" UNet has more
-    at low resolution). `attention_resolutions` are sides of the feature map, in
-    pixels after patching. `patch_size` > 1 folds patches into channels first.
+    `num_res_blocks` is one number, or one per level. `attention_resolutions` are sides
+    of the feature map, in pixels after patching. `patch_size` > 1 folds patches into
+    channels first: down-sampling before any block. An "efficient" UNet does that and
+    has its blocks where pictures are small: patches of 2 and (2, 3, 3, 4) blocks
+    instead of 3 everywhere are 11% more parameters and 1 / 4.2 of the arithmetic of
+    Karlo's decoder. `remat` computes each block again in the backward pass instead of
+    keeping what is inside it.
     """
 
     image_size: int

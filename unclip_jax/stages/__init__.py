@@ -7,6 +7,7 @@ A stage is a frozen dataclass made from (config, data_info) with
     loss(params, rng, batch, step) -> (scalar float32, {name: scalar})
     preview(params, rng, batch) -> uint8 (N, H, W, 3) or None
     export() -> {"part", "config"}          what rebuilds the model for sampling
+    embed(params, rng, batch) -> {name: (B, D)}     optional, for config.evaluators
 
 The training loop knows nothing else about it. To add one, write
 stages/<name>.py with a `Stage` class and name it in a config.
@@ -20,12 +21,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unclip_jax.models.prior import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
 # What embed must be told for records to have a field that it leaves out.
-_FLAGS = {"text_width": " --config.text_states=True"}
+_FLAGS = dict.fromkeys(
+    ("text_width", "text_states_width"), " --config.text_states=True"
+)
 
 
 def names() -> list[str]:
@@ -84,19 +87,27 @@ def compute_dtype(config):
 def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
     """Writes the embedding convention into params["space"] (see EmbeddingSpace).
 
-    "standardize" takes the records' per-dimension mean and std (Karlo, Kandinsky);
+    "standardize" takes the records' per-dimension mean and std (the priors of Karlo and
+    Kandinsky); "raw" leaves embeddings as CLIP makes them (their decoders);
     "unit_17.2" is the paper's, for which the module is built with unit_norm.
     """
     space = params["space"]
     if convention == "standardize":
+        if data_info.get("embedding_convention") == "unit":
+            raise ValueError(
+                "the records' image embeddings have norm 1 (clip-retrieval's), which "
+                "CLIP's own have not: set stage_options.embedding='unit_17.2'"
+            )
         mean = jnp.asarray(data_info["embedding_mean"], jnp.float32)
         std = jnp.asarray(data_info["embedding_std"], jnp.float32).clip(1e-6)
+    elif convention == "raw":
+        mean, std = space["mean"], space["std"]
     elif convention == "unit_17.2":
         mean, std = space["mean"], jnp.full_like(space["std"], 1 / 17.2)
     else:
         raise ValueError(
-            f"stage_options.embedding {convention!r}: expected 'standardize' or "
-            "'unit_17.2'"
+            f"stage_options.embedding {convention!r}: expected 'standardize', "
+            "'raw' or 'unit_17.2'"
         )
     return {**params, "space": {"mean": mean, "std": std}}
 

@@ -1,4 +1,8 @@
-"""Stage decoder: CLIP embedding and caption -> picture (paper, section 2.1)."""
+"""Stage decoder: CLIP embedding and caption -> picture (paper, section 2.1).
+
+With model.caption="clip_states" the records give the frozen CLIP's text states and text
+embedding too.
+"""
 
 import dataclasses
 from typing import Any
@@ -9,6 +13,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.models.clip_caption import with_empty_caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +53,33 @@ class Stage:
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
-        wanted = ("image_size", "embed_dim", "vocab_size", "context_length", "eot_id")
+        wanted = ["image_size", "embed_dim", "vocab_size", "context_length", "eot_id"]
+        on_states = config.model.get("caption") == "clip_states"
+        if on_states:
+            wanted.append("text_states_width")
+            # of the data; the model's own text_width is its UNet's
+            data_info = {**data_info, "text_states_width": data_info.get("text_width")}
         fields = stages.model_fields(config, data_info, wanted)
         fields["unit_norm"] = options.embedding == "unit_17.2"
-        side = fields["image_size"]
+        side, length, dim = (
+            fields[name] for name in ("image_size", "context_length", "embed_dim")
+        )
+        batch_spec = {
+            "image": ((side, side, 3), "uint8"),
+            "tokens": ((length,), "int32"),
+            "clip_image": ((dim,), "float32"),
+        }
+        if on_states:
+            width = fields["text_states_width"]
+            batch_spec["clip_text"] = ((dim,), "float32")
+            batch_spec["text_states"] = ((length, width), "float16")
         return cls(
             model=models.build("decoder", fields, stages.compute_dtype(config)),
             fields=fields,
             diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
             options=options,
             data_info=data_info,
-            batch_spec={
-                "image": ((side, side, 3), "uint8"),
-                "tokens": ((fields["context_length"],), "int32"),
-                "clip_image": ((fields["embed_dim"],), "float32"),
-            },
+            batch_spec=batch_spec,
         )
 
     def init(self, rng):
@@ -76,7 +93,12 @@ class Stage:
             batch["tokens"],
             drop,
             drop,
+            *_captions_of_clip(batch),
         )["params"]
+        if "text_states" in batch:
+            info = self.data_info
+            empty = info["empty_text_states"], info["empty_clip_text"]
+            params = with_empty_caption(params, *map(jnp.asarray, empty))
         return stages.with_embedding_space(
             params, self.options.embedding, self.data_info
         )
@@ -101,6 +123,7 @@ class Stage:
             batch["tokens"],
             stages.bernoulli(rngs[2], self.options.drop_clip, b),
             stages.bernoulli(rngs[3], self.options.drop_text, b),
+            *_captions_of_clip(batch),
             deterministic=False,
             rngs={"dropout": rngs[4]},
         )
@@ -124,12 +147,11 @@ class Stage:
         )
 
         def model(x, t, cond, drop):
-            clip_image, tokens = cond
-            return self.model.apply(
-                {"params": params}, x, t, clip_image, tokens, drop, drop
-            )
+            clip_image, tokens, captions = cond
+            inputs = x, t, clip_image, tokens, drop, drop, *captions
+            return self.model.apply({"params": params}, *inputs)
 
-        cond = batch["clip_image"], batch["tokens"]
+        cond = batch["clip_image"], batch["tokens"], _captions_of_clip(batch)
         guided = guidance.classifier_free(model, cond, self.options.preview_guidance)
 
         def predict(x, t):
@@ -153,3 +175,8 @@ class Stage:
                 "embedding": self.options.embedding,
             },
         }
+
+
+def _captions_of_clip(batch):
+    """(clip_text, text_states) of a batch, (None, None) where the records lack them."""
+    return batch.get("clip_text"), batch.get("text_states")

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
-from unclip_jax.diffusion import process, schedule
-from unclip_jax.models.prior import with_empty_caption
+from unclip_jax.diffusion import process, samplers, schedule
+from unclip_jax.models.clip_caption import with_empty_caption
+
+EMBED_STEPS = 16  # of sampling for evaluators: numbers to compare, not pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,33 @@ class Stage:
                 predicted, jnp.roll(raw, 1, 0)
             ).mean(),
         }
+
+    def embed(self, params, rng, batch):
+        """{"predicted", "true", "text"}, (B, D) each: drawn without guidance, by DDIM.
+
+        No bound on x0 unless the config has one.
+        """
+        variables = {"params": params}
+        sched = schedule.make_schedule(
+            self.diffusion.schedule, self.diffusion.num_steps
+        )
+        true, text = batch["clip_image"], batch["clip_text"]
+        keep = jnp.zeros(true.shape[:1], bool)  # drops no caption
+
+        def predict(z, t):
+            output = self.model.apply(
+                variables, z, t, batch["tokens"], text, keep, batch.get("text_states")
+            )
+            kind, bound = self.diffusion.prediction, self.diffusion.clip
+            return process.interpret(sched, kind, z, t, output, bound)
+
+        keys = jax.random.split(rng, true.shape[0])
+        steps = schedule.strided_timesteps(sched.num_steps, EMBED_STEPS)
+        z = samplers.ddim(
+            predict, sched, samplers.normal(keys, true.shape[1:]), steps, keys
+        )
+        predicted = self.model.apply(variables, z, method="denormalize")
+        return {"predicted": predicted, "true": true, "text": text}
 
     def preview(self, params, rng, batch):
         """The prior draws embeddings, not pictures."""

@@ -51,7 +51,15 @@ class Diffusion:
     num_steps: int = 1000
     prediction: str = "epsilon"
     min_snr_gamma: float | None = None
-    sampling_steps: int = 27  # of DDIM, in previews and by default in generation
+    sampling_steps: int = 27  # in previews and by default in generation
+    sampler: str = "ddim"  # likewise, a name in diffusion.samplers.SAMPLERS
+
+    def __post_init__(self):
+        if self.sampler not in samplers.SAMPLERS:
+            raise ValueError(
+                f"config.diffusion.sampler {self.sampler!r}: expected one of "
+                f"{', '.join(samplers.SAMPLERS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +171,8 @@ class Stage:
         x_T = samplers.normal(keys, shape[1:])
         count = self.diffusion.sampling_steps
         steps = schedule.strided_timesteps(sched.num_steps, count)
-        drawn = process.to_uint8(samplers.ddim(predict, sched, x_T, steps, keys))
+        run = samplers.SAMPLERS[self.diffusion.sampler]
+        drawn = process.to_uint8(run(predict, sched, x_T, steps, keys))
         given = process.to_uint8(low_res)
         given = given.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
         return jnp.stack([given, drawn], axis=1).reshape(-1, *shape[1:])

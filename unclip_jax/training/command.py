@@ -10,17 +10,18 @@ import jax
 from unclip_jax.parallel import processes
 
 
-def train(args) -> None:
+def train(args, load_initial) -> None:
     """Joins the other processes, if there are any, then trains.
 
     Args:
       args: the flags of unclip_jax.train.
+      load_initial: see loop.train.
     """
 
     def run():
         from unclip_jax.training import loop  # after joining: it may touch the devices
 
-        loop.train(args.config, args.workdir)
+        loop.train(args.config, args.workdir, load_initial=load_initial)
 
     together(
         run,

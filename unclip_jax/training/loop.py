@@ -1,7 +1,7 @@
 """The one training loop. It knows a stage only by its contract (see stages/).
 
-Order within an iteration: save, preview, next batch, step; so that what is saved is
-exactly what a resumed run starts from. To resume a run, start it again.
+Order within an iteration: save, preview, evaluate, next batch, step; so that what is
+saved is exactly what a resumed run starts from. To resume a run, start it again.
 """
 
 import dataclasses
@@ -17,7 +17,14 @@ from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.parallel import sharding
-from unclip_jax.training import optimizer, preflight, program, run_folder, state
+from unclip_jax.training import (
+    evaluators,
+    optimizer,
+    preflight,
+    program,
+    run_folder,
+    state,
+)
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.progress import Progress, duration
@@ -41,6 +48,10 @@ KEYS = (
     "log_every",
     "checkpoint",
     "preview",
+)
+OPTIONAL = (
+    "init_from",  # folder of the parameters to start from
+    "evaluators",  # see training/evaluators.py
 )
 
 
@@ -71,7 +82,8 @@ class MeshOptions:
 
 def check_config(config) -> None:
     """Refuses what the loop does not know or cannot use, before anything is made."""
-    config_lib.check_keys(config, KEYS, "config")
+    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
+    evaluators.check(config)
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
@@ -86,14 +98,18 @@ def check_config(config) -> None:
         raise ValueError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
 
 
-def train(config, workdir, *, stage=None, data=None, stream=None) -> state.TrainState:
+def train(
+    config, workdir, *, stage=None, data=None, stream=None, load_initial=None
+) -> state.TrainState:
     """Trains a stage from a config, or goes on with the run in `workdir`.
 
     Args:
-      config: see configs/; every key of KEYS.
+      config: see configs/; every key of KEYS, any of OPTIONAL.
       workdir: folder of the run.
       stage, data: instead of those the config names.
       stream: where progress goes; standard output by default.
+      load_initial: (config.init_from, meta of the run) -> parameters to start from;
+        those it leaves out are as the stage makes them.
 
     Returns:
       The final state, on the devices.
@@ -119,7 +135,9 @@ def train(config, workdir, *, stage=None, data=None, stream=None) -> state.Train
     preflight.check(workdir, plain, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
-    run = _Run(config, workdir, stage, data, tx, mesh, saving, previews, stream)
+    run = _Run(
+        config, workdir, stage, data, tx, mesh, saving, previews, stream, load_initial
+    )
     with jax.set_mesh(mesh), Checkpoints(workdir, saving.keep) as checkpoints:
         return run.go(
             make_meta(config.stage, plain, stage.export(), data.info), checkpoints
@@ -139,6 +157,7 @@ class _Run:
     saving: CheckpointOptions
     previews: PreviewOptions
     stream: Any
+    load_initial: Any
 
     def __post_init__(self):
         self.progress = Progress(
@@ -174,6 +193,9 @@ class _Run:
             ),
         )
         preview = _Preview(self) if self.previews.every else None
+        judges = evaluators.Evaluators(
+            config, self.stage, self.data, self.mesh, self.workdir
+        )
         writer = Writer(self.workdir, start)
         window = _Window(config.batch_size)
         # XLA:CPU's devices share one thread pool: programs with collectives that
@@ -187,6 +209,9 @@ class _Run:
                         window.pause()
                     if preview and n % self.previews.every == 0:
                         preview.draw(n, current, writer)
+                        window.pause()
+                    if judges.due(n):
+                        judges.run(n, current, writer)
                         window.pause()
                     with jax.transfer_guard("disallow"):
                         batch = batches.take(window.busy)
@@ -206,6 +231,7 @@ class _Run:
                 checkpoints.wait()
                 if preview:
                     preview.draw(config.steps, current, writer)
+                judges.run(config.steps, current, writer)
         finally:
             writer.close()
         say(f"done: {config.steps} steps, in {self.workdir}")
@@ -229,7 +255,26 @@ class _Run:
         init = program.init_function(self.stage, self.tx)
         shardings = jax.tree.map(lambda s: s.sharding, abstract)
         rng = jax.random.key(self.config.seed)
-        return jax.jit(init, out_shardings=shardings)(rng), abstract
+        fresh = jax.jit(init, out_shardings=shardings)(rng)
+        if self.config.get("init_from"):
+            fresh = self._from_folder(fresh, meta)
+        return fresh, abstract
+
+    def _from_folder(self, fresh, meta):
+        """The fresh state with parameters, and their average, from init_from."""
+        loaded = self.load_initial(self.config.init_from, meta)
+        self.progress.say(f"starting from the parameters in {self.config.init_from}")
+
+        def place(a, like):
+            return jax.make_array_from_callback(
+                a.shape, like.sharding, lambda index: a[index]
+            )
+
+        def replaced(params):
+            old = {name: params[name] for name in loaded}
+            return {**params, **jax.tree.map(place, loaded, old)}
+
+        return fresh.replace(params=replaced(fresh.params), ema=replaced(fresh.ema))
 
     def _compile(self, abstract):
         self.progress.say("compiling the training step")

@@ -1,11 +1,10 @@
 """AdamW with warm-up and clipping, from config.optimizer."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import optax
-
-from unclip_jax.stages import CONSTANTS
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -15,7 +14,7 @@ class Options:
     """config.optimizer."""
 
     learning_rate: float  # at its peak
-    weight_decay: float = 0.0  # of arrays with two or more axes, save constants
+    weight_decay: float = 0.0  # of what `decayed` says
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -46,6 +45,19 @@ def learning_rate(options: Options, steps: int) -> optax.Schedule:
     return optax.join_schedules([rising, after], [warmup])
 
 
+def decayed(params: Any) -> Any:
+    """True for the leaves that weight decay shrinks: those called "kernel".
+
+    They are the weights of dense and convolutional layers. Biases, norms, embeddings
+    (of tokens, positions, classes), the logit scale and a stage's constants keep their
+    length. A rule by name, since stacking the blocks (`scan_layers`) gives biases and
+    norms a second axis.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params
+    )
+
+
 def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW."""
     adamw = optax.adamw(
@@ -54,7 +66,7 @@ def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation
         b2=options.b2,
         eps=options.eps,
         weight_decay=options.weight_decay,
-        mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
+        mask=decayed,
     )
     if options.grad_clip_norm < 0:
         raise ValueError(
@@ -64,7 +76,3 @@ def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation
     if not options.grad_clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), adamw)
-
-
-def _decays(path, array) -> bool:
-    return array.ndim >= 2 and getattr(path[0], "key", None) not in CONSTANTS

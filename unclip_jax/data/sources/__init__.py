@@ -20,8 +20,10 @@ from unclip_jax import config as config_lib
 
 # config.data.source -> (module, class)
 SOURCES = {
+    "clip_retrieval": ("unclip_jax.data.sources.clip_retrieval", "ClipRetrieval"),
     "folder": ("unclip_jax.data.sources.folder", "Folder"),
     "icons": ("unclip_jax.data.sources.icons", "Icons"),
+    "mixture": ("unclip_jax.data.sources.mixture", "Mixture"),
     "parquet": ("unclip_jax.data.sources.parquet", "Parquet"),
     "records": ("unclip_jax.data.records", "RecordReader"),
     "tfds": ("unclip_jax.data.sources.tfds", "Tfds"),

@@ -1,0 +1,29 @@
+"""Every evaluation config passes the runner's own check."""
+
+import pathlib
+
+import pytest
+
+from unclip_jax import config as config_lib
+from unclip_jax.evaluation import extractors, sweep
+from unclip_jax.evaluation.runner import check_config, complete
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    "name", ["icons/eval.py", "paper/eval_coco30k.py", "paper/eval_coco30k.py:sweep"]
+)
+def test_a_config_can_be_used(name):
+    config = complete(config_lib.load(str(CONFIGS / name)))
+    metrics = check_config(config)
+    checked = extractors.check(config.extractors)
+    extractors.layers_asked(metrics, checked)
+    assert bool(sweep.points(config)) == name.endswith(":sweep")
+
+
+def test_the_protocol_is_the_papers():
+    config = config_lib.load(str(CONFIGS / "paper/eval_coco30k.py"))
+    assert config.count == 30_000 and config.crop.size == 256
+    assert config.generation.decoder_guidance == 1.25
+    assert config.reference.count == -1  # the whole validation set

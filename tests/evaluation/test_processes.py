@@ -1,0 +1,108 @@
+"""Features and sums do not depend on how many devices and processes share the work."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation.frechet import Statistics
+from unclip_jax.evaluation.gathering import merge_statistics
+from unclip_jax.evaluation.image_sets import ArrayImages
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROCESS = """
+import sys
+sys.path[:0] = [{root!r}, {here!r}]
+import jax, numpy as np
+jax.distributed.initialize({address!r}, {count}, int(sys.argv[1]))
+import test_processes as t
+np.savez(sys.argv[2], **t.work())
+"""
+
+
+class Extractor:
+    """Features whose float64 sums need all their bits; computed on the devices."""
+
+    about = {}
+
+    def __init__(self):
+        self.seen = 0
+
+    def image(self, images):
+        self.seen += len(images)
+        x = jax.numpy.asarray(images.reshape(len(images), -1), jax.numpy.float32)
+        return {"a": np.asarray(jax.jit(jax.numpy.sin)(x)), "b": np.asarray(x[:, :3])}
+
+
+def work():
+    """Features of 23 pictures in chunks of 4, and the sums of every process's own."""
+    random = np.random.default_rng(0)
+    images = ArrayImages(random.integers(0, 256, (23, 4, 4, 3), dtype=np.uint8))
+    extractor = Extractor()
+    features = FeatureStore(chunk=4).features(images, extractor)
+    own = Statistics().add(features["a"][jax.process_index() :: jax.process_count()])
+    merged = merge_statistics(own)
+    return {
+        **features,
+        "n": merged.n,
+        "total": merged.total,
+        "outer": merged.outer,
+        "seen": extractor.seen,
+    }
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    here = str(pathlib.Path(__file__).parent)
+    code = PROCESS.format(root=str(ROOT), here=here, address=address, count=2)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    files = [tmp_path / f"{i}.npz" for i in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(i), str(file)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, file in enumerate(files)
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error[-2000:]
+    one, two = work(), [dict(np.load(file)) for file in files]
+    assert [int(t["seen"]) for t in two] == [12, 11]  # the work was shared
+    for found in two:
+        np.testing.assert_array_equal(found["a"], one["a"])
+        np.testing.assert_array_equal(found["b"], one["b"])
+        assert found["n"] == one["n"] == 23 and found["total"].dtype == np.float64
+        np.testing.assert_allclose(found["outer"], one["outer"], rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(two[0]["outer"], two[1]["outer"])
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_inception_features_are_the_same_on_any_devices(devices):
+    from unclip_jax.evaluation import inception
+    from unclip_jax.interop.inception import load_inception
+    from unclip_jax.parallel.mesh import make_mesh
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 80, 80, 3), dtype=np.uint8)
+    weights = load_inception("random")
+
+    def features(count):
+        mesh = make_mesh(devices=jax.devices()[:count])
+        extractor = inception.InceptionExtractor(
+            weights, "clean", ("64",), batch_size=8, mesh=mesh
+        )
+        return extractor.image(images)["64"]
+
+    one, many = features(1), features(devices)
+    assert one.shape == (5, 64) and one.std() > 0.01
+    np.testing.assert_allclose(many, one, rtol=2e-6)

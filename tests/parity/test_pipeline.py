@@ -1,0 +1,138 @@
+"""The whole diffusers.UnCLIPPipeline against UnCLIP.load of the folder it saved.
+
+Noise is ours: what our keys draw is handed to their schedulers. So are the tables: in
+theirs, of float32, 1 - beta of the first stride keeps no digit (alpha is 2e-8 there),
+which moves x_t by 1e-4 of its noise; random networks make that 4e-3 in embeddings, and
+other pictures. With float64 tables the greatest differences measured in float32 on a
+CPU are 7e-6 for embeddings of order 1 and 6e-5 for pictures in [-1, 1].
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.diffusion import samplers
+from unclip_jax.diffusion.schedule import make_schedule
+from unclip_jax.generation import UnCLIP, pipeline
+
+from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+SEED, PROMPTS = 3, list(CAPTIONS[:2])
+STEPS = {"prior_steps": 5, "decoder_steps": 4, "upsampler_steps": 3}
+EMBEDDING, SMALL = (EMBED_DIM,), (IMAGE, IMAGE, 3)
+
+
+def fold(keys, i):
+    return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+
+
+def our_noise(stream, what, shape, step=None):
+    """(B, *shape) of the pictures 0, 1, ... as generation draws it."""
+    keys = pipeline.keys_of(np.uint32(SEED), np.arange(len(PROMPTS)), *stream, what)
+    if stream == (pipeline.PRIOR,):
+        keys = fold(keys, 0)  # the only candidate
+    if step is not None:
+        keys = fold(keys, step)
+    return np.array(samplers.normal(keys, shape))
+
+
+def to_torch(x):
+    return torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
+
+
+@pytest.fixture
+def theirs(reference, monkeypatch):
+    """Their pictures in [0, 1] and the embedding and small pictures on the way."""
+    pipe, seen = reference.pipeline, {}
+    pipe.set_progress_bar_config(disable=True)
+    streams = {
+        "prior": ((pipeline.PRIOR,), EMBEDDING, STEPS["prior_steps"]),
+        "decoder": ((pipeline.DECODER,), SMALL, STEPS["decoder_steps"]),
+        "super_res": (
+            (pipeline.UPSAMPLER, LARGE),
+            (LARGE, LARGE, 3),
+            STEPS["upsampler_steps"],
+        ),
+    }
+    queue = []
+    for stream, shape, steps in streams.values():
+        for step in range(steps - 1):  # none at t = 0
+            noise = our_noise(stream, pipeline.STEPS, shape, step)
+            queue.append(to_torch(noise))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_unclip.randn_tensor",
+        lambda shape, **_: queue.pop(0).reshape(shape),
+    )
+    project = type(pipe.text_proj).forward
+
+    def text_proj(self, **inputs):
+        seen["embedding"] = inputs["image_embeddings"].numpy()
+        return project(self, **inputs)
+
+    monkeypatch.setattr(type(pipe.text_proj), "forward", text_proj)
+    first = type(pipe.super_res_first).forward
+
+    def super_res(self, sample, timestep):
+        seen["condition"] = np.moveaxis(sample[:, 3:].numpy(), 1, -1)
+        return first(self, sample, timestep)
+
+    monkeypatch.setattr(type(pipe.super_res_first), "forward", super_res)
+    tables = make_schedule("cosine")
+    for name in streams:
+        scheduler = getattr(pipe, f"{name}_scheduler")
+        exact = {
+            "alphas_cumprod": tables.alphas_cumprod,
+            "alphas": 1 - tables.betas,
+            "betas": tables.betas,
+            "one": 1.0,
+        }
+        for table, values in exact.items():
+            values = torch.as_tensor(values, dtype=torch.float64)
+            monkeypatch.setattr(scheduler, table, values)
+    latents = {
+        f"{name}_latents": to_torch(our_noise(stream, pipeline.START, shape))
+        for name, (stream, shape, _) in streams.items()
+    }
+    with torch.no_grad():
+        images = pipe(
+            PROMPTS,
+            prior_num_inference_steps=STEPS["prior_steps"],
+            decoder_num_inference_steps=STEPS["decoder_steps"],
+            super_res_num_inference_steps=STEPS["upsampler_steps"],
+            output_type="np",
+            **latents,
+        ).images
+    assert not queue, "they drew less noise than we do"
+    return {"images": images, **seen}
+
+
+@pytest.fixture(scope="module")
+def ours(reference):
+    return UnCLIP.load(reference.folder, batch_size=2)
+
+
+def compare(model, theirs):
+    """The greatest differences of the embeddings and of the pictures in [-1, 1]."""
+    options = dict(seed=SEED, num_candidates=1)
+    z = model.sample_embeddings(PROMPTS, steps=STEPS["prior_steps"], **options)
+    images = model.text2image(PROMPTS, **STEPS, **options)
+    wanted = theirs["images"] * 2 - 1
+    their_z = theirs["embedding"]
+    assert abs(their_z).mean() > 0.3 and wanted.std() > 0.3
+    assert np.ptp(wanted, axis=0).max() > 0.5, "the prompts make no difference"
+    return abs(z - their_z).max(), abs(images - wanted).max()
+
+
+def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
+    monkeypatch.setattr(pipeline.process, "to_uint8", lambda x: x.clip(-1, 1))
+    embedding, picture = compare(ours, theirs)
+    assert embedding <= 1e-4 and picture <= 1e-3, (embedding, picture)
+
+
+def test_what_their_pipeline_takes_is_what_ours_takes_by_default(ours):
+    assert ours._steps("prior", None) == ours._steps("decoder", None) == 25
+    assert ours._steps(f"upsampler_{LARGE}", None) == 7
+    assert ours._sampler("decoder", None) == "ddpm"

@@ -1,0 +1,155 @@
+"""A public CLIP's folder, from picture files and captions to embeddings."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.loading import load_stack
+from unclip_jax.interop import mapping, open_clip, public_clip, transformers_clip
+from unclip_jax.interop.export import export
+from unclip_jax.interop.images import fit
+
+from .conftest import IMAGE, randomise
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+CAPTIONS = ["a red heart", "", "Two  GREEN trees, it's old; " * 9]
+LENGTH, SIDE = 24, 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """CLIPModel, CLIPTokenizer and CLIPImageProcessor, saved by transformers."""
+    root = tmp_path_factory.mktemp("public")
+    ours = train_tokenizer(CAPTIONS * 3, root / "trained", 560, context_length=LENGTH)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(
+        root / "trained", pad_token="!", model_max_length=LENGTH
+    )
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    tower |= {"num_hidden_layers": 2, "projection_dim": 24}
+    config = transformers.CLIPConfig(
+        text_config={
+            **tower,
+            "vocab_size": ours.vocab_size,
+            "max_position_embeddings": LENGTH,
+            "eos_token_id": 2,  # as the public configs say
+        },
+        vision_config={**tower, "image_size": SIDE, "patch_size": 8},
+        projection_dim=24,
+    )
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5, 0.4, 0.3],
+    )
+    for part in (
+        tokenizer,
+        processor,
+        randomise(transformers.CLIPModel(config), 0),
+    ):
+        part.save_pretrained(root / "clip")
+    return root / "clip"
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """(images of several shapes, their image and text embeddings)."""
+    rng = np.random.default_rng(0)
+    shapes = ((40, 25, 3), (16, 16, 3), (17, 60, 3))
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    model = transformers.CLIPModel.from_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    tokens = tokenizer(
+        CAPTIONS, padding="max_length", truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        pixels = processor(images, return_tensors="pt")["pixel_values"]
+        text = model.text_model(tokens["input_ids"]).pooler_output
+        return (
+            images,
+            model.visual_projection(model.vision_model(pixels).pooler_output).numpy(),
+            model.text_projection(text).numpy(),
+        )
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json", "open_clip"])
+def test_embeddings_are_theirs(folder, expected, tmp_path, form):
+    if form == "vocab.json":  # the older form of a tokenizer
+        tokenizer = folder.parent / "trained"
+        names = [(tokenizer, "vocab.json"), (tokenizer, "merges.txt")]
+        names += [(folder, f.name) for f in folder.glob("*") if "token" not in f.name]
+        for source, name in names:
+            (tmp_path / name).write_bytes((source / name).read_bytes())
+        folder = tmp_path
+    elif form == "open_clip":
+        open_clip.save_open_clip(tmp_path, *transformers_clip.load_clip_model(folder))
+        for file in folder.glob("token*"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        folder = tmp_path
+    clip = FrozenCLIP.load(folder, load_run=None, batch_size=3)
+    images, *wanted = expected
+    pixels = np.stack([fit(image, SIDE) for image in images])
+    found = clip.embed(pixels, clip.tokenizer.encode(CAPTIONS))
+    for name, theirs in zip(("clip_image", "clip_text"), wanted, strict=True):
+        assert np.abs(theirs).max() > 0.1
+        ours = np.asarray(found[name])[:3]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_zero_shot_is_theirs(folder, expected):
+    images, *_ = expected
+    model = transformers.CLIPModel.from_pretrained(folder)
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    labels = ["heart", "green tree"]
+    tokens = tokenizer(
+        [f"a {label}" for label in labels], padding="max_length", return_tensors="pt"
+    )
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = model(tokens["input_ids"], pixels).logits_per_image
+    ours = UnCLIP.load(folder, batch_size=4).zero_shot(
+        np.stack([fit(image, SIDE) for image in images]), labels, ["a {}"]
+    )
+    np.testing.assert_allclose(ours, logits.softmax(-1).numpy(), rtol=0, atol=1e-4)
+    assert np.ptp(ours[:, 0]) > 0.01
+
+
+def test_the_clip_of_a_diffusers_folder(reference):
+    """Its records are those of the CLIP that UnCLIP.load reads from it."""
+    clip = FrozenCLIP.load(reference.folder, load_run=None, batch_size=2)
+    part = load_stack(reference.folder, ["clip"]).part("clip")
+    assert part.clip_fingerprint == clip.fingerprint
+    tokens = clip.tokenizer.encode(["a red heart"])
+    pixels = np.zeros((1, IMAGE, IMAGE, 3), np.uint8)
+    text = clip.embed(pixels, tokens)["clip_text"][0]
+    with torch.no_grad():
+        ids = torch.tensor(tokens).long()
+        theirs = reference.pipeline.text_encoder(ids).text_embeds[0]
+    np.testing.assert_allclose(np.asarray(text), theirs.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", public_clip.FORMATS)
+def test_a_trained_clip_goes_out(folder, tmp_path, format):
+    fields, params = transformers_clip.load_clip_model(folder)
+    shutil.copytree(folder.parent / "trained", tmp_path / "run" / "tokenizer")
+    fields |= {"scan_layers": True, "remat": "full"}  # as it was trained
+    meta = {"export": {"part": "clip", "config": {"model": fields}}}
+    meta |= {"step": 1, "config": {}, "data_info": {}}
+    stacked = mapping.stack_blocks(params)
+    said = export(stacked, meta, tmp_path / "run", tmp_path / "out", format)
+    assert f"for {format}" in said
+    read = public_clip.read_public_clip(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, dict(read.params), params)
+    transformers.CLIPTokenizer.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="for a CLIP, and this is a prior"):
+        prior = dataclasses.replace(read, kind="prior")
+        public_clip.write_public_clip(tmp_path / "out", prior, None, format)

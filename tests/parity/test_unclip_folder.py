@@ -1,0 +1,131 @@
+"""Folders of diffusers' UnCLIPPipeline: every component, read and written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from unclip_jax.generation.loading import load_stack
+from unclip_jax.interop import diffusers, native
+
+from .conftest import EMBED_DIM, IMAGE, LARGE, LENGTH
+
+pytest.importorskip("diffusers")
+
+
+@pytest.fixture(scope="module")
+def stack(reference):
+    return load_stack(reference.folder)
+
+
+def test_all_parts_are_found(stack, reference):
+    upsampler = f"upsampler_{LARGE}"
+    names = {"clip", "prior", "decoder", upsampler, f"{upsampler}_last"}
+    assert stack.parts.keys() == names
+    assert stack.parts["decoder"].module.image_size == IMAGE
+    assert stack.parts["prior"].module.embed_dim == EMBED_DIM
+    assert stack.parts[upsampler].module.low_res_size == IMAGE
+    assert stack.tokenizer.context_length == LENGTH
+    fingerprints = {p.clip_fingerprint for k, p in stack.parts.items() if "up" not in k}
+    assert len(fingerprints) == 1
+    usual = stack.parts["prior"].config["diffusion"]
+    assert usual["clip"] == 5.0 and usual["sampling_steps"] == 25
+
+
+def test_the_tokenizer_is_theirs(stack, reference):
+    prompts = ["a red heart", "", "two green trees, on a white background! " * 5]
+    ours = stack.tokenizer.encode(prompts)
+    theirs = reference.pipeline.tokenizer(
+        prompts, padding="max_length", max_length=LENGTH, truncation=True
+    )
+    for row, ids, mask in zip(
+        ours, theirs["input_ids"], theirs["attention_mask"], strict=True
+    ):
+        visible = np.array(mask, bool)
+        np.testing.assert_array_equal(row[visible], np.array(ids)[visible])
+
+
+def test_a_folder_without_image_tower_or_super_resolution(reference, tmp_path):
+    folder = tmp_path / "text"
+    names = ("image_encoder", "super_res_*")
+    shutil.copytree(reference.folder, folder, ignore=shutil.ignore_patterns(*names))
+    stack = load_stack(folder)
+    assert stack.parts.keys() == {"clip", "prior", "decoder"}
+    with pytest.raises(ValueError, match="no image tower"):
+        clip = stack.parts["clip"]
+        clip.module.apply({"params": clip.params}, None, method="encode_image")
+    # what was not asked for is not read
+    assert load_stack(folder, ["prior"]).parts.keys() == {"prior"}
+
+
+def test_their_classes_read_what_we_write(stack, reference, tmp_path):
+    import transformers
+    from diffusers import (
+        PriorTransformer,
+        UnCLIPScheduler,
+        UNet2DConditionModel,
+        UNet2DModel,
+    )
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+
+    for name, part in stack.parts.items():
+        tokens = reference.folder / "tokenizer" if name == "clip" else None
+        diffusers.write_part(tmp_path, part, tokenizer=tokens)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index.pop("_class_name") == "UnCLIPPipeline"
+    assert index.keys() == diffusers.CLASSES.keys()
+    classes = {
+        "prior": PriorTransformer,
+        "decoder": UNet2DConditionModel,
+        "text_proj": UnCLIPTextProjModel,
+        "super_res_first": UNet2DModel,
+        "super_res_last": UNet2DModel,
+        "text_encoder": transformers.CLIPTextModelWithProjection,
+        "image_encoder": transformers.CLIPVisionModelWithProjection,
+    }
+    originals = {**reference.pipeline.components}
+    originals["image_encoder"] = reference.image_encoder
+    for name, cls in classes.items():
+        options = {"output_loading_info": True}
+        module, info = cls.from_pretrained(tmp_path / name, **options)
+        assert not any(info.get(k) for k in ("missing_keys", "unexpected_keys")), info
+        found = module.state_dict()
+        for key, value in originals[name].state_dict().items():
+            np.testing.assert_array_equal(found[key].numpy(), value.numpy(), key)
+    for name in ("prior", "decoder", "super_res"):
+        theirs = UnCLIPScheduler.from_pretrained(tmp_path / f"{name}_scheduler")
+        wanted = originals[f"{name}_scheduler"].config
+        for key, value in wanted.items():
+            if not key.startswith("_"):
+                assert theirs.config[key] == value, key
+    again = load_stack(tmp_path)
+    for name, part in stack.parts.items():
+        flat = native.flatten(again.parts[name].params)
+        for path, a in native.flatten(part.params).items():
+            np.testing.assert_allclose(flat[path], a, atol=1e-6, err_msg=path)
+
+
+def test_parts_of_another_clip_are_refused(stack, tmp_path):
+    import dataclasses
+
+    diffusers.write_part(tmp_path, stack.parts["prior"])
+    other = dataclasses.replace(stack.parts["decoder"], clip_fingerprint="0" * 64)
+    with pytest.raises(ValueError, match="would mix parts of different CLIPs"):
+        diffusers.write_part(tmp_path, other)
+
+
+def test_broken_folders_say_what_is_wrong(reference, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(reference.folder, folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(ValueError, match="is a StableDiffusionPipeline; expected"):
+        load_stack(folder)
+    shutil.copy(reference.folder / "model_index.json", index)
+    (folder / "prior_scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="scheduler_config.json is missing"):
+        load_stack(folder)
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(FileNotFoundError, match="text_encoder"):
+        load_stack(folder)

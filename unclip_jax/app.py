@@ -1,0 +1,26 @@
+"""A page to play with a model: prompts, variations, interpolations, text diffs.
+
+    python -m unclip_jax.app --model=exports/icons
+
+Needs requirements-app.txt. Only this machine can open it, unless --host says otherwise.
+"""
+
+from unclip_jax import config as config_lib
+
+FLAGS = {
+    "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
+    "host": ("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
+    "port": (7860, "port to listen on"),
+    "batch_size": (16, "pictures drawn at a time"),
+    "dtype": ("float32", "float32 or bfloat16"),
+}
+
+
+def main(args):
+    from unclip_jax.generation.page import serve
+
+    serve(args)
+
+
+if __name__ == "__main__":
+    config_lib.run(main, config=False, extra_flags=FLAGS)

@@ -1,0 +1,181 @@
+"""Several sources as one, each with a weight.
+
+    config.data = dict(source="mixture", sources=dict(
+        photos=dict(source="webdataset", path="data/photos", weight=3.0),
+        icons=dict(source="icons", image_size=64, weight=1.0),
+    ))
+
+Example i is a pure function of (seed, i): example numbers are dealt to the sources as
+evenly as can be (of any first n, each source has its share to within the number of
+sources), and each source is gone through from end to end before it begins again, in
+steps that scatter over it. By default the mixture is as long as it takes to show every
+example of every source at least once.
+
+Sources of records mix too, when one CLIP and one tokenizer made them.
+"""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax.data import order
+from unclip_jax.data.sources import LOADER_KEYS, BadRecord, make_source
+
+# What records must have in common.
+ALIKE = (
+    "clip_fingerprint",
+    "tokenizer_fingerprint",
+    "context_length",
+    "embedding_convention",
+    "arrays",
+)
+
+
+class Mixture:
+    """A source made of others (see the module).
+
+    Attributes:
+      counts: {name: examples of that source in the mixture}.
+      image_size, fingerprint: as of any source; those of records besides, if all are.
+    """
+
+    def __init__(
+        self,
+        sources,  # {name: {"weight": float, "source": str, its options}}
+        num_examples: int | None = None,
+        seed: int = 0,
+    ):
+        """Raises ValueError for no sources, weights or sources that do not fit."""
+        if not sources:
+            raise ValueError("config.data.sources is empty: name at least one")
+        self._sources, weights = {}, {}
+        for name, options in sources.items():
+            options = config_lib.to_plain(options)
+            weights[name] = options.pop("weight", 1.0)
+            if not isinstance(weights[name], int | float) or weights[name] <= 0:
+                raise ValueError(
+                    f"config.data.sources.{name}.weight must be above 0, got "
+                    f"{weights[name]!r}"
+                )
+            for key in LOADER_KEYS[1:]:
+                if key in options:
+                    raise ValueError(
+                        f"config.data.sources.{name}.{key}: set config.data.{key}"
+                    )
+            self._sources[name] = make_source(options)
+        self.image_size = self._common("image_size", lambda s: s.image_size)
+        total = sum(weights.values())
+        shares = {name: weight / total for name, weight in weights.items()}
+        if num_examples is None:
+            wanted = max(len(s) / shares[n] for n, s in self._sources.items())
+        else:
+            wanted = num_examples
+        self.counts = {
+            name: max(1, math.floor(wanted * share + 0.5))
+            for name, share in shares.items()
+        }
+        self._length = sum(self.counts.values())
+        self._walks = [
+            _Walk(name, source, self.counts[name], int(order.make_key(seed, number)))
+            for number, (name, source) in enumerate(self._sources.items())
+        ]
+        parts = [(n, s.fingerprint, self.counts[n]) for n, s in self._sources.items()]
+        text = json.dumps(["mixture", parts, seed])
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        if all(hasattr(source, "arrays") for source in self._sources.values()):
+            self._become_records()
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, i: int) -> dict:
+        """As of the source that has example i, with its name before the key."""
+        walk, j = self._find(i)
+        try:
+            example = dict(walk.source[walk.at(j)])
+        except BadRecord as bad:
+            raise type(bad)(f"{walk.name}/{bad.key}", bad.reason) from bad
+        return {**example, "key": f"{walk.name}/{example['key']}"}
+
+    def captions(self, n: int | None = None) -> list[str]:
+        """The captions of each source's share of the first n examples."""
+        n = len(self) if n is None else min(n, len(self))
+        found = []
+        for walk in self._walks:
+            share = math.ceil(n * walk.count / len(self))
+            found += walk.source.captions(min(share, len(walk.source)))
+        return found
+
+    def _find(self, i):
+        """(walk, number in it) of example i: each walk's turns lie evenly spread."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"example {i} of {len(self)}")
+        i, total = int(i), len(self)
+        for walk in self._walks:
+            before = i * walk.count // total
+            if (i + 1) * walk.count // total > before:
+                return walk, before
+            i, total = i - before, total - walk.count
+        raise AssertionError("the last walk takes what is left")
+
+    def _common(self, what, get):
+        found = {name: get(source) for name, source in self._sources.items()}
+        first = next(iter(found.values()))
+        if any(value != first for value in found.values()):
+            raise ValueError(f"the sources of a mixture differ in {what}: {found}")
+        return first
+
+    def _become_records(self):
+        for name in ALIKE:
+            self._common(name, lambda source, name=name: source.manifest[name])
+        first = self._walks[0].source
+        self.manifest = {**first.manifest, "num_records": len(self)}
+        self.arrays, self.path = first.arrays, first.path
+        self.tokenizer_folder = first.tokenizer_folder
+        shares = {n: count / len(self) for n, count in self.counts.items()}
+        self.statistics = None
+        if first.statistics is not None:
+            self.statistics = first.statistics | mix_statistics(
+                [(shares[n], s.statistics) for n, s in self._sources.items()]
+            )
+
+    def read(self, i, names, turn=0):
+        """See RecordReader.read; of mixtures of records only."""
+        walk, j = self._find(i)
+        return walk.source.read(walk.at(j), names, turn)
+
+
+class _Walk:
+    """Goes through a source again and again, scattered over it."""
+
+    def __init__(self, name, source, count, key):
+        self.name, self.source, self.count = name, source, count
+        size = len(source)
+        self._offset = key % size
+        stride = max(1, round(size * 0.6180339887))  # golden: any part is spread out
+        while math.gcd(stride, size) != 1:
+            stride += 1
+        self._stride = stride
+
+    def at(self, j: int) -> int:
+        """The j-th example's number in the source."""
+        size = len(self.source)
+        return (self._offset + j % size * self._stride) % size
+
+
+def mix_statistics(parts) -> dict[str, np.ndarray]:
+    """mean, cov, std and mean_norm of a mixture, from [(share, statistics)]."""
+    mean = sum(share * s["mean"] for share, s in parts)
+    second = sum(
+        share * (s["cov"] + np.outer(s["mean"], s["mean"])) for share, s in parts
+    )
+    cov = second - np.outer(mean, mean)
+    return {
+        "mean": mean,
+        "cov": cov,
+        "std": np.sqrt(np.clip(np.diagonal(cov), 0, None)),
+        "mean_norm": np.asarray(sum(share * s["mean_norm"] for share, s in parts)),
+    }

@@ -1,0 +1,77 @@
+"""Parameters to start a training run from: an export's, or a folder of diffusers."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from unclip_jax import models
+from unclip_jax.interop import mapping, native, parts
+from unclip_jax.interop.diffusers_prior import load_prior
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
+
+# Parts that can be read from diffusers: part -> (folder in a pipeline, reader).
+DIFFUSERS = {"prior": ("prior", load_prior)}
+
+
+def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters for a new run of the same model, from the part of its kind.
+
+    Args:
+      folder: a native export; or a folder of diffusers, a pipeline's or the module's.
+      run: what the run says of itself: "export" (what its stage's export() returned)
+        and "data_info".
+
+    Returns:
+      Nested dict of arrays, blocks stacked if the run's model stacks them. What CLIP
+      makes of the empty caption is left out where the folder has no place for it.
+
+    Raises:
+      FileNotFoundError: no such part there.
+      ValueError: a part of another CLIP, another process, or with tensors that do not
+        fit; each is named.
+    """
+    part, config = run["export"]["part"], run["export"]["config"]
+    where = f"config.init_from {str(folder)!r}"
+    theirs, params, clip = _read(pathlib.Path(folder), part, where)
+    wanted_clip = run["data_info"].get("clip_fingerprint")
+    if clip and wanted_clip and clip != wanted_clip:
+        raise ValueError(
+            f"{where} learnt from the embeddings of the CLIP {clip[:12]}..., the data "
+            f"are of {wanted_clip[:12]}...: embed them with the CLIP of that export"
+        )
+    for name, ours in _process(config).items():
+        found = _process(theirs).get(name)
+        if found != ours:
+            raise ValueError(f"{where} has {name} {found!r}, the config {ours!r}")
+    params = mapping.unstack_blocks(params)
+    if config["model"].get("scan_layers"):
+        params = mapping.stack_blocks(params)
+    kind = native.kind_of(part)
+    shapes = parts.param_shapes(kind, models.build(kind, config["model"]))
+    left_out = {name for name in EMPTY_CAPTION if name not in params}
+    shapes = {name: s for name, s in shapes.items() if name not in left_out}
+    native.check_tensors(params, shapes, where)
+    return params
+
+
+def _read(folder, part, where):
+    """(part config, parameters, fingerprint of its CLIP or None)."""
+    if native.is_export(folder):
+        config, params, meta = native.read_part(folder, part)
+        return config, params, meta.get("clip_fingerprint")
+    if part in DIFFUSERS:
+        name, load = DIFFUSERS[part]
+        for place in (folder, folder / name):
+            if (place / "config.json").is_file():
+                return *load(place), None
+    raise FileNotFoundError(
+        f"{where} holds no {part}: expected a native export (see `python -m "
+        f"unclip_jax.export`) or, for {', '.join(DIFFUSERS)}, a folder of diffusers"
+    )
+
+
+def _process(config):
+    """What parameters mean beyond their shapes."""
+    prediction = config.get("diffusion", {}).get("prediction")
+    return {"embedding": config.get("embedding"), "prediction": prediction}

@@ -1,0 +1,282 @@
+"""CLIP in OpenCLIP's and OpenAI's own names: one state dict, q, k and v in one tensor.
+
+`load_open_clip` reads a folder of the Hugging Face hub (open_clip_config.json and its
+weights) or a bare state dict, whose sizes its shapes tell; `save_open_clip` writes such
+a folder. They give and take (fields, params) as interop.transformers_clip does.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax import models
+from unclip_jax.interop import mapping
+from unclip_jax.interop.mapping import SAME, Entry, conv, dense, norm
+from unclip_jax.interop.weights import read_file, write_weights
+from unclip_jax.models.clip import OPENAI_MEAN, OPENAI_STD
+
+CONFIG = "open_clip_config.json"
+STEM = "open_clip_model"
+WEIGHTS = (f"{STEM}.safetensors", "open_clip_pytorch_model.bin")
+# Keys of a model's config that ours understands; others change what is computed.
+TOP = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+VISION = ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio")
+TEXT = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+# What OpenAI's files add to the weights, and a buffer of some of OpenCLIP's.
+OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+IGNORE = (*OPENAI_ONLY, "attn_mask")
+# Shapes do not tell the heads: 64 wide each, but 16 in OpenCLIP's H, g and bigG.
+WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104}
+
+
+def is_open_clip(path: str | os.PathLike) -> bool:
+    """Whether `path` is a folder that says it is OpenCLIP's."""
+    return (pathlib.Path(path) / CONFIG).is_file()
+
+
+def load_open_clip(
+    path: str | os.PathLike, activation: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads an OpenCLIP folder, or a state dict in a .safetensors or torch file.
+
+    Args:
+      path: the folder or the file. Of a torch file nothing but tensors is unpickled.
+      activation: "gelu" or "quick_gelu", for a bare state dict of OpenCLIP; a folder
+        says which, and OpenAI's own state dicts are recognised.
+
+    Returns:
+      (fields, params) as transformers_clip.load_clip_model.
+
+    Raises:
+      FileNotFoundError: no such path, or no weights in the folder.
+      ValueError: a model that ours cannot be, tensors that do not fit or that cannot
+        be read, or no word about the activation.
+    """
+    path = pathlib.Path(path)
+    config = {}
+    file = path
+    if path.is_dir():
+        config = _read_config(path)
+        found = [path / name for name in WEIGHTS if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{path} has none of {', '.join(WEIGHTS)}")
+        file = found[0]
+    elif not path.is_file():
+        raise FileNotFoundError(f"OpenCLIP weights {str(path)!r} do not exist")
+    tensors = read_file(file) if file.suffix == ".safetensors" else _read_torch(file)
+    model = config.get("model_cfg", {})
+    if config:
+        activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    elif activation is None and set(OPENAI_ONLY) <= tensors.keys():
+        activation = "quick_gelu"
+    if activation is None:
+        raise ValueError(
+            f'{path} does not say its activation: give activation="quick_gelu" for '
+            'weights of OpenAI and for OpenCLIP\'s "-quickgelu" models, else "gelu"'
+        )
+    fields = fields_of(tensors, model, activation, str(path))
+    pixels = config.get("preprocess_cfg", {})
+    fields["image_mean"] = tuple(pixels.get("mean") or OPENAI_MEAN)
+    fields["image_std"] = tuple(pixels.get("std") or OPENAI_STD)
+    return fields, from_open_clip(fields, tensors, str(path))
+
+
+def save_open_clip(
+    folder: str | os.PathLike, fields: Mapping[str, Any], params: Mapping[str, Any]
+) -> None:
+    """Writes a folder that OpenCLIP loads ("local-dir:FOLDER") and we do.
+
+    Args:
+      folder: made if it does not exist.
+      fields: of models.CLIP.
+      params: nested dict of arrays, blocks one by one or stacked.
+    """
+    clip = models.build("clip", fields)
+    model = {
+        "embed_dim": clip.embed_dim,
+        "quick_gelu": clip.activation == "quick_gelu",
+        "vision_cfg": {
+            "image_size": clip.image_size,
+            "patch_size": clip.patch_size,
+            "width": clip.vision_width,
+            "layers": clip.vision_depth,
+            "head_width": clip.vision_width // clip.vision_heads,
+            "mlp_ratio": clip.vision_mlp_ratio,
+        },
+        "text_cfg": {
+            "context_length": clip.context_length,
+            "vocab_size": clip.vocab_size,
+            "width": clip.text_width,
+            "layers": clip.text_depth,
+            "heads": clip.text_heads,
+            "mlp_ratio": clip.text_mlp_ratio,
+        },
+    }
+    pixels = {
+        "mean": clip.image_mean,
+        "std": clip.image_std,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    config = {"model_cfg": model, "preprocess_cfg": pixels}
+    write_weights(folder, to_open_clip(fields, params), STEM)
+    text = json.dumps(config_lib.to_plain(config), indent=2)
+    (pathlib.Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def from_open_clip(
+    fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
+) -> dict[str, Any]:
+    """Their state dict as our parameters.
+
+    Raises ValueError listing what is missing and what is not expected.
+    """
+    split = {}
+    for name, value in tensors.items():
+        if ".attn.in_proj_" in name:
+            for letter, part in zip("qkv", np.split(value, 3), strict=True):
+                split[name.replace("in_proj_", f"{letter}_proj.")] = part
+        else:
+            split[name] = value
+    return mapping.to_ours(table(fields), split, where, IGNORE)
+
+
+def to_open_clip(
+    fields: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of `from_open_clip`; blocks one by one or stacked."""
+    split = mapping.to_theirs(table(fields), mapping.unstack_blocks(params))
+    tensors = {}
+    for name, value in split.items():
+        if ".attn.q_proj." in name:
+            parts = [split[name.replace(".q_", f".{letter}_")] for letter in "qkv"]
+            tensors[name.replace("q_proj.", "in_proj_")] = np.concatenate(parts)
+        elif ".attn.k_proj." not in name and ".attn.v_proj." not in name:
+            tensors[name] = value
+    return tensors
+
+
+def table(fields: Mapping[str, Any]) -> list[Entry]:
+    """Every tensor, see interop.mapping; q, k and v under names of their own."""
+    entries = [
+        Entry("logit_scale", "logit_scale"),
+        Entry("text/token_embedding/embedding", "token_embedding.weight"),
+        Entry("text/positional_embedding", "positional_embedding"),
+        *norm("text/ln_final/norm", "ln_final"),
+        Entry("text_projection/kernel", "text_projection", SAME),  # not transposed
+        Entry("vision/class_embedding", "visual.class_embedding"),
+        Entry("vision/positional_embedding", "visual.positional_embedding"),
+        *conv("vision/patch_embedding", "visual.conv1", bias=False),
+        *norm("vision/ln_pre/norm", "visual.ln_pre"),
+        *norm("vision/ln_post/norm", "visual.ln_post"),
+        Entry("visual_projection/kernel", "visual.proj", SAME),
+    ]
+    for ours, theirs in (("text", ""), ("vision", "visual.")):
+        for i in range(fields[f"{ours}_depth"]):
+            a, b = f"{ours}/transformer/block_{i}", f"{theirs}transformer.resblocks.{i}"
+            entries += norm(f"{a}/ln_1/norm", f"{b}.ln_1")
+            for name in ("q", "k", "v", "out"):
+                entries += dense(f"{a}/attn/{name}", f"{b}.attn.{name}_proj")
+            entries += norm(f"{a}/ln_2/norm", f"{b}.ln_2")
+            entries += dense(f"{a}/fc_1", f"{b}.mlp.c_fc")
+            entries += dense(f"{a}/fc_2", f"{b}.mlp.c_proj")
+    return entries
+
+
+def fields_of(tensors, model, activation, where) -> dict[str, Any]:
+    """The fields of models.CLIP, sizes from the shapes, heads from the config."""
+    try:
+        vision_width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        patches = len(tensors["visual.positional_embedding"]) - 1
+        vocab, text_width = tensors["token_embedding.weight"].shape
+        text_mlp, vision_mlp = (
+            len(tensors[f"{tower}transformer.resblocks.0.mlp.c_fc.weight"])
+            for tower in ("", "visual.")
+        )
+        length = len(tensors["positional_embedding"])
+        dim = tensors["text_projection"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{where} is not a CLIP with a vision transformer in OpenCLIP's names "
+            f"({error}); it has {', '.join(sorted(tensors)[:5])}, ..."
+        ) from error
+    head_width = model.get("vision_cfg", {}).get("head_width")
+    if head_width is None:  # 64 is the default of a config, too
+        head_width = 64 if model else WIDE_HEADS.get(vision_width, 64)
+    return {
+        "embed_dim": dim,
+        "image_size": patch * round(patches**0.5),
+        "patch_size": patch,
+        "vision_width": vision_width,
+        "vision_depth": _depth(tensors, "visual.transformer"),
+        "vision_heads": vision_width // head_width,
+        "vision_mlp_ratio": vision_mlp / vision_width,
+        "vocab_size": vocab,
+        "context_length": length,
+        "text_width": text_width,
+        "text_depth": _depth(tensors, "transformer"),
+        "text_heads": model.get("text_cfg", {}).get("heads", text_width // 64),
+        "text_mlp_ratio": text_mlp / text_width,
+        "eot_id": vocab - 1,  # the highest number marks the end
+        "activation": activation,
+    }
+
+
+def _depth(tensors, prefix: str) -> int:
+    names = [n for n in tensors if n.startswith(f"{prefix}.resblocks.")]
+    return len({n.removeprefix(f"{prefix}.resblocks.").split(".")[0] for n in names})
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no OpenCLIP model: no {CONFIG}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        model = config["model_cfg"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{file} does not describe a model: {error!r}") from error
+    for part, known, where in (
+        (model, TOP, "model_cfg"),
+        (model.get("vision_cfg", {}), VISION, "vision_cfg"),
+        (model.get("text_cfg", {}), TEXT, "text_cfg"),
+    ):
+        unknown = sorted(k for k, v in part.items() if v and k not in known)
+        if unknown:
+            raise ValueError(
+                f"{file}: {where} has {', '.join(unknown)}, which our CLIP has not "
+                f"(it has {', '.join(known)}): such a model cannot be read"
+            )
+    return config
+
+
+def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Tensors of a torch file as float32; no code in it is run."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"{file} is torch's: install torch to read it, or convert it to safetensors"
+        ) from error
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
+        raise ValueError(
+            f"{file} holds more than tensors, or is broken. OpenAI's own downloads are "
+            "programs (TorchScript); save model.state_dict() of one and read that: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)  # as training checkpoints have it
+    if not isinstance(state, dict):
+        raise ValueError(f"{file} holds a {type(state).__name__}, not a state dict")
+    return {
+        name.removeprefix("module."): value.float().numpy()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }

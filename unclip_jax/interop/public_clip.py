@@ -1,0 +1,59 @@
+"""Folders of public CLIPs, in the format of either library, from and to a Part."""
+
+import json
+import os
+import pathlib
+import shutil
+
+from unclip_jax.interop import open_clip, parts, transformers_clip
+
+FORMATS = ("transformers", "open_clip")
+
+
+def is_public_clip(folder: str | os.PathLike) -> bool:
+    """Whether `folder` holds transformers' CLIPModel or an OpenCLIP model."""
+    return open_clip.is_open_clip(folder) or _is_clip_model(folder)
+
+
+def read_public_clip(folder: str | os.PathLike, dtype: str = "float32") -> parts.Part:
+    """The CLIP of such a folder; of both formats in one folder, transformers'.
+
+    Its fingerprint is that of its weights, the same in either format.
+
+    Raises what load_clip_model and load_open_clip do.
+    """
+    if _is_clip_model(folder):
+        fields, params = transformers_clip.load_clip_model(folder)
+    else:
+        fields, params = open_clip.load_open_clip(folder)
+    where = f"the CLIP of {folder}"
+    return parts.make("clip", {"model": fields}, params, {}, dtype=dtype, where=where)
+
+
+def write_public_clip(
+    folder: str | os.PathLike,
+    part: parts.Part,
+    tokenizer: str | os.PathLike | None,
+    format: str,
+) -> None:
+    """Writes a CLIP, and the files of its tokenizer, as one of FORMATS.
+
+    Raises ValueError when `part` is no CLIP.
+    """
+    if part.kind != "clip":
+        raise ValueError(f"format {format!r} is for a CLIP, and this is a {part.kind}")
+    formats = dict(
+        transformers=transformers_clip.save_clip_model,
+        open_clip=open_clip.save_open_clip,
+    )
+    formats[format](folder, part.config["model"], part.params)
+    for file in pathlib.Path(tokenizer).glob("*") if tokenizer else ():
+        shutil.copyfile(file, pathlib.Path(folder) / file.name)
+
+
+def _is_clip_model(folder) -> bool:
+    file = pathlib.Path(folder) / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["model_type"] == "clip"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
