@@ -22,7 +22,6 @@ MODEL = {
     "text_width": 16,
     "text_depth": 1,
     "text_heads": 2,
-    "scan_layers": True,
 }
 
 
@@ -102,9 +101,8 @@ def test_eight_devices_see_the_global_batch(params, batch, plain, options):
     assert_same(value_and_grad(make_stage(**options), params, batch, 8), plain)
 
 
-@pytest.mark.parametrize("group", [4, 64])
-def test_groups_change_nothing(params, batch, plain, group):
-    assert_same(value_and_grad(make_stage(group=group), params, batch), plain)
+def test_groups_change_nothing(params, batch, plain):
+    assert_same(value_and_grad(make_stage(group=4), params, batch), plain)
 
 
 def test_groups_bound_the_memory(params):
@@ -165,11 +163,12 @@ def sam_by_hand(stage, params, batch, group, rho):
     return parts[0][0], jax.tree.map(lambda *g: sum(g), *(part[2] for part in parts))
 
 
-@pytest.mark.parametrize("group, devices", [(8, None), (2, 8), (0, None)])
+@pytest.mark.parametrize("group, devices", [(1, 8), (N, None)])
 def test_sam_perturbs_each_group_for_itself(params, batch, group, devices, plain):
+    """Two groups on each of eight devices, and the whole batch as one."""
     stage = make_stage(group=group, sam_rho=0.1)
     loss, metrics, grads = value_and_grad(stage, params, batch, devices)
-    expected, by_hand = sam_by_hand(stage, params, batch, group or N, 0.1)
+    expected, by_hand = sam_by_hand(stage, params, batch, group, 0.1)
     np.testing.assert_allclose(loss, expected, atol=1e-5)
     grads, by_hand, usual = (
         {k: v for k, v in tree.items() if k != "logit_scale"}

@@ -121,9 +121,9 @@ class Stage:
         """function(params, rows) group after group, on all devices at once.
 
         A group is consecutive rows of one device, all of them if they are fewer than
-        a group. Activations of a group are forgotten and computed again for the
-        gradient. Under a mesh, each device gathers the parameters once and gradients
-        are summed over the devices once, after the last group.
+        a group. Where there are several, activations of one are forgotten and computed
+        again for the gradient. Under a mesh, each device gathers the parameters once
+        and gradients are summed over the devices once, after the last group.
 
         Args:
           function: (params, rows) -> arrays with one row per row, of one group.
@@ -139,6 +139,8 @@ class Stage:
                     f"config.stage_options.group is {group}, but a device has {count} "
                     "examples of a batch: choose a divisor of that"
                 )
+            if count == group:
+                return function(params, rows)
             groups = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), rows)
             one = jax.checkpoint(functools.partial(function, params), prevent_cse=False)
             results = jax.lax.map(one, groups)  # (count / group, group, ...)
