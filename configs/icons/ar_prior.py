@@ -8,34 +8,39 @@ import ml_collections
 
 
 def get_config():
-    """The paper's sequence and loss; 3 layers of width 128 instead of 24 of 1664."""
+    """The paper's sequence and loss; 2 layers of width 128 instead of 24 of 1664.
+
+    Of 64 dimensions, 20 components hold 98% of the variance. Each more takes its share
+    of the loss, which the first ones, that only the caption tells, need to be learnt in
+    so few steps; fewer buckets than the paper's do too, for 9,000 examples.
+    """
     c = ml_collections.ConfigDict()
     c.stage = "ar_prior"
     c.seed = 0
-    c.steps = 600
+    c.steps = 1000
     c.batch_size = 128
     c.grad_accum = 1
     c.compute_dtype = "float32"
     c.data = dict(source="records", path="runs/icons/records/train", feed="arrays")
     c.model = dict(
         width=128,
-        depth=3,
+        depth=2,
         num_heads=4,
-        context=64,
+        context=29,
         text_width=64,
         text_depth=1,
         text_heads=2,
-        num_components=40,
-        num_buckets=128,
+        num_components=20,
+        num_buckets=32,
     )
     c.diffusion = dict()
     c.stage_options = dict(drop_text=0.1, embedding="standardize")
     c.optimizer = dict(
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         weight_decay=0.04,
         b1=0.9,
-        b2=0.91,
-        eps=1e-10,
+        b2=0.98,
+        eps=1e-8,
         warmup_steps=50,
         schedule="cosine",
         grad_clip_norm=1.0,

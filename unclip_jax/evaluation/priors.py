@@ -102,8 +102,8 @@ def compare_priors(config, workdir, *, model=None, log=None):
     }
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1, allow_nan=False)
-    (workdir / "priors.json").write_text(text + "\n")
+    written = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    (workdir / "priors.json").write_text(written)
     log(table(rows, config.count))
     log(f"written: {workdir}/priors.json")
     return rows

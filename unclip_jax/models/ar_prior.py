@@ -1,8 +1,8 @@
 """The autoregressive prior: a causal transformer over codes of CLIP image embeddings.
 
 Paper, section 2.2: the embedding's principal components, quantized, are predicted left
-to right, "conditioned on the caption y and the CLIP text embedding z_t as a prefix to
-the sequence", and on a token of the quantized dot product z_i . z_t.
+to right. The caption and the CLIP text embedding z_t are encoded as a prefix of the
+sequence, and so is the quantized dot product z_i . z_t.
 
 The latent decoder's `context` is, in order,
 
