@@ -55,16 +55,14 @@ def table(fields: Mapping[str, Any]) -> list[Entry]:
     depths = [depths] * len(widths) if isinstance(depths, int) else depths
     attends = attention_levels(fields)
     h = fields["channels"]
-    skips, entries = (
-        [h],
-        [
-            *mapping.dense("unet/time_1", "time_embedding.linear_1"),
-            *mapping.dense("unet/time_2", "time_embedding.linear_2"),
-            *mapping.conv("unet/conv_in", "conv_in"),
-            *mapping.norm("unet/norm_out", "conv_norm_out"),
-            *mapping.conv("unet/conv_out", "conv_out"),
-        ],
-    )
+    skips = [h]
+    entries = [
+        *mapping.dense("unet/time_1", "time_embedding.linear_1"),
+        *mapping.dense("unet/time_2", "time_embedding.linear_2"),
+        *mapping.conv("unet/conv_in", "conv_in"),
+        *mapping.norm("unet/norm_out", "conv_norm_out"),
+        *mapping.conv("unet/conv_out", "conv_out"),
+    ]
     for i, width in enumerate(widths):
         theirs = f"down_blocks.{i}"
         for j in range(depths[i]):
@@ -165,11 +163,15 @@ def their_settings(fields: Mapping[str, Any], in_channels: int) -> dict[str, Any
 
     Raises ValueError when their classes cannot hold it.
     """
-    if fields.get("patch_size", 1) != 1:
-        raise ValueError(
-            f"diffusers' UNets have no patches; this one has patch_size "
-            f"{fields['patch_size']}: keep it in the native format"
-        )
+    for name, found in {
+        "patch_size": fields.get("patch_size", 1),
+        "channel_mult[0]": fields["channel_mult"][0],
+    }.items():
+        if found != 1:
+            raise ValueError(
+                f"diffusers' UNets have {name} 1; this one has {name} {found}: keep it "
+                "in the native format"
+            )
     depths = fields["num_res_blocks"]
     down, up = _block_types(attention_levels(fields))
     return {
