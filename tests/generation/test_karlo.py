@@ -85,7 +85,8 @@ def test_the_last_network_takes_the_last_step_alone(networks):
     def enlarge(params, last, steps):
         inputs = images, np.uint32(0), np.zeros(1, np.int32)
         run = pipeline.enlarge_images
-        return run(first, params, *inputs, last, steps=steps, rounded=False)
+        options = dict(steps=steps, sampler="ddpm", rounded=False)
+        return run(first, params, *inputs, last, **options)
 
     a, b = first.params, last.params
     alone = enlarge(a, None, 3)

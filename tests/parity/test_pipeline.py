@@ -14,6 +14,8 @@ import pytest
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, pipeline
+from unclip_jax.generation.loading import load_stack
+from unclip_jax.interop.diffusers import CLASSES, write_part
 
 from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
 
@@ -43,10 +45,32 @@ def to_torch(x):
     return torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
 
 
-@pytest.fixture
-def theirs(reference, monkeypatch):
-    """Their pictures in [0, 1] and the embedding and small pictures on the way."""
+def rebuilt(reference, folder):
+    """Their pipeline, each component read by its own class from what we wrote.
+
+    In diffusers 0.42 UnCLIPPipeline.from_pretrained does not find one of its classes.
+    """
+    import diffusers
+    import transformers
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+
+    for part in load_stack(reference.folder).parts.values():
+        write_part(folder, part, tokenizer=reference.folder / "tokenizer")
+    components = {}
+    for name in reference.pipeline.components:
+        library, cls = CLASSES[name]
+        module = {"diffusers": diffusers, "transformers": transformers}[library]
+        cls = getattr(module, cls, UnCLIPTextProjModel)
+        components[name] = cls.from_pretrained(folder / name)
+    return diffusers.UnCLIPPipeline(**components)
+
+
+@pytest.fixture(params=["theirs", "written by us"])
+def theirs(reference, monkeypatch, request, tmp_path):
+    """Their pictures in [0, 1] and the embedding on the way."""
     pipe, seen = reference.pipeline, {}
+    if request.param == "written by us":
+        pipe = rebuilt(reference, tmp_path)
     pipe.set_progress_bar_config(disable=True)
     streams = {
         "prior": ((pipeline.PRIOR,), EMBEDDING, STEPS["prior_steps"]),
@@ -73,13 +97,6 @@ def theirs(reference, monkeypatch):
         return project(self, **inputs)
 
     monkeypatch.setattr(type(pipe.text_proj), "forward", text_proj)
-    first = type(pipe.super_res_first).forward
-
-    def super_res(self, sample, timestep):
-        seen["condition"] = np.moveaxis(sample[:, 3:].numpy(), 1, -1)
-        return first(self, sample, timestep)
-
-    monkeypatch.setattr(type(pipe.super_res_first), "forward", super_res)
     tables = make_schedule("cosine")
     for name in streams:
         scheduler = getattr(pipe, f"{name}_scheduler")

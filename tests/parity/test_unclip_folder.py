@@ -8,6 +8,7 @@ import pytest
 
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import diffusers, native
+from unclip_jax.interop.export import export
 
 from .conftest import EMBED_DIM, IMAGE, LARGE, LENGTH
 
@@ -129,3 +130,22 @@ def test_broken_folders_say_what_is_wrong(reference, tmp_path):
     shutil.rmtree(folder / "text_encoder")
     with pytest.raises(FileNotFoundError, match="text_encoder"):
         load_stack(folder)
+
+
+def test_a_run_is_exported_for_their_classes(stack, tmp_path):
+    from diffusers import PriorTransformer
+
+    part = stack.parts["prior"]
+    meta = {
+        "step": 7,
+        "config": {},
+        "export": {"part": "prior", "config": part.config},
+        "data_info": {"clip_fingerprint": part.clip_fingerprint},
+    }
+    arguments = part.params, meta, tmp_path / "run", tmp_path / "out", "diffusers"
+    assert "step 7" in export(*arguments) and "for diffusers" in export(*arguments)
+    theirs = PriorTransformer.from_pretrained(tmp_path / "out" / "prior")
+    mean = theirs.clip_mean.detach().numpy()[0]
+    np.testing.assert_array_equal(mean, part.params["space"]["mean"])
+    with pytest.raises(ValueError, match="'pickle': expected one of native, diffusers"):
+        export(*arguments[:-1], "pickle")
