@@ -55,7 +55,7 @@ def test_folders_that_are_no_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a model.*unclip_jax.export"):
         UnCLIP.load(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ValueError, match="diffusers pipeline"):
+    with pytest.raises(ValueError, match="is a None; expected one of UnCLIPPipeline"):
         UnCLIP.load(tmp_path)
 
 

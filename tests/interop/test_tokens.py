@@ -29,5 +29,5 @@ def test_bad_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="no tokenizer in"):
         read_tokenizer(tmp_path, 9)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="not a readable tokenizer"):
+    with pytest.raises(ValueError, match="no readable tokenizer"):
         read_tokenizer(tmp_path, 9)

@@ -9,6 +9,7 @@ import pytest
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import diffusers, native
 from unclip_jax.interop.export import export
+from unclip_jax.interop.initial import load_initial
 
 from .conftest import EMBED_DIM, IMAGE, LARGE, LENGTH
 
@@ -149,3 +150,13 @@ def test_a_run_is_exported_for_their_classes(stack, tmp_path):
     np.testing.assert_array_equal(mean, part.params["space"]["mean"])
     with pytest.raises(ValueError, match="'pickle': expected one of native, diffusers"):
         export(*arguments[:-1], "pickle")
+
+
+@pytest.mark.parametrize("kind", ["prior", "decoder", f"upsampler_{LARGE}"])
+def test_training_starts_from_any_of_their_parts(stack, reference, kind):
+    part = stack.parts[kind]
+    run = {"export": {"part": kind, "config": part.config}, "data_info": {}}
+    found = native.flatten(load_initial(reference.folder, run))
+    for path, a in native.flatten(part.params).items():
+        if not path.startswith("empty_"):  # the records have that
+            np.testing.assert_array_equal(found[path], a, path)

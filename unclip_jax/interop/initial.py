@@ -7,18 +7,25 @@ from typing import Any
 
 from unclip_jax import models
 from unclip_jax.interop import mapping, native, parts
+from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
+from unclip_jax.interop.diffusers_upsampler import load_upsampler
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
-# Parts that can be read from diffusers: part -> (folder in a pipeline, reader).
-DIFFUSERS = {"prior": ("prior", load_prior)}
+# Kinds of parts that can be read from diffusers: folders in a pipeline, and the reader.
+DIFFUSERS = {
+    "prior": (("prior",), load_prior),
+    "decoder": (("text_proj", "decoder"), load_decoder),
+    "upsampler": (("super_res_first",), load_upsampler),
+}
 
 
 def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters for a new run of the same model, from the part of its kind.
 
     Args:
-      folder: a native export; or a folder of diffusers, a pipeline's or the module's.
+      folder: a native export; or a folder of diffusers, a pipeline's or the module's
+        (but for a decoder, which is two modules there).
       run: what the run says of itself: "export" (what its stage's export() returned)
         and "data_info".
 
@@ -60,11 +67,10 @@ def _read(folder, part, where):
     if native.is_export(folder):
         config, params, meta = native.read_part(folder, part)
         return config, params, meta.get("clip_fingerprint")
-    if part in DIFFUSERS:
-        name, load = DIFFUSERS[part]
-        for place in (folder, folder / name):
-            if (place / "config.json").is_file():
-                return *load(place), None
+    names, load = DIFFUSERS.get(native.kind_of(part), ((), None))
+    for places in ([folder / name for name in names], [folder] * (len(names) == 1)):
+        if places and all((place / "config.json").is_file() for place in places):
+            return *load(*places), None
     raise FileNotFoundError(
         f"{where} holds no {part}: expected a native export (see `python -m "
         f"unclip_jax.export`) or, for {', '.join(DIFFUSERS)}, a folder of diffusers"
