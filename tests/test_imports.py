@@ -26,7 +26,7 @@ ROOMS = {
     "data": (),
     "parallel": (),
     "interop": ("models", "diffusion"),
-    "embedding": ("models", "interop", "data", "parallel"),
+    "embedding": ("models", "interop", "data", "parallel", "generation"),  # its grids
     "generation": ("models", "diffusion", "interop", "parallel"),
     "evaluation": ("generation", "data", "parallel", "models", "interop"),
     "training": ("stages", "parallel", "data", "evaluation"),

@@ -2,13 +2,23 @@
 
     python -m unclip_jax.embed --config=configs/icons/embed.py --workdir=data/icons
 
-Run the same command again to continue after an interruption.
+Run the same command again to continue after an interruption. With --inspect nothing is
+embedded: the data, or the records that are there, are counted and shown.
 """
 
 from unclip_jax import config as config_lib
 
+FLAGS = {
+    "inspect": (False, "report on the data and draw a sheet of it; embed nothing"),
+}
+
 
 def main(args):
+    if args.inspect:
+        from unclip_jax.embedding.inspection import inspect
+
+        inspect(args.config, args.workdir)
+        return
     from unclip_jax.embedding.runner import embed
     from unclip_jax.training.checkpoint import load_run
 
@@ -16,4 +26,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_lib.run(main, extra_flags=FLAGS)
