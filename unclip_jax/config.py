@@ -166,8 +166,8 @@ def run(
       config: whether there is a (required) --config flag.
       workdir: whether there is a (required) --workdir flag; as `config` by default.
       extra_flags: name -> (default, help). The type is the default's: bool, int, float,
-        str, or list (a flag that may be repeated); None is an optional string and
-        `REQUIRED` a string that must be given.
+        str, or list (a flag that may be repeated); None is an optional string, a type
+        an optional value of it, and `REQUIRED` a string that must be given.
       argv: the command line; sys.argv by default.
 
     Exits with 2 and `error: ...` on stderr for a mistake in what was asked (ValueError,
@@ -207,8 +207,10 @@ def _parse(argv, config, extra_flags):
     absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
     for name, (default, text) in extra_flags.items():
         kind = {bool: "bool", int: "integer", float: "float", list: "multi_string"}
-        definer = getattr(absl_flags, f"DEFINE_{kind.get(type(default), 'string')}")
-        definer(name, None if default is REQUIRED else default, text, **define)
+        optional = default is REQUIRED or isinstance(default, type)
+        known = kind.get(default if optional else type(default), "string")
+        definer = getattr(absl_flags, f"DEFINE_{known}")
+        definer(name, None if optional else default, text, **define)
     if _asks_help(argv):
         return None
     rest = values(argv)[1:]
@@ -261,6 +263,9 @@ def _usage(main, config, extra_flags) -> str:
             "  --config.KEY=VALUE  overrides a value of it",
         ]
     for name, (default, text) in extra_flags.items():
+        if isinstance(default, type):
+            lines.append(f"  --{name}  {text}")
+            continue
         value = "required" if default is REQUIRED else f"default {default!r}"
         lines.append(f"  --{name}  {text} ({value})")
     return "\n".join([*lines, "  --debug  show tracebacks"])

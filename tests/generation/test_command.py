@@ -9,15 +9,22 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
-from unclip_jax.generation import command
+from unclip_jax.generation import command, modes
+from unclip_jax.generation.images import read_image
+from unclip_jax.generation.loading import Statistics
+from unclip_jax.generation.picture_files import read_metadata
+
+FAST = {"prior_steps": 3, "decoder_steps": 3}
 
 
 def arguments(**changes):
-    values = {
-        name: None if default is config_lib.REQUIRED else default
-        for name, (default, _) in entry.FLAGS.items()
-    }
-    values.update(model="exports/tiny", prior_steps=3, decoder_steps=3)
+    values = {}
+    for name, (default, _) in entry.FLAGS.items():
+        given = default is not config_lib.REQUIRED and not isinstance(default, type)
+        values[name] = default if given else None
+    values.update(model="exports/tiny", batch_size=8)
+    if changes.get("mode", "text2image") == "text2image":
+        values.update(FAST)
     return types.SimpleNamespace(**{**values, **changes})
 
 
@@ -26,16 +33,22 @@ def given(monkeypatch, model):
     monkeypatch.setattr(command.UnCLIP, "load", lambda *args, **options: model)
 
 
+@pytest.fixture
+def files(tmp_path, images):
+    """Three pictures in a folder."""
+    (tmp_path / "in").mkdir()
+    paths = [tmp_path / "in" / f"{name}.png" for name in "abc"]
+    for path, image in zip(paths, images, strict=False):
+        Image.fromarray(image).save(path)
+    return list(map(str, paths))
+
+
 def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     out = tmp_path / "heart.png"
     command.sample(arguments(prompt=["a red heart ❤"], seed=4, out=str(out)))
-    with Image.open(out) as image:
-        drawn = np.asarray(image)
-        text = image.text
-    expected = model.text2image(
-        ["a red heart ❤"], seed=4, prior_steps=3, decoder_steps=3
-    )
-    np.testing.assert_array_equal(drawn, expected[0])
+    expected = model.text2image(["a red heart ❤"], seed=4, **FAST)
+    np.testing.assert_array_equal(read_image(out), expected[0])
+    text = read_metadata(out)
     assert text["prompt"] == "a red heart ❤" and text["seed"] == "4"
     settings = json.loads(text["settings"])
     assert settings["prior_guidance"] == 4.0 and settings["mode"] == "text2image"
@@ -45,30 +58,99 @@ def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     assert "1 pictures in" in said.out
 
 
-def test_several_make_a_grid_or_a_folder(tmp_path):
+def test_several_make_a_grid(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a blue cat\n\n  a dog \n")
     args = {"prompt": ["a fox"], "prompts_file": str(prompts)}
-    command.sample(arguments(**args, out=str(tmp_path / "x.png")))
-    with Image.open(tmp_path / "x.png") as grid:
-        assert grid.size[0] > 2 * 96
-        assert grid.text["prompt"] == "a fox\na blue cat\na dog"
+    command.sample(arguments(**args, out=str(tmp_path / "x.webp"), columns=3))
+    assert read_image(tmp_path / "x.webp").shape[1] > 3 * 96
+    assert read_metadata(tmp_path / "x.webp")["prompt"] == "a fox\na blue cat\na dog"
+
+
+def test_a_folder_goes_on_where_it_was_stopped(tmp_path, model, capsys):
     out = tmp_path / "folder"
-    command.sample(arguments(**args, samples=2, out=str(out)))
-    names = sorted(p.name for p in out.iterdir())
-    assert names == [*(f"{i:06d}.png" for i in range(6)), "grid.png"]
-    with Image.open(out / "000003.png") as image:
-        assert image.size == (8, 8)
-        assert image.text["prompt"] == "a blue cat" and image.text["index"] == "3"
+    prompts = [f"picture {chr(97 + i)}" for i in range(10)]
+    args = arguments(prompt=prompts, out=str(out), processes=2, seed=5)
+    args.process = 1
+    command.sample(args)
+    assert "2 of 10 pictures" in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir())[-3:-1] == ["000008.png", "000009.png"]
+    args.process = 0
+    command.sample(args)
+    assert (
+        "10 of 10 pictures" in capsys.readouterr().out and (out / "grid.png").is_file()
+    )
+    expected = model.text2image(prompts, seed=5, **FAST)
+    for i, picture in enumerate(expected):
+        drawn = read_image(out / f"{i:06d}.png")
+        assert np.abs(drawn.astype(int) - picture).max() <= 1
+    assert read_metadata(out / "000003.png")["prompt"] == "picture d"
+    kept = (out / "000000.png").stat().st_mtime_ns
+    (out / "000001.png").unlink()
+    command.sample(args)
+    assert (out / "000001.png").is_file()
+    assert (out / "000000.png").stat().st_mtime_ns == kept
+    with pytest.raises(ValueError, match="seed was 5, is 6"):
+        command.sample(types.SimpleNamespace(**{**vars(args), "seed": 6}))
 
 
-def test_variations_of_a_file(tmp_path, images):
-    Image.fromarray(images[0]).save(tmp_path / "in.png")
-    args = {"mode": "variations", "image": [str(tmp_path / "in.png")], "samples": 2}
-    command.sample(arguments(**args, out=str(tmp_path / "out")))
-    with Image.open(tmp_path / "out" / "000001.png") as image:
-        assert image.text["prompt"] == "in.png"
-        assert json.loads(image.text["settings"])["eta"] == 1.0
+def test_lists_of_pictures(tmp_path, model, images, files):
+    folder = str(tmp_path / "in")
+    drawn = tmp_path / "variations"
+    changes = {"mode": "variations", "image": [folder], "samples": 2}
+    command.sample(arguments(**changes, decoder_steps=3, out=str(drawn)))
+    assert len([*drawn.glob("0*.png")]) == 6
+    text = read_metadata(drawn / "000003.png")
+    assert text["prompt"] == "b.png" and json.loads(text["settings"])["eta"] == 1.0
+    changes = {"mode": "inpaint", "image": files[:1], "prompt": ["a cat"], **FAST}
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "inpaint.png"
+    command.sample(arguments(**changes, mask=str(tmp_path / "mask.png"), out=str(out)))
+    painted = read_image(out).astype(int)
+    assert np.abs(painted[4:] - images[0][4:]).max() <= 1
+    assert np.abs(painted[:4] - images[0][:4]).mean() > 5
+
+
+@pytest.mark.parametrize(
+    "mode, changes, pictures",
+    [
+        ("interpolate", {"frames": 3, "noise": "shared", "decoder_steps": 3}, 6),
+        ("text_diff", {"target": "a cat", "thetas": "0,0.5", "decoder_steps": 3}, 9),
+        ("pca", {"dims": "1,8", "decoder_steps": 3}, 9),
+        ("zero_shot", {"label": ["cat", "big dog"]}, 3),
+        ("typographic", {"label": ["cat", "dog"], "decoder_steps": 3}, 12),
+    ],
+)
+def test_figures_of_pictures(
+    tmp_path, monkeypatch, model, files, mode, changes, pictures
+):
+    stats = Statistics(np.zeros(8), np.diag(np.arange(1.0, 9.0)))
+    monkeypatch.setattr(type(model.stack), "embedding_statistics", lambda self: stats)
+    out = tmp_path / mode
+    command.sample(arguments(mode=mode, image=files, out=str(out), **changes))
+    assert len([*out.glob("0*.png")]) == pictures and (out / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "mode, changes, pictures",
+    [("conditioning", FAST, 6), ("guidance", {"scales": "2,4", **FAST}, 4)],
+)
+def test_figures_of_prompts(tmp_path, mode, changes, pictures):
+    out = tmp_path / mode
+    prompts = ["a cat", "the big dog"]
+    command.sample(arguments(mode=mode, prompt=prompts, out=str(out), **changes))
+    assert len([*out.glob("0*.png")]) == pictures
+    first, second = (read_image(out / f"00000{i}.png") for i in (0, 1))
+    assert (first != second).any()
+
+
+def test_every_option_is_a_flag():
+    for name, mode in modes.MODES.items():
+        assert not {*mode.options} - {*entry.FLAGS}, name
+    options = {flag for mode in modes.MODES.values() for flag in mode.options}
+    assert {*entry.FLAGS} == options | {*command.COMMON} - {"debug"}
 
 
 @pytest.mark.parametrize(
@@ -78,9 +160,22 @@ def test_variations_of_a_file(tmp_path, images):
         ({"prompts_file": "none.txt"}, FileNotFoundError, "none.txt"),
         ({"mode": "dream"}, ValueError, "--mode 'dream'"),
         ({"mode": "variations"}, ValueError, "needs --image"),
+        ({"mode": "pca", "prompt": ["a"]}, ValueError, "--prompt means nothing .*dims"),
+        ({"mode": "reconstruct", "image": ["no"]}, FileNotFoundError, "'no'"),
+        ({"mode": "text_diff", "image": ["a"]}, ValueError, "needs --target"),
         ({"samples": 0, "prompt": ["a"]}, ValueError, "--samples"),
-        ({"out": "x.gif", "prompt": ["a"]}, ValueError, "must be a .png file"),
+        ({"samples": -3, "prompt": ["a"]}, ValueError, "--samples"),
+        ({"batch_size": 0, "prompt": ["a"]}, ValueError, "--batch_size"),
+        ({"process": 2, "prompt": ["a"]}, ValueError, "--process must be from 0 to 0"),
+        ({"out": "x.gif", "prompt": ["a"]}, ValueError, "must be a .png or .webp"),
+        ({"format": "bmp", "prompt": ["a"]}, ValueError, "--format 'bmp'"),
         ({"decoder_steps": 0, "prompt": ["a"]}, ValueError, "decoder steps"),
+        ({"eta": -1.0, "prompt": ["a"]}, ValueError, "eta must be a finite number"),
+        (
+            {"mode": "guidance", "prompt": ["a"], "scales": "1,x"},
+            ValueError,
+            "numbers with commas",
+        ),
     ],
 )
 def test_mistakes(tmp_path, changes, error, message):
@@ -104,5 +199,7 @@ def test_command_line_mistakes_exit_with_two(tmp_path, capsys):
     assert code == 2 and "--model is required" in said
     code, said = exit_of("--model=x", "--prompt=a", "--prior_guidance=nan")
     assert code == 2 and "prior guidance must be a finite number" in said
+    code, said = exit_of("--model=x", "--prompt=a", "--target=b")
+    assert code == 2 and "--target means nothing to --mode=text2image" in said
     code, _ = exit_of("--model=x", "--prompt=a", "--decoder_steps=3", "--prior_steps=3")
     assert code == 0 and (tmp_path / "x.png").is_file()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
 from unclip_jax.generation import grids
 
@@ -69,15 +69,3 @@ def test_bad_grids():
         grids.caption_grid(tiles(2).astype(np.float32))
     with pytest.raises(ValueError, match="differ in size"):
         grids.caption_grid([tiles(1)[0], tiles(1, 9)[0]])
-
-
-def test_png_keeps_pixels_and_metadata(tmp_path):
-    image = tiles(1, 20)[0]
-    path = tmp_path / "new" / "x.png"
-    grids.save_png(path, image, {"prompt": "ein rotes Herz ❤", "seed": 3})
-    with Image.open(path) as read:
-        np.testing.assert_array_equal(np.asarray(read), image)
-        assert read.text == {"prompt": "ein rotes Herz ❤", "seed": "3"}
-    assert [p.name for p in path.parent.iterdir()] == ["x.png"]
-    with pytest.raises(ValueError, match="should end in .png"):
-        grids.save_png(tmp_path / "x.bmp", image)

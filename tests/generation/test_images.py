@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax.generation.images import read_image
+from unclip_jax.generation.images import find_pictures, read_image
 
 
 def test_exact_size_is_untouched(tmp_path):
@@ -52,9 +52,59 @@ def test_rotation_is_applied(tmp_path):
     assert (read[:, -1] == 255).all() and (read[:, 0] == 0).all()
 
 
+def test_dark_16_bit_pictures_stay_dark(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() <= 1
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    read = read_image(tmp_path / "a.gif", 8)
+    assert (read == np.array([255, 0, 0])).all(-1).mean() > 0.9
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.paste(0, (0, 0, 8, 4))
+    image.save(tmp_path / "a.png", transparency=0)
+    read = read_image(tmp_path / "a.png", 8)
+    assert (read[:4] == 255).all() and (read[4:] == np.array([255, 0, 0])).all()
+
+
+def test_one_pixel_and_long_strips(tmp_path):
+    for size in ((1, 1), (1, 300), (300, 1)):
+        Image.new("RGB", size, (7, 8, 9)).save(tmp_path / "a.png")
+        read = read_image(tmp_path / "a.png", 8)
+        assert read.shape == (8, 8, 3) and (read == np.array([7, 8, 9])).all()
+
+
+def test_a_picture_that_claims_to_be_huge(tmp_path, monkeypatch):
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="too large a picture"):
+        read_image(tmp_path / "a.png", 8)
+
+
+def test_folders_become_their_pictures(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    found = find_pictures([tmp_path, tmp_path / "notes.txt"])
+    assert [f.name for f in found] == ["a.JPG", "b.png", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_pictures([tmp_path / "none.png"])
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_image(tmp_path / "none.png", 8)
+    (tmp_path / "a.png").write_text("")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        read_image(tmp_path / "a.png", 8)
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match="not a readable picture"):
         read_image(tmp_path / "a.png", 8)

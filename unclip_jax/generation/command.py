@@ -1,143 +1,125 @@
-"""What `python -m unclip_jax.sample` does: prompts or pictures in, PNG files out."""
+"""What `python -m unclip_jax.sample` does: flags in, pictures out."""
 
-import json
+import hashlib
 import pathlib
 import types
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-import unclip_jax
-from unclip_jax.generation.grids import caption_grid, save_png
+from unclip_jax.generation import modes
+from unclip_jax.generation.grids import caption_grid
 from unclip_jax.generation.images import read_image
+from unclip_jax.generation.picture_files import FORMATS, describe, save_picture
+from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.generation.progress import ProgressLine
 from unclip_jax.generation.unclip import UnCLIP
 
-MODES = ("text2image", "variations")
+# Flags that every mode takes; all others are options of modes.
+COMMON = ("model", "out", "mode", "seed", "batch_size", "dtype", "format", "columns")
+COMMON += ("process", "processes", "debug")
+GRID_MOST = 100  # pictures of a folder's grid
 
 
 def sample(args: types.SimpleNamespace) -> None:
     """Draws pictures and writes them.
 
-    `args` has the attributes of unclip_jax.sample.FLAGS. `out` ending in .png is one
-    file: the picture itself if there is one, else a captioned grid. Any other `out` is
-    a folder of numbered pictures and their grid.png. Every file's text entries hold
-    the prompt, the seed and the settings.
+    `args` has the attributes of unclip_jax.sample.FLAGS. `out` ending in .png or .webp
+    is one file: the picture itself if there is one, else a captioned grid. Any other
+    `out` is a folder of numbered pictures, and their grid if they are few. Every file
+    holds the prompt, the seed, the settings and the versions.
 
     Raises:
       ValueError, FileNotFoundError: what was wrong with the arguments, before any
         model is loaded where possible.
     """
-    if args.mode not in MODES:
-        raise ValueError(f"--mode {args.mode!r}: expected one of {', '.join(MODES)}")
-    if args.samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {args.samples}")
-    out = pathlib.Path(args.out)
-    if out.suffix and out.suffix.lower() != ".png":
-        raise ValueError(f"--out {args.out!r} must be a .png file or a folder")
-    draw = {"text2image": _text2image, "variations": _variations}[args.mode]
-    captions, images, settings = draw(args)
-    settings = {"mode": args.mode, "model": str(args.model), **settings}
-    write(out, images, captions, args.seed, settings)
+    given = {
+        flag: value
+        for flag, value in vars(args).items()
+        if flag not in COMMON and value not in (None, [])
+    }
+    options = modes.settle(args.mode, given)
+    _check(args, options)
+    settings = {"mode": args.mode, "model": str(args.model), **options}
+    options["seed"] = args.seed
+    mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
+    if mode.captions is None:
+        images, captions, columns = mode.draw(_load(args), options, ProgressLine())
+    else:
+        captions, columns = mode.captions(options), args.columns
+        if not out.suffix:
+            return _fill(mode, options, captions, settings, args, out)
+        images = _draw_all(mode, options, captions, args)
+    texts = describe(args.seed, settings, prompt="\n".join(captions))
+    if out.suffix:
+        alone = len(images) == 1
+        page = images[0] if alone else caption_grid(images, captions, columns)
+        save_picture(out, page, texts | ({"index": 0} if alone else {}))
+    else:
+        for i, image in enumerate(images):
+            more = {"prompt": captions[i], "index": i}
+            path = out / f"{i:06d}.{args.format}"
+            save_picture(path, image, describe(args.seed, settings, **more))
+        save_picture(out / "grid.png", caption_grid(images, captions, columns), texts)
     print(f"{len(images)} pictures in {out}")
 
 
-def read_prompts(prompts: Sequence[str], file: str | None) -> list[str]:
-    """The given prompts, then the lines of the file that are not blank.
-
-    Raises FileNotFoundError, or ValueError when there are none.
-    """
-    prompts = list(prompts or [])
-    if file:
-        if not pathlib.Path(file).is_file():
-            raise FileNotFoundError(f"--prompts_file {file!r} does not exist")
-        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError('no prompts: give --prompt="..." or --prompts_file=FILE')
-    return prompts
+def _draw_all(mode, options, captions, args):
+    """A list's pictures, in memory."""
+    model, progress = _load(args), ProgressLine()
+    step, total, drawn = args.batch_size, len(captions), []
+    progress(0, total)
+    for start in range(0, total, step):
+        rows = slice(start, min(start + step, total))
+        drawn.append(mode.draw(model, options, captions, rows))
+        progress(rows.stop, total)
+    return np.concatenate(drawn)
 
 
-def write(
-    out: pathlib.Path,
-    images: np.ndarray,
-    captions: Sequence[str],
-    seed: int,
-    settings: dict[str, Any],
-) -> None:
-    """Writes uint8 (N, H, W, 3) as `sample` says; picture i is number i of the seed."""
-    shared = {
-        "seed": seed,
-        "settings": json.dumps(settings, sort_keys=True),
-        "software": f"unclip_jax {unclip_jax.__version__}",
-    }
-    single = [
-        {"prompt": caption, "index": i, **shared} for i, caption in enumerate(captions)
-    ]
-    together = {"prompt": "\n".join(captions), **shared}
-    if out.suffix.lower() == ".png":
-        if len(images) == 1:
-            save_png(out, images[0], single[0])
-        else:
-            save_png(out, caption_grid(images, captions), together)
-        return
-    for i, image in enumerate(images):
-        save_png(out / f"{i:06d}.png", image, single[i])
-    save_png(out / "grid.png", caption_grid(images, captions), together)
-
-
-def _text2image(args):
-    captions = _repeat(read_prompts(args.prompt, args.prompts_file), args.samples)
-    settings = {
-        name: getattr(args, name)
-        for name in (
-            "prior_guidance",
-            "decoder_guidance",
-            "num_candidates",
-            "prior_steps",
-            "decoder_steps",
-            "prior_sampler",
-            "decoder_sampler",
-            "eta",
-            "prior",
-            "temperature",
-            "top_k",
-            "top_p",
-            "dot_quantile",
-        )
-    }
-    settings["eta"] = _eta(args, 0.0)
-    model = _load(args)
-    progress = ProgressLine("drawing")
-    images = model.text2image(captions, args.seed, **settings, progress=progress)
-    return captions, images, settings
-
-
-def _variations(args):
-    if not args.image:
-        raise ValueError("--mode=variations needs --image=FILE (it may be repeated)")
-    model = _load(args)
-    files = _repeat(args.image, args.samples)
-    size = model.clip_image_size
-    images = [read_image(file, size) for file in files]
-    settings = {
-        "eta": _eta(args, 1.0),
-        "guidance": args.decoder_guidance,
-        "steps": args.decoder_steps,
-    }
-    progress = ProgressLine("drawing")
-    drawn = model.variations(images, args.seed, **settings, progress=progress)
-    return [pathlib.Path(file).name for file in files], drawn, settings
+def _fill(mode, options, captions, settings, args, out):
+    """A list's pictures into a folder: those that it lacks, this process's share."""
+    index = next(pathlib.Path(args.model).glob("*.json"), None)
+    model_sha256 = index and hashlib.sha256(index.read_bytes()).hexdigest()
+    kept = settings | {"seed": args.seed, "dtype": args.dtype}
+    folder = PictureFolder(
+        out, captions, kept | {"model_sha256": model_sha256}, args.format
+    )
+    chunks = [*folder.chunks(args.batch_size, args.process, args.processes)]
+    if chunks:
+        model, progress = _load(args), ProgressLine()
+        total, done = sum(rows.stop - rows.start for rows in chunks), 0
+        progress(0, total)
+        for rows in chunks:
+            images = mode.draw(model, options, captions, rows)
+            for i, image in enumerate(images, rows.start):
+                more = {"prompt": captions[i], "index": i}
+                folder.put(i, image, describe(args.seed, settings, **more))
+            done += len(images)
+            progress(done, total)
+    left = len(folder.missing())
+    if not left and len(captions) <= GRID_MOST:
+        images = [read_image(folder.path(i)) for i in range(len(captions))]
+        texts = describe(args.seed, settings, prompt="\n".join(captions))
+        page = caption_grid(images, captions, args.columns)
+        save_picture(out / "grid.png", page, texts)
+    print(f"{len(captions) - left} of {len(captions)} pictures in {out}")
 
 
 def _load(args):
     return UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
 
 
-def _eta(args, default):
-    return default if args.eta < 0 else args.eta
-
-
-def _repeat(values, times):
-    return [value for value in values for _ in range(times)]
+def _check(args, options):
+    counts = ("samples", "frames", "processes", "batch_size", "columns")
+    for flag in counts:
+        value = options.get(flag, getattr(args, flag, None))
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {value}")
+    if not 0 <= args.process < args.processes:
+        raise ValueError(
+            f"--process must be from 0 to {args.processes - 1}, got {args.process}"
+        )
+    if args.format not in FORMATS:
+        raise ValueError(f"--format {args.format!r}: expected one of {FORMATS}")
+    suffix = pathlib.Path(args.out).suffix.lower()
+    if suffix and suffix.removeprefix(".") not in FORMATS:
+        raise ValueError(f"--out {args.out!r} must be a .png or .webp file or a folder")

@@ -1,14 +1,13 @@
-"""Pictures as PNG files: single ones, and captioned grids that people can read."""
+"""Captioned grids of pictures, that people can read."""
 
 import bisect
 import math
-import os
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
+
+from unclip_jax.generation.picture_files import check_picture
 
 MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
 GAP = 8
@@ -37,7 +36,7 @@ def caption_grid(
       ValueError: no pictures, pictures of other types or sizes, or another number of
         captions.
     """
-    images = [_checked(image) for image in images]
+    images = [check_picture(image) for image in images]
     if not images:
         raise ValueError("a grid needs at least one picture, got none")
     sizes = {image.shape for image in images}
@@ -101,36 +100,6 @@ def wrap(text: str, font, width: float, max_lines: int = 6) -> list[str]:
     return [*lines[: max_lines - 1], last + "..."]
 
 
-def save_png(
-    path: str | os.PathLike,
-    image: np.ndarray,
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes uint8 (H, W, 3) as PNG, atomically, with text entries for the metadata.
-
-    Raises ValueError for a picture of another type, or a path that is not *.png.
-    """
-    path = pathlib.Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} should end in .png")
-    info = PngImagePlugin.PngInfo()
-    for key, value in (metadata or {}).items():
-        info.add_itxt(key, str(value))  # iTXt: prompts need not be Latin-1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(_checked(image)).save(part, "PNG", pnginfo=info)
-    part.replace(path)
-
-
 def _columns(count: int) -> int:
     few, many = math.ceil(math.sqrt(count)), math.ceil(math.sqrt(2 * count))
     return min(range(many, few - 1, -1), key=lambda n: -count % n)
-
-
-def _checked(image) -> np.ndarray:
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
-        )
-    return image

@@ -5,11 +5,28 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.parts import Part
 from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
 
 SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean (D,) and covariance (D, D) of embeddings, float64."""
+
+    mean: np.ndarray
+    cov: np.ndarray
+
+    def project(self, z: np.ndarray, count: int) -> np.ndarray:
+        """Embeddings (N, D) without all but their first `count` components."""
+        _, vectors = np.linalg.eigh(self.cov)  # columns, by rising variance
+        basis = vectors[:, vectors.shape[1] - count :]  # (D, count)
+        kept = (z - self.mean) @ basis @ basis.T + self.mean
+        return kept.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,11 +38,19 @@ class Stack:
       parts: name -> Part; not necessarily all of native.PARTS, and any number of
         upsamplers.
       tokenizer: None when the folder has none.
+      statistics: of the training embeddings; None when the folder has none.
     """
 
     origin: str
     parts: Mapping[str, Part]
     tokenizer: ExportedTokenizer | None
+    statistics: Statistics | None = None
+
+    def embedding_statistics(self) -> Statistics:
+        """Raises FileNotFoundError saying how to add them if they are not there."""
+        if self.statistics is None:
+            raise native.missing_part(self.origin, native.STATISTICS, [*self.parts])
+        return self.statistics
 
     @property
     def upsamplers(self) -> tuple[str, ...]:
@@ -89,7 +114,10 @@ def _read_native(folder, wanted, dtype):
         length = next(filter(None, lengths))
         path = native.part_folder(folder, native.TOKENIZER)
         tokenizer = read_tokenizer(path, length)
-    return Stack(str(folder), read, tokenizer)
+    statistics = None
+    if native.STATISTICS in have and "decoder" in read:
+        statistics = Statistics(**native.read_statistics(folder))
+    return Stack(str(folder), read, tokenizer, statistics)
 
 
 def _asked_by(part):

@@ -5,7 +5,8 @@ conditioned on z_i. Pictures come as uint8 of any sizes: their centre squares ar
 to what CLIP and the decoder take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -172,6 +173,78 @@ class Manipulations:
         z = rotate(z[:, None], (after - before)[None, None], thetas)
         x_T = np.repeat(x_T, len(thetas), axis=0)
         return self._rows(z, x_T, 0, options, progress)
+
+    def inpaint(
+        self,
+        images,
+        masks: np.ndarray,
+        prompt: str | None = None,
+        seed: int = 0,
+        guidance: float = 8.0,
+        steps: int = 50,
+        sampler: str = "ddim",
+        eta: float = 0.0,
+        prior: Mapping[str, Any] | None = None,
+        first: int = 0,
+        progress=None,
+    ) -> np.ndarray:
+        """Pictures painted anew where the mask is True; the rest stays.
+
+        One pass in which known pixels take their own path (see pipeline.draw_images):
+        no training for it, and no return steps, so that seams may show.
+
+        Args:
+          images: N pictures.
+          masks: bool (N, s, s) or (s, s), s = draw_size.
+          prompt: what the whole picture should show; without one, what the picture's
+            own embedding says.
+          prior: options of `sample_embeddings`, for the prompt's embedding.
+        """
+        pixels = self.fit_for_decoder(images)
+        n = len(pixels)
+        masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
+        if prompt is None:
+            z, prompts = self.encode_image(self.fit_for_clip(images)), None
+        else:
+            prompts = [prompt] * n
+            options = {"seed": seed, "first": first, **(prior or {})}
+            z = self.sample_embeddings(prompts, **options)
+        options = dict(guidance=guidance, steps=steps, sampler=sampler, eta=eta)
+        options |= dict(seed=seed, first=first, progress=progress)
+        return self.decode(z, prompts, keep=(pixels, ~masks), **options)
+
+    def pca_reconstructions(
+        self,
+        images,
+        dims: Sequence[int] = (20, 30, 40, 80, 120, 160, 200, 320),
+        seed: int = 0,
+        guidance: float = 8.0,
+        steps: int = 50,
+        progress=None,
+    ) -> np.ndarray:
+        """What the first principal components of an embedding keep of a picture.
+
+        Paper, section 4, figure 7: z_i projected onto the components of the training
+        embeddings, decoded by DDIM from one noise per picture.
+
+        Args:
+          images: N pictures.
+          dims: numbers of components.
+
+        Returns:
+          uint8 (N, dims, S, S, 3).
+
+        Raises:
+          FileNotFoundError: the export has no statistics of its embeddings.
+        """
+        statistics = self.stack.embedding_statistics()
+        most = len(statistics.mean)
+        dims = [checks.integer("dims", n, 0, most) for n in dims]
+        z = self.encode_image(self.fit_for_clip(images))
+        kept = np.stack([statistics.project(z, n) for n in dims], axis=1)
+        x_T = np.repeat(self.draw_noise(len(z), seed), len(dims), axis=0)
+        options = dict(guidance=guidance, steps=steps)
+        return self._rows(kept, x_T, seed, options, progress)
 
     def _rows(self, z, x_T, seed, options, progress):
         """Pictures (N, K, S, S, 3) of embeddings (N, K, D), x_T row after row."""

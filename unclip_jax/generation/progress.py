@@ -11,7 +11,7 @@ class ProgressLine:
     leaves out.
     """
 
-    def __init__(self, what: str, stream=None):
+    def __init__(self, what: str = "drawing", stream=None):
         self._what = what
         self._stream = stream or sys.stderr
         self._start = time.monotonic()

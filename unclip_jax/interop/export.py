@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from unclip_jax.interop import diffusers, native, parts, public_clip
 
 FORMATS = ("native", "diffusers", *public_clip.FORMATS)
@@ -19,7 +21,8 @@ def export(
 ) -> str:
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
-    A CLIP brings its tokenizer along.
+    A CLIP brings its tokenizer along; a prior or decoder the mean and covariance of
+    the embeddings it learnt from, while its records are where they were.
 
     Args:
       params: the run's parameters (EMA).
@@ -61,6 +64,11 @@ def export(
     native.write_part(folder, kind, config, params, kept)
     if tokenizer is not None:
         native.write_tokenizer(folder, tokenizer)
+    records = meta["config"].get("data", {}).get("path")
+    statistics = pathlib.Path(records or run) / "statistics.npz"
+    if statistics.is_file():  # records may be gone by now: only PCA needs these
+        with np.load(statistics) as arrays:
+            native.write_statistics(folder, arrays["mean"], arrays["cov"])
     have = ", ".join(sorted(native.read_index(folder)["parts"]))
     return f"{what} to {folder}, which now has: {have}"
 

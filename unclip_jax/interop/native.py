@@ -35,6 +35,7 @@ PARTS = ("clip", "prior", "ar_prior", "decoder")
 KINDS = (*PARTS, "upsampler")
 LAST = "_last"
 TOKENIZER = "tokenizer"
+STATISTICS = "statistics"  # of the CLIP embeddings that prior and decoder learnt from
 
 
 def kind_of(part: str) -> str:
@@ -129,6 +130,26 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
     _commit(folder, TOKENIZER, index, write)
 
 
+def write_statistics(
+    folder: str | os.PathLike, mean: np.ndarray, cov: np.ndarray
+) -> None:
+    """Adds mean (D,) and covariance (D, D) of the training embeddings, as float64."""
+    index = _read_index(folder)
+    index["parts"][STATISTICS] = {}
+    arrays = {"mean": np.asarray(mean, np.float64), "cov": np.asarray(cov, np.float64)}
+
+    def write(new: pathlib.Path):
+        safetensors.numpy.save_file(arrays, new / WEIGHTS, {"format": FORMAT})
+
+    _commit(folder, STATISTICS, index, write)
+
+
+def read_statistics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    """{"mean", "cov"} as written; raises what `read_part` does."""
+    path = part_folder(folder, STATISTICS)
+    return safetensors.numpy.load_file(path / WEIGHTS)
+
+
 def read_index(folder: str | os.PathLike) -> dict[str, Any]:
     """unclip.json: {"format", "version", "parts": {name: {...}}}.
 
@@ -183,7 +204,7 @@ def part_folder(folder: str | os.PathLike, part: str) -> pathlib.Path:
 
 def missing_part(folder, part: str, parts: Sequence[str]) -> FileNotFoundError:
     """The error for an export without `part`: says which command makes it."""
-    run = "clip" if part == TOKENIZER else kind_of(part)
+    run = {TOKENIZER: "clip", STATISTICS: "decoder"}.get(part, kind_of(part))
     have = ", ".join(sorted(parts)) or "nothing"
     return FileNotFoundError(
         f"{folder} has no {part} (it has {have}); add it with "

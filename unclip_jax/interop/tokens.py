@@ -6,6 +6,7 @@ without it, so that an export can be used alone.
 
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,12 +34,18 @@ class ExportedTokenizer:
             raise ValueError(f"not a CLIP tokenizer: it has no {START} or no {END}")
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """What is too long is cut; the end token is always there."""
+        """What is too long is cut, with a warning; the end token is always there."""
         tokens = np.full((len(captions), self.context_length), self.eot_id, np.int32)
         tokens[:, 0] = self.sot_id
         encoded = self._backend.encode_batch(list(captions), add_special_tokens=False)
         for row, encoding in zip(tokens, encoded, strict=True):
             ids = encoding.ids[: self.context_length - 2]
+            if len(ids) < len(encoding.ids):
+                warnings.warn(
+                    f"a caption has {len(encoding.ids)} tokens, of which the first "
+                    f"{len(ids)} are seen",
+                    stacklevel=2,
+                )
             row[1 : 1 + len(ids)] = ids
         return tokens
 

@@ -1,0 +1,61 @@
+"""PNG and WebP files with their metadata, and folders that fill in many runs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unclip_jax.generation import picture_files
+from unclip_jax.generation.picture_folder import PictureFolder
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_pictures_and_their_metadata_come_back(tmp_path, suffix):
+    path = tmp_path / "new" / f"a.{suffix}"
+    texts = picture_files.describe(
+        7, {"eta": 0.5}, prompt="ein rotes Herz ❤\n心", index=3
+    )
+    picture_files.save_picture(path, PICTURE, texts)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), PICTURE)
+    read = picture_files.read_metadata(path)
+    assert read["prompt"] == "ein rotes Herz ❤\n心" and read["seed"] == "7"
+    assert read["settings"] == '{"eta": 0.5}' and "jax" in read["software"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_bad_pictures(tmp_path):
+    with pytest.raises(ValueError, match="should end in png or webp"):
+        picture_files.save_picture(tmp_path / "a.jpg", PICTURE)
+    with pytest.raises(ValueError, match="must be uint8"):
+        picture_files.save_picture(tmp_path / "a.png", PICTURE / 255)
+    assert picture_files.FORMATS and not list(tmp_path.iterdir())
+
+
+def test_processes_share_a_folder_and_none_draws_twice(tmp_path):
+    captions = [f"caption {i}" for i in range(10)]
+
+    def open_folder():
+        return PictureFolder(tmp_path, captions, {"seed": 1})
+
+    shares = [[*open_folder().chunks(3, process, 2)] for process in (0, 1)]
+    numbers = [[i for s in share for i in range(s.start, s.stop)] for share in shares]
+    assert sorted(numbers[0] + numbers[1]) == [*range(10)] and min(map(len, shares))
+    for i in numbers[0]:
+        open_folder().put(i, PICTURE, {})
+    assert open_folder().missing() == sorted(numbers[1])
+    before = open_folder().path(0).read_bytes()
+    open_folder().put(0, 255 - PICTURE, {})
+    assert open_folder().path(0).read_bytes() == before
+    assert [*open_folder().chunks(3, 0, 2)] == []
+
+
+def test_other_settings_are_refused(tmp_path):
+    PictureFolder(tmp_path, ["a"], {"seed": 1, "scales": (1, 2)})
+    PictureFolder(tmp_path, ["a"], {"seed": 1, "scales": (1, 2)})
+    with pytest.raises(ValueError, match="seed was 1, is 2"):
+        PictureFolder(tmp_path, ["a"], {"seed": 2, "scales": (1, 2)})
+    with pytest.raises(ValueError, match="captions_sha256"):
+        PictureFolder(tmp_path, ["b"], {"seed": 1, "scales": (1, 2)})

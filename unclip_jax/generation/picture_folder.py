@@ -1,0 +1,80 @@
+"""A folder that fills with numbered pictures of one setting, in any number of runs."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unclip_jax.generation.picture_files import save_picture
+
+SETTINGS = "settings.json"
+
+
+class PictureFolder:
+    """Pictures 0 ... len(captions) - 1, file by file.
+
+    Files that are there are not drawn again, so that the same command goes on where it
+    was stopped; several processes with numbers of their own share the work.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        captions: Sequence[str],
+        settings: Mapping[str, Any],
+        format: str = "png",
+    ):
+        """Opens the folder, or makes it and writes settings.json.
+
+        Raises ValueError when it holds pictures of other captions or settings.
+        """
+        self.folder = pathlib.Path(folder)
+        self.captions, self.format = captions, format
+        text = json.dumps(list(captions)).encode()
+        wanted = {
+            **settings,
+            "captions": len(captions),
+            "captions_sha256": hashlib.sha256(text).hexdigest(),
+        }
+        wanted = json.loads(json.dumps(wanted))
+        file = self.folder / SETTINGS
+        if file.is_file():
+            found = json.loads(file.read_text())
+            keys = {k for k in {*found, *wanted} if found.get(k) != wanted.get(k)}
+            if keys:
+                listed = "; ".join(
+                    f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
+                    for key in sorted(keys)
+                )
+                raise ValueError(
+                    f"{self.folder} holds pictures of other settings ({listed}): "
+                    "choose another --out, or remove it"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{SETTINGS}.{os.getpid()}"
+        part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        part.replace(file)
+
+    def path(self, i: int) -> pathlib.Path:
+        return self.folder / f"{i:06d}.{self.format}"
+
+    def missing(self) -> list[int]:
+        """Numbers of the pictures that are not there."""
+        return [i for i in range(len(self.captions)) if not self.path(i).is_file()]
+
+    def chunks(self, size: int, process: int = 0, processes: int = 1) -> Iterator:
+        """Slices of `size` that lack pictures: every processes-th, from process."""
+        missing = sorted({i // size for i in self.missing()})
+        for k in missing:
+            if k % processes == process:
+                yield slice(k * size, min((k + 1) * size, len(self.captions)))
+
+    def put(self, i: int, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
+        """Writes picture i unless it is there."""
+        if not self.path(i).is_file():
+            save_picture(self.path(i), image, metadata)
