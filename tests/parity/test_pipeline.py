@@ -14,8 +14,7 @@ import pytest
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, pipeline
-from unclip_jax.generation.loading import load_stack
-from unclip_jax.interop.diffusers import CLASSES, write_part
+from unclip_jax.interop.diffusers import CLASSES
 
 from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
 
@@ -54,8 +53,7 @@ def rebuilt(reference, folder):
     import transformers
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
-    for part in load_stack(reference.folder).parts.values():
-        write_part(folder, part, tokenizer=reference.folder / "tokenizer")
+    UnCLIP.load(reference.folder).save_diffusers(folder)
     components = {}
     for name in reference.pipeline.components:
         library, cls = CLASSES[name]

@@ -93,7 +93,7 @@ class FrozenCLIP:
         elif public_clip.is_public_clip(folder):
             part, tokens = public_clip.read_public_clip(folder, dtype), folder
         elif diffusers.is_pipeline(folder):
-            read, _ = diffusers.read(folder, ["clip"], dtype)
+            read, _ = diffusers.load_diffusers(folder, ["clip"], dtype)
             part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"
         else:
             params, meta = load_run(str(folder))

@@ -89,7 +89,7 @@ def load_stack(
     if native.is_export(folder):
         stack = _read_native(folder, wanted, dtype)
     elif diffusers.is_pipeline(folder):
-        stack = Stack(str(folder), *diffusers.read(folder, wanted, dtype))
+        stack = Stack(str(folder), *diffusers.load_diffusers(folder, wanted, dtype))
     elif public_clip.is_public_clip(folder):
         part = public_clip.read_public_clip(folder, dtype)
         tokenizer = read_tokenizer(folder, part.module.context_length)

@@ -1,6 +1,7 @@
 """UnCLIP: text to images, images to images, and CLIP's two encoders."""
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,7 +13,7 @@ from unclip_jax.generation import checks, pipeline
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.programs import Programs
-from unclip_jax.interop import native
+from unclip_jax.interop import diffusers, native
 from unclip_jax.interop.images import fit
 from unclip_jax.parallel.mesh import make_mesh
 
@@ -64,6 +65,14 @@ class UnCLIP(Manipulations):
           ValueError: broken files, or parts that do not belong together.
         """
         return cls(load_stack(folder, parts, dtype), mesh, batch_size)
+
+    def save_diffusers(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
+        """Writes the stack as folders that the classes of diffusers load.
+
+        Raises ValueError for a part that they cannot hold.
+        """
+        tokenizer = pathlib.Path(self.stack.origin) / native.TOKENIZER
+        diffusers.save_diffusers(self.stack.parts, folder, tokenizer, dtype)
 
     @property
     def image_size(self) -> int:

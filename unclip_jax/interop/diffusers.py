@@ -59,7 +59,7 @@ def is_pipeline(folder: str | os.PathLike) -> bool:
     return (pathlib.Path(folder) / INDEX).is_file()
 
 
-def read(
+def load_diffusers(
     folder: str | os.PathLike,
     wanted: Sequence[str] = native.KINDS,
     dtype: str = "float32",
@@ -110,6 +110,17 @@ def read(
         small = found["decoder"].module.image_size if "decoder" in found else None
         found |= _read_upsamplers(folder, small, dtype)
     return {k: p for k, p in found.items() if native.kind_of(k) in wanted}, tokenizer
+
+
+def save_diffusers(
+    members: Mapping[str, Part],
+    folder: str | os.PathLike,
+    tokenizer: str | os.PathLike | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Writes a whole unCLIP as a pipeline; see `write_part` for each argument."""
+    for part in members.values():
+        write_part(folder, part, dtype, tokenizer)
 
 
 def write_part(
