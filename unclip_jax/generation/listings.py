@@ -79,6 +79,7 @@ def text_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of UnCLIP.text2image, of those flags that a mode has."""
     keys = ("prior_guidance", "prior_steps", "prior_sampler")
     keys += ("decoder_guidance", "decoder_steps", "decoder_sampler", "eta", *_PRIOR)
+    keys += ("upsampler_steps",)
     return {key: options[key] for key in keys if key in options}
 
 

@@ -53,8 +53,8 @@ class Manipulations:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The latents of pictures: (z_i (N, D), x_T (N, s, s, 3)), float32.
 
-        `decode(z_i, noise=x_T)` with the same steps and guidance draws them again: the
-        more steps the closer, as far as the decoder can draw them at all.
+        `decode(z_i, noise=x_T)` by DDIM with the same steps and guidance draws them
+        again: the more steps the closer, as far as the decoder can draw them at all.
         """
         images = checks.pictures(images)
         z = self.encode_image(self.fit_for_clip(images))
@@ -68,7 +68,7 @@ class Manipulations:
         """Pictures to their latents and back."""
         z, x_T = self.invert(images, steps, guidance)
         options = dict(guidance=guidance, steps=steps, progress=progress)
-        return self.decode(z, noise=x_T, **options)
+        return self.decode(z, noise=x_T, sampler="ddim", **options)
 
     def variations(
         self,
@@ -76,7 +76,7 @@ class Manipulations:
         seed: int = 0,
         eta: float = 1.0,
         guidance: float = 8.0,
-        steps: int = 50,
+        steps: int | None = None,
         inverted: bool = False,
         first: int = 0,
         progress=None,
@@ -96,7 +96,7 @@ class Manipulations:
         else:
             z = self.encode_image(self.fit_for_clip(images))
         options |= dict(seed=seed, eta=eta, first=first, progress=progress)
-        return self.decode(z, noise=noise, **options)
+        return self.decode(z, noise=noise, sampler="ddim", **options)
 
     def interpolate(
         self,
@@ -116,8 +116,8 @@ class Manipulations:
           steps: pictures per row, the end points included.
           noise: "inverted" interpolates the inverted x_T as well, so that the end
             points are a and b; "shared" draws one x_T per row (the paper's figure 4).
-          guidance, decoder_steps: by default 1 and 250 with inverted noise, 8 and 50
-            with shared.
+          guidance, decoder_steps: by default 1 and 250 with inverted noise, 8 and
+            the model's own with shared.
 
         Returns:
           uint8 (N, steps, S, S, 3).
@@ -126,7 +126,7 @@ class Manipulations:
             raise ValueError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
         exact = noise == "inverted"
         guidance = (1.0 if exact else 8.0) if guidance is None else guidance
-        decoder_steps = decoder_steps or (250 if exact else 50)
+        decoder_steps = decoder_steps or (250 if exact else None)
         steps = checks.integer("steps", steps, 2, 4096)
         a, b = checks.pictures(a), checks.pictures(b)
         if len(a) != len(b):
@@ -181,8 +181,8 @@ class Manipulations:
         prompt: str | None = None,
         seed: int = 0,
         guidance: float = 8.0,
-        steps: int = 50,
-        sampler: str = "ddim",
+        steps: int | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
@@ -219,7 +219,7 @@ class Manipulations:
         dims: Sequence[int] = (20, 30, 40, 80, 120, 160, 200, 320),
         seed: int = 0,
         guidance: float = 8.0,
-        steps: int = 50,
+        steps: int | None = None,
         progress=None,
     ) -> np.ndarray:
         """What the first principal components of an embedding keep of a picture.
@@ -249,7 +249,7 @@ class Manipulations:
     def _rows(self, z, x_T, seed, options, progress):
         """Pictures (N, K, S, S, 3) of embeddings (N, K, D), x_T row after row."""
         n, k, dim = z.shape
-        options = dict(**options, seed=seed, progress=progress)
+        options = dict(**options, sampler="ddim", seed=seed, progress=progress)
         drawn = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
         return drawn.reshape(n, k, *drawn.shape[1:])
 

@@ -1,7 +1,8 @@
 """The modes of `python -m unclip_jax.sample`: which options each takes, and its row.
 
 A mode either draws a list of independent pictures, in chunks and resumable, or one
-figure. `options` maps the flags it takes to their defaults; NEEDED must be given.
+figure. `options` maps the flags it takes to their defaults; NEEDED must be given, and
+None leaves the choice to the model.
 """
 
 import dataclasses
@@ -17,16 +18,16 @@ IMAGES = {"image": NEEDED}
 PRIOR = {
     "prior": "auto",
     "prior_guidance": 4.0,
-    "prior_steps": 64,
-    "prior_sampler": "ddpm",
+    "prior_steps": None,
+    "prior_sampler": None,
     "num_candidates": 2,
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
     "dot_quantile": 0.5,
 }
-STEPPED = {"decoder_steps": 50, "decoder_sampler": "ddim", "eta": 0.0}
-DECODER = {"decoder_guidance": 8.0, "decoder_steps": 50}
+STEPPED = {"decoder_steps": None, "decoder_sampler": None, "eta": 0.0}
+DECODER = {"decoder_guidance": 8.0, "decoder_steps": None}
 PAINT = {**DECODER, **STEPPED}
 INVERTED = {"decoder_guidance": 1.0, "decoder_steps": 250}
 
@@ -52,7 +53,7 @@ class Mode:
 MODES = {
     "text2image": Mode(
         "pictures of prompts",
-        {**TEXTS, "samples": 1, **PRIOR, **PAINT},
+        {**TEXTS, "samples": 1, **PRIOR, **PAINT, "upsampler_steps": None},
         listings.text2image,
         listings.prompts,
     ),
