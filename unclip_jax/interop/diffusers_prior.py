@@ -4,19 +4,20 @@ Their file holds neither what CLIP makes of the empty caption (their pipelines r
 each time) nor the tokenizer's numbers: whoever loads one has them at hand.
 """
 
-import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unclip_jax import config as config_lib
 from unclip_jax.interop import mapping, weights
+from unclip_jax.interop.diffusers_config import (
+    check_settings,
+    read_config,
+    write_config,
+)
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
 from unclip_jax.interop.mapping import LEAD_1, LEAD_2, Entry
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
-STEM = "diffusion_pytorch_model"
 CLASS = "PriorTransformer"
 STEPS = 25  # of their pipelines
 KARLO = {  # what Karlo's scheduler says; Kandinsky bounds x0 by 10
@@ -103,10 +104,7 @@ def load_prior(
       FileNotFoundError: a file is missing.
       ValueError: settings that have no counterpart here, or tensors that do not fit.
     """
-    file = pathlib.Path(folder) / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: the folder is not complete")
-    fields = model_fields(json.loads(file.read_text()), str(file))
+    fields = model_fields(read_config(folder), f"{folder}/config.json")
     fields |= {"eot_id": eot_id, "vocab_size": vocab_size}
     diffusion = dict(KARLO)
     if scheduler is not None:
@@ -138,9 +136,8 @@ def save_prior(
     depth = part_config["model"]["depth"]
     params = mapping.unstack_blocks(params)
     tensors = mapping.to_theirs(table(depth), params, keep=EMPTY_CAPTION)
-    weights.write_weights(folder, tensors, STEM, dtype)
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (pathlib.Path(folder) / "config.json").write_text(text)
+    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
+    write_config(folder, config)
 
 
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -148,29 +145,23 @@ def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Raises ValueError naming a setting that has no counterpart here.
     """
-    if config.get("_class_name", CLASS) != CLASS:
-        raise ValueError(f"{where} is of a {config['_class_name']}, not a {CLASS}")
-    given = {k: v for k, v in config.items() if not k.startswith("_")}
-    config_lib.check_keys(given, (*DEFAULTS, *FIXED, *WIDTHS), where)
-    given = {**DEFAULTS, **given}
-    heads, dim = given["num_attention_heads"], given["embedding_dim"]
-    width = heads * given["attention_head_dim"]
-    only = {**FIXED, **dict(zip(WIDTHS, (width, dim, dim), strict=True))}
-    for name, value in only.items():
-        found = given.get(name, value)
-        if found != value and not (found is None and name in WIDTHS):
+    settings = check_settings(config, CLASS, DEFAULTS, FIXED, WIDTHS, where)
+    heads, dim = settings["num_attention_heads"], settings["embedding_dim"]
+    width = heads * settings["attention_head_dim"]
+    for name, value in zip(WIDTHS, (width, dim, dim), strict=True):
+        if config.get(name) not in (None, value):
             raise ValueError(
-                f"{where}: {name} is {found!r}; only {value!r} is supported"
+                f"{where}: {name} is {config[name]!r}; only {value!r} is supported"
             )
     return {
         "caption": "clip_states",
         "embed_dim": dim,
         "text_width": dim,
-        "context_length": given["num_embeddings"],
+        "context_length": settings["num_embeddings"],
         "width": width,
-        "depth": given["num_layers"],
+        "depth": settings["num_layers"],
         "num_heads": heads,
-        "dropout": given["dropout"],
+        "dropout": settings["dropout"],
     }
 
 

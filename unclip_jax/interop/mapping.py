@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unclip_jax.interop.native import flatten, unflatten
+from unclip_jax.interop.native import flatten, leaves, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def their_shapes(
       table: every tensor that they have.
       shapes: nested dict of jax.ShapeDtypeStruct, blocks one by one.
     """
-    flat = {name: leaf.shape for name, leaf in _leaves(shapes)}
+    flat = {name: leaf.shape for name, leaf in leaves(shapes)}
     return {e.theirs: e.layout.their_shape(flat[e.ours]) for e in table}
 
 
@@ -179,11 +179,3 @@ def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
         for i in range(len(next(iter(flat.values())))):
             rest[f"block_{i}"] = unflatten({k: a[i] for k, a in flat.items()})
     return rest
-
-
-def _leaves(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value

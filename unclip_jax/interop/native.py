@@ -16,7 +16,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -223,8 +223,8 @@ def check_tensors(
       expected: the same of anything with a `.shape`.
       where: what the tensors are, for the message.
     """
-    found = {name: tuple(a.shape) for name, a in _leaves(params)}
-    wanted = {name: tuple(a.shape) for name, a in _leaves(expected)}
+    found = {name: tuple(a.shape) for name, a in leaves(params)}
+    wanted = {name: tuple(a.shape) for name, a in leaves(expected)}
     shapes = [
         f"{name} {found[name]} instead of {wanted[name]}"
         for name in sorted(found.keys() & wanted.keys())
@@ -247,7 +247,7 @@ def check_tensors(
 def flatten(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Nested dict of arrays -> {'/'-joined path: contiguous numpy array}."""
     # np.ascontiguousarray would turn scalars into vectors
-    return {name: np.asarray(a, order="C") for name, a in _leaves(params)}
+    return {name: np.asarray(a, order="C") for name, a in leaves(params)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,10 +262,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _leaves(tree, prefix=""):
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('/'-joined path, leaf) of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
+            yield from leaves(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
 
