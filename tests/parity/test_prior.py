@@ -184,7 +184,7 @@ def test_a_prior_without_the_empty_caption_is_refused(theirs):
         ({"clip_embed_dim": 7}, "clip_embed_dim is 7; only 768"),
         ({"time_embed_dim": 64}, "time_embed_dim is 64; only 2048"),
         ({"num_layer": 2}, "did you mean 'num_layers'"),
-        ({"_class_name": "UNet2DModel"}, "expected a PriorTransformer, found a UNet2DModel"),
+        ({"_class_name": "UNet2DModel"}, "expected a PriorTransformer, found a UNet"),
     ],
 )
 def test_settings_without_a_counterpart_are_refused(changed, message):
