@@ -136,7 +136,7 @@ def snapshot(folder):
 
 
 def refused(capsys, code, *words):
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1] + "\n"  # progress may come first
     assert code not in (0, None) and error.startswith("error: "), (code, error)
     for word in words:
         assert word in error, error

@@ -21,7 +21,7 @@ from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-SEED, PROMPTS = 3, list(CAPTIONS[:2])
+SEED, PROMPTS = 5, list(CAPTIONS[:2])
 STEPS = {"prior_steps": 5, "decoder_steps": 4, "upsampler_steps": 3}
 EMBEDDING, SMALL = (EMBED_DIM,), (IMAGE, IMAGE, 3)
 
