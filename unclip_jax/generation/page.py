@@ -62,7 +62,7 @@ def _describe(model: UnCLIP) -> str:
 
 
 def _settings(gr, model) -> list[Any]:
-    """The components that every tab takes, in the order of `_Settings`."""
+    """What every tab takes: seed, pictures, both guidances, decoder steps."""
     most = model.stack.part("decoder").config["diffusion"]["num_steps"]
     with gr.Row():
         return [

@@ -51,20 +51,19 @@ def together(run: Callable[[], None], *which, **timeouts) -> None:
     me = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         return run()
-    except jax.errors.JaxRuntimeError as error:
-        if not processes.lost_peer(error):
+    except (ValueError, OSError) as error:
+        _leave(f"{me}: {error}", 2)
+    except Exception as error:
+        runtime = isinstance(error, jax.errors.JaxRuntimeError)
+        if not (runtime and processes.lost_peer(error)):
             traceback.print_exc()
+            _leave(f"{me} failed", 1)
         reason = " ".join(str(error).split())[:300]
         _leave(
             f"{me}: another process of the run was lost ({reason}); start the same "
             "command on every host: it goes on from the last saved step",
             1,
         )
-    except (ValueError, OSError) as error:
-        _leave(f"{me}: {error}", 2)
-    except Exception:
-        traceback.print_exc()
-        _leave(f"{me} failed", 1)
 
 
 def _leave(message: str, code: int):
