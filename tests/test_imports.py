@@ -58,12 +58,12 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("jax",),
-    "interop": ("jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
+    "interop": ("etils", "jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
     + ("torch", "transformers"),
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
-    "training": ("jax", "flax", "ml_collections", "optax", "orbax", "PIL")
+    "training": ("etils", "jax", "flax", "ml_collections", "optax", "orbax", "PIL")
     + ("tensorboardX",),
 }
 # Heavy or optional: never imported by importing a module of ours.

@@ -12,12 +12,12 @@ CLIP when a folder is read, and unclip_jax.json names the CLIP each part belongs
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from unclip_jax.interop import (
     diffusers_decoder,
@@ -251,9 +251,9 @@ def _write_scheduler(folder, part: Part):
 def _write_tokenizer(folder, source):
     """Copies a saved tokenizer; it is what transformers.CLIPTokenizer loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in pathlib.Path(source).iterdir():
+    for file in epath.Path(source).iterdir():
         if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+            (folder / file.name).write_bytes(file.read_bytes())
 
 
 def _read_ours(folder) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """From a trained run to a part of an export."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from unclip_jax.interop import diffusers, native, parts, public_clip
 
@@ -65,9 +65,9 @@ def export(
     if tokenizer is not None:
         native.write_tokenizer(folder, tokenizer)
     records = meta["config"].get("data", {}).get("path")
-    statistics = pathlib.Path(records or run) / "statistics.npz"
+    statistics = epath.Path(records or run) / "statistics.npz"
     if statistics.is_file():  # records may be gone by now: only PCA needs these
-        with np.load(statistics) as arrays:
+        with statistics.open("rb") as file, np.load(file) as arrays:
             native.write_statistics(folder, arrays["mean"], arrays["cov"])
     have = ", ".join(sorted(native.read_index(folder)["parts"]))
     return f"{what} to {folder}, which now has: {have}"
@@ -75,13 +75,13 @@ def export(
 
 def tokenizer_folder(
     run: str | os.PathLike, data_info: Mapping[str, Any]
-) -> pathlib.Path:
+) -> epath.Path:
     """Where the tokenizer of a run is: in the run, or where its data said.
 
     Raises FileNotFoundError, naming both places.
     """
-    own = pathlib.Path(run) / native.TOKENIZER
-    named = pathlib.Path(data_info.get("tokenizer_folder") or own)
+    own = epath.Path(run) / native.TOKENIZER
+    named = epath.Path(data_info.get("tokenizer_folder") or own)
     for folder in (own, named):  # the run's own first: a run may have been moved
         if folder.is_dir():
             return folder

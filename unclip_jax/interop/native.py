@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from unclip_jax import config as config_lib
 
@@ -116,8 +117,9 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
 
     Raises FileNotFoundError when `source` holds no files.
     """
-    source = pathlib.Path(source)
-    files = sorted(f for f in source.glob("*") if f.is_file())
+    source = epath.Path(source)
+    there = source.iterdir() if source.is_dir() else ()
+    files = sorted(f for f in there if f.is_file())
     if not files:
         raise FileNotFoundError(f"{source} is not a tokenizer: no files in it")
     index = _read_index(folder) if is_export(folder) else _empty_index()
@@ -125,7 +127,7 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
 
     def write(new: pathlib.Path):
         for file in files:
-            shutil.copyfile(file, new / file.name)
+            (new / file.name).write_bytes(file.read_bytes())
 
     _commit(folder, TOKENIZER, index, write)
 

@@ -3,7 +3,8 @@
 import json
 import os
 import pathlib
-import shutil
+
+from etils import epath
 
 from unclip_jax.interop import open_clip, parts, transformers_clip
 
@@ -47,8 +48,8 @@ def write_public_clip(
         open_clip=open_clip.save_open_clip,
     )
     formats[format](folder, part.config["model"], part.params)
-    for file in pathlib.Path(tokenizer).glob("*") if tokenizer else ():
-        shutil.copyfile(file, pathlib.Path(folder) / file.name)
+    for file in epath.Path(tokenizer).iterdir() if tokenizer else ():
+        (pathlib.Path(folder) / file.name).write_bytes(file.read_bytes())
 
 
 def _is_clip_model(folder) -> bool:

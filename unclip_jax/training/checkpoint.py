@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import pathlib
+import os
 import sys
 from typing import Any
 
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from unclip_jax import config as config_lib
@@ -56,8 +57,8 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits."""
 
     def __init__(self, workdir, keep: int = 2):
-        self._workdir = pathlib.Path(workdir)
-        self.folder = self._workdir.absolute() / FOLDER
+        self._workdir = epath.Path(workdir)
+        self.folder = _folder(workdir)
         self._manager = _manager(self.folder, keep)
 
     def __enter__(self):
@@ -150,7 +151,7 @@ def load_run(workdir, item: str = "ema") -> tuple[Any, dict]:
     if item not in ("ema", "params"):
         raise ValueError(f"item {item!r}: expected 'ema' or 'params'")
     run_folder.read_config(workdir)
-    folder = pathlib.Path(workdir).absolute() / FOLDER
+    folder = _folder(workdir)
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it further")
     with _manager(folder, None) as manager:
@@ -203,6 +204,13 @@ def _device_sum(x, words):
 def _meta_checksum(meta: dict) -> str:
     rest = {key: value for key, value in meta.items() if key != "checksums"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _folder(workdir) -> epath.Path:
+    workdir = epath.Path(workdir)
+    if not run_folder.is_bucket(workdir):
+        workdir = epath.Path(os.path.abspath(workdir))
+    return workdir / FOLDER
 
 
 def _manager(folder, keep):

@@ -57,7 +57,7 @@ class Evaluators:
     Raises ValueError when the stage has no `embed`, or not what an evaluator needs.
     """
 
-    def __init__(self, config, stage, data, mesh, workdir):
+    def __init__(self, config, stage, data, mesh, tokenizer_dir):
         self._options = options = check(config)
         self._config, self._mesh = config, mesh
         if options and not hasattr(stage, "embed"):
@@ -72,7 +72,7 @@ class Evaluators:
             if wanted.data:
                 changed = {**config_lib.to_plain(config.data), **wanted.data}
                 source = loader.open_data(
-                    type(config)(changed), tokenizer_dir=workdir / "tokenizer"
+                    type(config)(changed), tokenizer_dir=tokenizer_dir
                 )
             count = min(wanted.count, len(source))
             self._sets[name] = source.take(count, self._names), count

@@ -27,6 +27,7 @@ from unclip_jax.training import (
 )
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
+from unclip_jax.training.mirror import Mirror
 from unclip_jax.training.progress import Progress, duration
 from unclip_jax.training.writers import Writer
 
@@ -105,7 +106,7 @@ def train(
 
     Args:
       config: see configs/; every key of KEYS, any of OPTIONAL.
-      workdir: folder of the run.
+      workdir: folder of the run, on a disk or gs://.
       stage, data: instead of those the config names.
       stream: where progress goes; standard output by default.
       load_initial: (config.init_from, meta of the run) -> parameters to start from;
@@ -130,13 +131,25 @@ def train(
     mesh = mesh_lib.make_mesh(**dataclasses.asdict(mesh_options))
     parallel_batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
     workdir = run_folder.claim(workdir, plain)
+    tokenizer = Mirror(workdir / "tokenizer", fetch="*")
     if data is None:
-        data = loader.open_data(config.data, tokenizer_dir=workdir / "tokenizer")
+        data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
+        tokenizer.sync(now=True)
     preflight.check(workdir, plain, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
     run = _Run(
-        config, workdir, stage, data, tx, mesh, saving, previews, stream, load_initial
+        config,
+        workdir,
+        stage,
+        data,
+        tokenizer,
+        tx,
+        mesh,
+        saving,
+        previews,
+        stream,
+        load_initial,
     )
     with jax.set_mesh(mesh), Checkpoints(workdir, saving.keep) as checkpoints:
         return run.go(
@@ -152,6 +165,7 @@ class _Run:
     workdir: Any
     stage: Any
     data: Any
+    tokenizer: Mirror  # its folder
     tx: Any
     mesh: Any
     saving: CheckpointOptions
@@ -194,7 +208,7 @@ class _Run:
         )
         preview = _Preview(self) if self.previews.every else None
         judges = evaluators.Evaluators(
-            config, self.stage, self.data, self.mesh, self.workdir
+            config, self.stage, self.data, self.mesh, self.tokenizer.folder
         )
         writer = Writer(self.workdir, start)
         window = _Window(config.batch_size)

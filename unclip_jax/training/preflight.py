@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 import unclip_jax
@@ -37,7 +38,7 @@ def check(workdir, config: dict[str, Any], data_fingerprint: str | None) -> None
         return
     # process 0 chooses a name; who does not find the file has another workdir
     token = multihost_utils.broadcast_one_to_all(_digest(uuid.uuid4().hex))
-    probe = pathlib.Path(workdir) / f".preflight-{token.tobytes().hex()[:12]}"
+    probe = epath.Path(workdir) / f".preflight-{token.tobytes().hex()[:12]}"
     if jax.process_index() == 0:
         probe.write_text("unclip_jax")
     found = {

@@ -3,7 +3,7 @@
 config.json      what the run was started with
 checkpoints/     see checkpoint.py
 status.json      the step known to be saved, and whether the run is done
-metrics.jsonl    one row per logged step
+metrics.jsonl    one row per logged step (in a bucket: see mirror.py)
 tensorboard/     the same, as curves, and the previews
 previews/        grids of pictures, one per preview step
 tokenizer/       where the run trained one
@@ -11,8 +11,9 @@ tokenizer/       where the run trained one
 
 import json
 import os
-import pathlib
 import uuid
+
+from etils import epath
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
 FREE = (
@@ -25,18 +26,18 @@ FREE = (
 )
 
 
-def claim(workdir, config: dict) -> pathlib.Path:
+def claim(workdir, config: dict) -> epath.Path:
     """Makes `workdir` the folder of a run with `config`, or recognises it as such.
 
     Args:
-      workdir: a folder; made when missing.
+      workdir: a folder, on a disk or gs://; made when missing.
       config: plain dict of the config.
 
     Raises:
       ValueError: the folder holds something else, or a run whose config differs in
         more than what FREE lists. Nothing has been written then.
     """
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--workdir {folder} is a file, expected a folder")
     path = folder / "config.json"
@@ -75,7 +76,7 @@ def read_config(folder) -> dict:
     Raises:
       FileNotFoundError: no run there; ValueError: its config.json is damaged.
     """
-    path = pathlib.Path(folder) / "config.json"
+    path = epath.Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} is not the folder of a run (no config.json there); train it "
@@ -91,14 +92,14 @@ def note_saved(folder, step: int) -> None:
     """Remembers that the checkpoint of `step` was committed."""
     steps = read_config(folder)["steps"]
     status = {"step": step, "steps": steps, "done": step >= steps}
-    path = pathlib.Path(folder) / "status.json"
+    path = epath.Path(folder) / "status.json"
     write_atomically(path, json.dumps(status) + "\n")
 
 
 def check_never_saved(folder) -> None:
     """Raises ValueError when there were checkpoints once: starting afresh would quietly
     throw away what they held."""
-    path = pathlib.Path(folder) / "status.json"
+    path = epath.Path(folder) / "status.json"
     if path.is_file():
         raise ValueError(
             f"{folder} has no checkpoint any more, but had one ({path.name}: "
@@ -118,8 +119,16 @@ def differences(a, b, prefix=""):
     return found
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def is_bucket(path) -> bool:
+    """Whether a path is not on a disk: objects there are whole, and never appended."""
+    return "://" in str(path)
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
     """Writes a file so that no reader, and no crash, sees half of it."""
+    if is_bucket(path):  # an object appears when all of it is there
+        path.write_text(text)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_text(text)

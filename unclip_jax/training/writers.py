@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from unclip_jax.training.mirror import Mirror
+
 
 class Writer:
     """Writes the metrics and previews of one run; in the first process only."""
@@ -20,7 +22,8 @@ class Writer:
             return
         from tensorboardX import SummaryWriter
 
-        self._workdir = pathlib.Path(workdir)
+        self._mirror = Mirror(workdir, fetch="metrics.jsonl")
+        self._workdir = self._mirror.folder
         path = self._workdir / "metrics.jsonl"
         if path.is_file():
             _keep_rows(path, start_step)
@@ -38,6 +41,7 @@ class Writer:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        self._mirror.sync()
 
     def images(self, step: int, images: np.ndarray, columns: int) -> None:
         """A grid of uint8 (N, H, W, 3) pictures, as PNG and to TensorBoard."""
@@ -57,6 +61,7 @@ class Writer:
             return
         self._file.close()
         self._board.close()
+        self._mirror.close()
 
 
 def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
