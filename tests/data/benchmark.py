@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax.data.loader import open_data
-from unclip_jax.data.records import RecordWriter
+from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.tokenizer import train_tokenizer
 
 LENGTH, WIDTH = 32, 768

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unclip_jax.data.records import RecordWriter
+from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources.icons import Icons
 from unclip_jax.data.tokenizer import train_tokenizer
 

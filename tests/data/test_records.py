@@ -3,6 +3,7 @@
 import json
 import os
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -27,6 +28,31 @@ def test_what_goes_in_comes_out(records, examples):
     with pytest.raises(IndexError):
         reader[50]
     reader.verify()
+
+
+def test_a_batch_is_its_examples_one_by_one(make_writer, examples, tmp_path):
+    """In any order, over several shards, of one caption or of several."""
+    writer = make_writer(tmp_path, num_shards=2)
+    several = []
+    for i, example in enumerate(examples[:20]):
+        count = 1 + i % 3
+        texts = np.stack([example["clip_text"] + j for j in range(count)])
+        tokens = np.stack([example["tokens"] + j for j in range(count)])
+        if count > 1:
+            example = example | {"captions": ["a"] * count, "clip_text": texts}
+            example["tokens"] = tokens
+        several.append(example)
+    writer.write_shard(0, several[:8])
+    writer.write_shard(1, several[8:])
+    writer.finish()
+    reader, names = RecordReader(tmp_path), ["image", "tokens", "clip_text"]
+    indices, turns = np.random.default_rng(0).integers(0, 20, (2, 64))
+    batch, bad = reader.read_batch(indices, names, turns)
+    assert bad == []
+    for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
+        for name, value in reader.read(i, names, turn).items():
+            assert np.array_equal(batch[name][row], value)
+            assert batch[name].dtype == value.dtype
 
 
 def test_the_manifest_says_what_is_in_it(records, icons, tokenizer, examples):
@@ -258,6 +284,32 @@ def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):
             assert error.key.startswith("shard-00000") and error.reason
             bad += 1
     assert 1 <= bad <= 2
+    batch, failed = reader.read_batch(np.arange(50), ["clip_text"], np.zeros(50, int))
+    assert failed == list(range(17))  # read together, so all of that shard
+    for row in range(17, 50):
+        wanted = reader[row]["clip_text"]
+        assert np.array_equal(batch["clip_text"][row], wanted)
+
+
+def test_rows_whose_bytes_are_wrong_are_told_apart(records, monkeypatch):
+    reader, unpackb = RecordReader(records), msgpack.unpackb
+    broken = {3: {"image": b"GIF89a"}, 5: {"clip_text": b"1234"}, 8: {"caption": None}}
+
+    def unpack(data):
+        record = unpackb(data)
+        i = int(np.frombuffer(record["clip_image"], "<f4")[0])
+        return record | broken.get(i, {})
+
+    monkeypatch.setattr(msgpack, "unpackb", unpack)
+    indices, turns = np.arange(49, -1, -1), np.zeros(50, int)
+    batch, bad = reader.read_batch(indices, ["image", "clip_text"], turns)
+    assert indices[bad].tolist() == [8, 5, 3]
+    for i in broken:
+        with pytest.raises(BadRecord):
+            reader.read(i, ["image", "clip_text"])
+    for row in set(range(50)) - set(bad):
+        wanted = reader.read(indices[row], ["image", "clip_text"])
+        assert all(np.array_equal(batch[n][row], wanted[n]) for n in wanted)
 
 
 def test_a_shard_that_is_no_array_record_is_refused(own_records):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from unclip_jax.data.records import RecordWriter
+from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import codes
 

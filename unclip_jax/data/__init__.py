@@ -2,7 +2,8 @@
 
   sources/      random-access sequences of examples (icons; records are one too)
   tokenizer.py  CLIP-format byte-pair encoding: train, load, encode, save
-  records.py    ArrayRecord shards of examples with their CLIP embeddings
+  records.py    ArrayRecord shards of examples with their CLIP embeddings, read here
+                and written by record_writer.py
   order.py      which examples a step reads: a pure function of (seed, step)
   loader.py     two feeds of the same batches: tf.data, or arrays in memory
 

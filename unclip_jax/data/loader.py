@@ -206,6 +206,13 @@ class Dataset:
         default.
         """
         turns = np.zeros(len(indices), int) if turns is None else turns
+        if self._stored:
+            out, bad = self.source.read_batch(indices, names, turns)
+            for row in bad:
+                example = self._readable(int(indices[row]), names, int(turns[row]))
+                for name in names:
+                    out[name][row] = example[name]
+            return out
         shapes = {name: self._read_shapes[name] for name in names}
         out = {
             name: np.empty((len(indices), *shape), dtype)
@@ -214,13 +221,11 @@ class Dataset:
         captions = []
         for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
             example = self._readable(int(i), names, int(turn))
-            if not self._stored:
-                several = captions_of(example)
-                captions.append(several[turn % len(several)])
-            for name in names:
-                if name in example:
-                    out[name][row] = example[name]
-        if not self._stored and "tokens" in names:
+            several = captions_of(example)
+            captions.append(several[turn % len(several)])
+            if "image" in names:
+                out["image"][row] = example["image"]
+        if "tokens" in names:
             out["tokens"] = self.tokenizer.encode(captions)
         return out
 

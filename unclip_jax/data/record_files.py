@@ -27,7 +27,7 @@ def open_shard(path):
         return array_record_module.ArrayRecordReader(
             str(path),
             options="readahead_buffer_size:0,max_parallelism:0",
-            file_reader_buffer_size=1 << 16,
+            file_reader_buffer_size=1 << 14,  # a few kB are read at a time
         )
     except RuntimeError as error:
         raise ValueError(f"{path} is not an ArrayRecord: {error}") from error

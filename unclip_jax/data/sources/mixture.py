@@ -147,6 +147,22 @@ class Mixture:
         walk, j = self._find(i)
         return walk.source.read(walk.at(j), names, turn)
 
+    def read_batch(self, indices, names, turns):
+        """See RecordReader.read_batch; of mixtures of records only."""
+        found = [self._find(i) for i in indices]
+        out, bad = {}, []
+        for walk in self._walks:
+            rows = np.array([r for r, (w, _) in enumerate(found) if w is walk], int)
+            if not rows.size:
+                continue
+            places = np.array([walk.at(found[row][1]) for row in rows])
+            part, failed = walk.source.read_batch(places, names, turns[rows])
+            for name, values in part.items():
+                shape = (len(indices), *values.shape[1:])
+                out.setdefault(name, np.empty(shape, values.dtype))[rows] = values
+            bad += rows[failed].tolist()
+        return out, sorted(bad)
+
 
 class _Walk:
     """Goes through a source again and again, scattered over it."""

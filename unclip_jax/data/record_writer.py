@@ -1,0 +1,239 @@
+"""Writing a folder of records (see records.py), shard by shard.
+
+An unfinished folder holds unfinished/ (plan and one file of sums per finished shard)
+and no manifest; writing goes on with the shards that are missing.
+"""
+
+import collections
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import msgpack
+import numpy as np
+
+from unclip_jax.data import record_files, records
+from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut
+
+
+class RecordWriter:
+    """Writes shards in any order, each whole or absent, and finishes the folder.
+
+        writer = RecordWriter(folder, num_shards=8, image_size=32, arrays={...}, ...)
+        for i in range(8):
+            if i not in writer.finished_shards():
+                writer.write_shard(i, examples_of(i), skipped)
+        writer.finish()
+
+    Several processes may write different shards; one of them finishes.
+    """
+
+    def __init__(
+        self,
+        folder,
+        *,
+        num_shards: int,
+        image_size: int | None,  # None: no images
+        arrays: Mapping[str, tuple],  # name -> (dtype, shape), as in a stage's spec
+        tokenizer,  # data.tokenizer.Tokenizer that made "tokens"
+        source_fingerprint: str,
+        clip_fingerprint: str | None = None,  # needed with embeddings
+        embedding_convention: str = "raw",  # one of CONVENTIONS
+        extra: Mapping[str, object] | None = None,  # JSON-able, kept in the manifest
+    ):
+        """Opens a new folder, or one begun with the same options.
+
+        Raises:
+          FileExistsError: the folder holds records made otherwise, or other files.
+          ValueError: options that do not fit together.
+        """
+        self.folder = pathlib.Path(folder)
+        self.plan = _make_plan(
+            num_shards, image_size, arrays, tokenizer, source_fingerprint
+        )
+        self.plan["clip_fingerprint"] = clip_fingerprint
+        self.plan["embedding_convention"] = embedding_convention
+        self.plan["extra"] = dict(extra or {})
+        if self.plan["embed_dim"] is not None and not clip_fingerprint:
+            raise ValueError("records of embeddings need the clip_fingerprint")
+        self.plan = json.loads(json.dumps(self.plan))  # as it will be read back
+        record_files.claim_folder(self.folder, self.plan, records.MANIFEST)
+        if not self.is_finished():
+            tokenizer.save(self.folder / records.TOKENIZER)
+
+    @property
+    def num_shards(self) -> int:
+        return self.plan["num_shards"]
+
+    def is_finished(self) -> bool:
+        """Whether the manifest is written."""
+        return (self.folder / records.MANIFEST).is_file()
+
+    def finished_shards(self) -> set[int]:
+        """Numbers of the shards that need not be written again."""
+        if self.is_finished():
+            return set(range(self.num_shards))
+        return {
+            i
+            for i in range(self.num_shards)
+            if record_files.is_shard_done(self.folder, i, self._shard(i))
+        }
+
+    def write_shard(
+        self, i: int, examples: Iterable[Mapping], skipped: Iterable[BadRecord] = ()
+    ) -> int:
+        """Writes shard i from its examples, in order, and says how many there were.
+
+        Args:
+          i: in [0, num_shards).
+          examples: each {"key": str, "caption": str, "image": uint8 (S, S, 3) or PNG
+            or JPEG bytes, and every array}; with "captions", m of them, arrays of
+            PER_CAPTION are (m, ...).
+          skipped: the BadRecords left out; read after the examples have been, so a
+            list that grows meanwhile will do. LeftOuts among them are only counted.
+
+        Raises ValueError for an example that does not fit; nothing is left behind.
+        """
+        if not 0 <= i < self.num_shards:
+            raise ValueError(f"shard {i}: there are {self.num_shards}")
+        sums = record_files.Sums(self.plan["embed_dim"])
+        count = 0
+
+        def packed():
+            nonlocal count
+            for example in examples:
+                count += 1
+                if self.plan["embed_dim"] is not None:
+                    sums.add(np.asarray(example["clip_image"]))
+                yield self._pack(example)
+
+        final = self.folder / self._shard(i)
+        entry = {"file": final.name, **record_files.write_shard(final, packed())}
+        entry["count"] = count
+        unread, left_out = [], collections.Counter()
+        for bad in skipped:
+            if isinstance(bad, LeftOut):
+                left_out[bad.reason] += 1
+            else:
+                unread.append({"key": bad.key, "reason": bad.reason})
+        entry["left_out"] = dict(left_out)
+        record_files.mark_done(self.folder, i, entry, unread, sums)
+        return count
+
+    def finish(self, constants: Mapping[str, np.ndarray] | None = None) -> dict:
+        """Writes statistics.npz and manifest.json; returns the manifest.
+
+        `constants` are arrays about all of the records, kept with the statistics.
+
+        Raises ValueError when shards are missing or hold nothing at all.
+        """
+        if self.is_finished():
+            record_files.remove_unfinished(self.folder)  # if stopped just before
+            return records.read_manifest(self.folder)
+        missing = sorted(set(range(self.num_shards)) - self.finished_shards())
+        if missing:
+            raise ValueError(
+                f"{self.folder}: {len(missing)} of {self.num_shards} shards are not "
+                f"written yet, e.g. shard {missing[0]}"
+            )
+        shards, skipped, left_out = [], [], collections.Counter()
+        sums = record_files.Sums(self.plan["embed_dim"])
+        for i in range(self.num_shards):
+            entry, unread, part = record_files.read_done(self.folder, i)
+            left_out.update(entry.pop("left_out", {}))
+            shards.append(entry)
+            skipped += unread
+            sums.merge(part)
+        total = sum(shard["count"] for shard in shards)
+        if total == 0:
+            raise ValueError(f"{self.folder}: no example could be read at all")
+        if self.plan["embed_dim"] is not None:
+            kept = {**sums.statistics(), **(constants or {})}
+            record_files.write_npz(self.folder / records.STATISTICS, kept)
+        manifest = {
+            **self.plan,
+            "num_records": total,
+            "shards": [shard for shard in shards if shard["count"]],
+            "skipped": skipped,
+            "left_out": dict(sorted(left_out.items())),
+        }
+        manifest["fingerprint"] = record_files.json_hash(manifest)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        record_files.write_bytes(self.folder / records.MANIFEST, text.encode())
+        record_files.remove_unfinished(self.folder)
+        return manifest
+
+    def _shard(self, i):
+        return f"shard-{i:05d}-of-{self.num_shards:05d}.array_record"
+
+    def _pack(self, example) -> bytes:
+        key, size = example["key"], self.plan["image_size"]
+        record = {"key": key, "caption": example["caption"]}
+        count = len(example.get("captions", "1"))
+        if count > 1:
+            record["captions"] = list(example["captions"])
+        if size is not None:
+            image = example["image"]
+            if isinstance(image, bytes):
+                records.decode_image(image, size, key)
+            else:
+                wanted = (size, size, 3)
+                image = records.encode_image(
+                    _fitting(image, "uint8", wanted, "image", key)
+                )
+            record["image"] = image
+        for name, entry in self.plan["arrays"].items():
+            shape = tuple(entry["shape"])
+            if count > 1 and name in PER_CAPTION:
+                shape = (count, *shape)
+            array = _fitting(example[name], entry["dtype"], shape, name, key)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"example {key!r}: {name} is not finite")
+            little = array.dtype.newbyteorder("<")
+            record[name] = np.ascontiguousarray(array, little).tobytes()
+        return msgpack.packb(record)
+
+
+def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
+    """The manifest's fields that are known before the first record."""
+    if num_shards < 1:
+        raise ValueError(f"num_shards must be at least 1, got {num_shards}")
+    shapes = {
+        name: {"dtype": np.dtype(dtype).name, "shape": list(map(int, shape))}
+        for name, (dtype, shape) in arrays.items()
+    }
+    widths = {
+        name: tuple(shapes[name]["shape"])
+        for name in ("clip_image", "clip_text")
+        if name in shapes
+    }
+    if len(set(widths.values())) > 1 or any(len(w) != 1 for w in widths.values()):
+        raise ValueError(
+            f"clip_image and clip_text must be vectors of one width, got {widths}"
+        )
+    expected = {"dtype": "int32", "shape": [tokenizer.context_length]}
+    if shapes.get("tokens", expected) != expected:
+        raise ValueError(f"tokens are {shapes['tokens']}, the tokenizer's {expected}")
+    return {
+        "format": records.FORMAT,
+        "version": records.VERSION,
+        "num_shards": num_shards,
+        "image_size": image_size,
+        "arrays": shapes,
+        "embed_dim": widths["clip_image"][0] if "clip_image" in widths else None,
+        "context_length": tokenizer.context_length,
+        "vocab_size": tokenizer.vocab_size,
+        "eot_id": tokenizer.eot_id,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "source_fingerprint": source_fingerprint,
+    }
+
+
+def _fitting(value, dtype, shape, name, key):
+    array = np.asarray(value)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(
+            f"example {key!r}: {name} is {array.dtype} {array.shape}, "
+            f"expected {dtype} {shape}"
+        )
+    return array
