@@ -9,7 +9,7 @@ from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.embedding import runner
 from unclip_jax.evaluation.runner import check_config
-from unclip_jax.training import loop
+from unclip_jax.training import run_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "emoji"
 INFO = {
@@ -31,7 +31,7 @@ def load(name):
 @pytest.mark.parametrize("name", ["clip", "prior", "decoder"])
 def test_stages(name):
     config = load(name)
-    loop.check_config(config)
+    run_config.check_config(config)
     stage = stages.make_stage(config, INFO)
     assert stage.export()["part"] == name
     if name != "clip":

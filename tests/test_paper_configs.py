@@ -18,7 +18,7 @@ from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import describe, state_shardings
-from unclip_jax.training import checkpoint, loop, optimizer
+from unclip_jax.training import checkpoint, optimizer, run_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # What paper-sized data says of itself. Image sides by config.
@@ -372,7 +372,7 @@ def test_every_large_array_is_divided_among_the_devices(name):
 @pytest.mark.parametrize("name", [*TABLE_3, *EFFICIENT])
 def test_the_loop_takes_the_config(name):
     config = load(name)
-    loop.check_config(config)
+    run_config.check_config(config)
     options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
     assert optimizer.make_optimizer(options, config.steps)
     rate = optimizer.learning_rate(options, config.steps)(options.warmup_steps)

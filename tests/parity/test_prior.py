@@ -238,11 +238,11 @@ def test_at_full_size_names_and_shapes_are_the_public_ones(name, dim, count):
 def test_the_config_is_karlos():
     from unclip_jax import config as config_lib
     from unclip_jax import stages
-    from unclip_jax.training import loop, plan
+    from unclip_jax.training import plan, run_config
 
     file = pathlib.Path(__file__).parents[2] / "configs" / "karlo" / "prior.py"
     config = config_lib.load(file)
-    loop.check_config(config)
+    run_config.check_config(config)
     info = plan.data_info(config, {"embed_dim": 768, "context_length": 77})
     stage = stages.make_stage(config, info)
     for name, value in diffusers_prior.model_fields({}, "Karlo's").items():

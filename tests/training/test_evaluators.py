@@ -13,7 +13,8 @@ import pytest
 from unclip_jax import stages
 from unclip_jax.config import load
 from unclip_jax.evaluation.evaluators import EVALUATORS
-from unclip_jax.training.loop import check_config, train
+from unclip_jax.training.loop import train
+from unclip_jax.training.run_config import check_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs/icons"
 sys.path.insert(0, str(pathlib.Path(__file__).parent))

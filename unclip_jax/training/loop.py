@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import stages
@@ -21,82 +20,18 @@ from unclip_jax.training import (
     evaluators,
     optimizer,
     preflight,
+    previews,
     program,
+    run_config,
     run_folder,
     state,
+    timing,
 )
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.mirror import Mirror
 from unclip_jax.training.progress import Progress, duration
 from unclip_jax.training.writers import Writer
-
-KEYS = (
-    "stage",
-    "seed",
-    "steps",
-    "batch_size",
-    "grad_accum",
-    "compute_dtype",
-    "data",
-    "model",
-    "diffusion",
-    "stage_options",
-    "optimizer",
-    "ema_decay",
-    "mesh",
-    "sharding_rules",
-    "log_every",
-    "checkpoint",
-    "preview",
-)
-OPTIONAL = (
-    "init_from",  # folder of the parameters to start from
-    "evaluators",  # see training/evaluators.py
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """config.checkpoint."""
-
-    every: int  # steps
-    keep: int = 2  # newest ones
-
-
-@dataclasses.dataclass(frozen=True)
-class PreviewOptions:
-    """config.preview."""
-
-    every: int = 0  # steps; 0: never
-    count: int = 16  # examples, the first of the data
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshOptions:
-    """config.mesh: devices along each axis, -1 for what is left."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-
-
-def check_config(config) -> None:
-    """Refuses what the loop does not know or cannot use, before anything is made."""
-    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
-    evaluators.check(config)
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
-    for key in ("steps", "batch_size", "grad_accum", "log_every"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}")
-    if config.checkpoint.every < 1:
-        raise ValueError(
-            f"config.checkpoint.every must be at least 1, got {config.checkpoint.every}"
-        )
-    if not 0 <= config.ema_decay < 1:
-        raise ValueError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
 
 
 def train(
@@ -105,7 +40,7 @@ def train(
     """Trains a stage from a config, or goes on with the run in `workdir`.
 
     Args:
-      config: see configs/; every key of KEYS, any of OPTIONAL.
+      config: see configs/ and run_config.py.
       workdir: folder of the run, on a disk or gs://.
       stage, data: instead of those the config names.
       stream: where progress goes; standard output by default.
@@ -119,15 +54,15 @@ def train(
       ValueError, FileNotFoundError: something asked for cannot be; nothing is lost.
       KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
-    check_config(config)
+    run_config.check_config(config)
     plain = config_lib.to_plain(config)
     build = config_lib.build
-    saving = build(CheckpointOptions, config.checkpoint, "config.checkpoint")
-    previews = build(PreviewOptions, config.preview, "config.preview")
+    saving = build(run_config.CheckpointOptions, config.checkpoint, "config.checkpoint")
+    drawing = build(run_config.PreviewOptions, config.preview, "config.preview")
     tx = optimizer.make_optimizer(
         build(optimizer.Options, config.optimizer, "config.optimizer"), config.steps
     )
-    mesh_options = build(MeshOptions, config.mesh, "config.mesh")
+    mesh_options = build(run_config.MeshOptions, config.mesh, "config.mesh")
     mesh = mesh_lib.make_mesh(**dataclasses.asdict(mesh_options))
     parallel_batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
     workdir = run_folder.claim(workdir, plain)
@@ -147,7 +82,7 @@ def train(
         tx,
         mesh,
         saving,
-        previews,
+        drawing,
         stream,
         load_initial,
     )
@@ -168,8 +103,8 @@ class _Run:
     tokenizer: Mirror  # its folder
     tx: Any
     mesh: Any
-    saving: CheckpointOptions
-    previews: PreviewOptions
+    saving: run_config.CheckpointOptions
+    drawing: run_config.PreviewOptions
     stream: Any
     load_initial: Any
 
@@ -206,12 +141,20 @@ class _Run:
                 batch, placing, config.batch_size, self.stage.batch_spec, rows
             ),
         )
-        preview = _Preview(self) if self.previews.every else None
+        preview = None
+        if self.drawing.every:
+            preview = previews.Previews(
+                self.stage,
+                self.data,
+                self.drawing.count,
+                config.seed,
+                self.replicated,
+            )
         judges = evaluators.Evaluators(
             config, self.stage, self.data, self.mesh, self.tokenizer.folder
         )
         writer = Writer(self.workdir, start)
-        window = _Window(config.batch_size)
+        window = timing.Window(config.batch_size)
         # XLA:CPU's devices share one thread pool: programs with collectives that
         # overlap can take each other's threads and wait for ever
         one_by_one = self.mesh.size > 1 and jax.default_backend() == "cpu"
@@ -221,7 +164,7 @@ class _Run:
                     if n > start and n % self.saving.every == 0:
                         checkpoints.save(n, current, meta)
                         window.pause()
-                    if preview and n % self.previews.every == 0:
+                    if preview and n % self.drawing.every == 0:
                         preview.draw(n, current, writer)
                         window.pause()
                     if judges.due(n):
@@ -312,75 +255,3 @@ class _Run:
                 f"up to step {n}: nothing was changed by them. Lower "
                 "config.optimizer.learning_rate, or set grad_clip_norm"
             )
-
-
-class _Window:
-    """The steps since the last log: their metrics and their time."""
-
-    def __init__(self, batch_size):
-        self._batch_size = batch_size
-        self._metrics = []
-        self._skipped = 0
-        self._began = time.perf_counter()
-        self._paused = 0.0
-        self._mark = self._began
-        self.last_count = 0
-
-    def add(self, metrics, wait: bool) -> None:
-        self._metrics.append(metrics)
-        # at most two steps in flight, so that no queue of batches builds up
-        if wait or len(self._metrics) > 2:
-            jax.block_until_ready(self._metrics[-1 if wait else -3])
-        self._mark = time.perf_counter()
-
-    def pause(self) -> None:
-        """What happened since the last step (a save, a preview) is no step time."""
-        now = time.perf_counter()
-        self._paused += now - self._mark
-        self._mark = now
-
-    def busy(self) -> bool:
-        """Whether the devices still have a step to finish."""
-        return bool(self._metrics) and not self._metrics[-1]["loss"].is_ready()
-
-    def close(self, waited: float) -> dict[str, float]:
-        """Means over the window, and how fast it went. Starts the next one."""
-        host = jax.device_get(self._metrics)
-        now = time.perf_counter()
-        seconds = max(now - self._began - self._paused, 1e-9)
-        values = {
-            name: float(np.mean([row[name] for row in host]))
-            for name in host[0]
-            if name != "skipped"
-        }
-        finite = [row["loss"] for row in host if np.isfinite(row["loss"])]
-        values["loss"] = float(np.mean(finite)) if finite else float("nan")
-        total = int(host[-1]["skipped"])
-        self.last_count = len(host)
-        values |= {
-            "skipped_steps": total,
-            "skipped_now": total - self._skipped,
-            "images_per_second": self._batch_size * len(host) / seconds,
-            "data_wait": min(waited / seconds, 1.0),
-        }
-        self._skipped = total
-        self._metrics, self._paused = [], 0.0
-        self._began = self._mark = now
-        return values
-
-
-class _Preview:
-    """Draws what the stage previews, from the EMA, always with the same noise."""
-
-    def __init__(self, run: _Run):
-        names = tuple(run.stage.batch_spec)
-        batch = run.data.take(run.previews.count, names)
-        self._batch = jax.device_put(batch, run.replicated)
-        self._rng = jax.device_put(jax.random.key(run.config.seed), run.replicated)
-        self._draw = jax.jit(run.stage.preview, out_shardings=run.replicated)
-        self._columns = max(2, 2 * round(run.previews.count**0.5 / 2))
-
-    def draw(self, step, current, writer) -> None:
-        images = self._draw(current.ema, self._rng, self._batch)
-        if images is not None:
-            writer.images(step, np.asarray(jax.device_get(images)), self._columns)

@@ -24,7 +24,7 @@ from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
-from unclip_jax.training import loop, optimizer, program
+from unclip_jax.training import optimizer, program, run_config
 from unclip_jax.training.flops import count_flops
 
 GIB = 2**30
@@ -119,13 +119,13 @@ def plan(config, topology: str, assume: Mapping[str, Any] | None = None) -> Plan
       ValueError: a topology, mesh or batch that cannot be, with the numbers; or a
         step that the compiler refuses for want of memory.
     """
-    loop.check_config(config)
+    run_config.check_config(config)
     generation, _, shape = topology.partition(":")
     stage = stages.make_stage(config, data_info(config, assume or {}))
     options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
     tx = optimizer.make_optimizer(options, config.steps)
     devices = _devices(generation, shape, topology)
-    wanted = config_lib.build(loop.MeshOptions, config.mesh, "config.mesh")
+    wanted = config_lib.build(run_config.MeshOptions, config.mesh, "config.mesh")
     count = len(devices) if devices else math.prod(_sizes(shape, topology))
     sizes = _axes(dataclasses.asdict(wanted), count, topology)
     shards = sizes["data"] * sizes["fsdp"] * config.grad_accum
