@@ -13,6 +13,8 @@ from unclip_jax import config as config_lib
 FLAGS = {
     "topology": (config_lib.REQUIRED, "v4, v5e, v5p or v6e and a shape: v5p:4x4x8"),
     "assume": ([], "NAME=NUMBER of the data, e.g. embed_dim=768; may be repeated"),
+    "thorough": (False, "compile as a run does: up to an hour for a UNet"),
+    "verbose": (False, "one line for each array of the state, not for each kind"),
     "search": (False, "try meshes, rematerialisation and micro-batches; best first"),
 }
 

@@ -79,6 +79,16 @@ def test_the_table_has_every_leaf_and_the_bytes_on_one_device():
     assert "params/a/bias" in text and text.splitlines()[-1].startswith("total")
 
 
+def test_the_summary_has_the_same_total_in_fewer_lines():
+    tree = {"params": {"a": jnp.zeros((8, 16)), "b": jnp.zeros((16, 24))}}
+    tree["ema"] = tree["params"]
+    mesh = make_mesh(fsdp=8, data=1)
+    rows = sharding.describe(tree, sharding.state_shardings(tree, mesh, (), 64))
+    lines = [line.split() for line in sharding.summary(rows).splitlines()]
+    one = ["None,", "fsdp", "2", "512", "256"]  # 4 bytes of 512 elements, an eighth
+    assert lines[1:] == [["ema", *one], ["params", *one], ["total", "4", "512"]]
+
+
 def test_batches_that_do_not_divide_name_the_numbers():
     mesh = make_mesh(data=4, fsdp=2)
     batches.check_batch_size(16, mesh, 2)

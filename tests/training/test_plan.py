@@ -15,6 +15,11 @@ HLO = """
   %d = f32[32]{0} all-gather-done((f32[4]{0}, f32[32]{0}) %s)
   %r = f32[] all-reduce(f32[] %z), to_apply=%add
 """
+ASSUME = {"embed_dim": 64, "context_length": 16, "vocab_size": 600, "eot_id": 599}
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs the TPU compiler: pip install -r requirements-tpu.txt",
+)
 
 
 def load(name):
@@ -68,16 +73,24 @@ def test_impossible_batches_and_mistyped_assumptions():
         plan.search(config, "gpu:64")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU compiler: pip install -r requirements-tpu.txt",
-)
+@needs_compiler
 def test_a_step_is_compiled_for_a_slice_that_is_not_there():
-    assume = {"embed_dim": 64, "context_length": 16, "vocab_size": 600, "eot_id": 599}
-    found = plan.plan(small(), "v5e:4x2", assume)
+    found = plan.plan(small(), "v5e:4x2", ASSUME)
     assert found.devices == 8 and found.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
     assert found.fits and found.total_bytes < plan.GIB
     assert found.temp_bytes > 0 and found.flops > 0
     assert "all-gather" in found.collectives or "all-reduce" in found.collectives
     text = plan.report(found)
     assert "fits" in text and "v5e:4x2: 8 devices" in text
+    assert sum(row.bytes_per_device for row in found.rows) == found.state_bytes
+
+
+@needs_compiler
+def test_a_quick_plan_of_a_unet_takes_about_the_memory_of_a_thorough_one():
+    config = small("icons/decoder.py")
+    config.model.update(channels=32, channel_mult=(1, 2), num_res_blocks=1)
+    config.model.update(text_width=32, text_depth=1, text_heads=2)
+    quick, thorough = (plan.plan(config, "v5e:2x2", ASSUME, t) for t in (False, True))
+    assert quick.state_bytes == thorough.state_bytes and quick.flops == thorough.flops
+    assert quick.total_bytes == pytest.approx(thorough.total_bytes, rel=0.25)
+    assert "quickly" in plan.report(quick) and "quickly" not in plan.report(thorough)

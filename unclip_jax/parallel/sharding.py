@@ -101,14 +101,33 @@ def table(rows: Sequence[Row]) -> str:
     cells = [("path", "shape", "spec", "bytes/device")]
     for row in rows:
         shape = "x".join(map(str, row.shape)) or "scalar"
-        spec = ", ".join(map(str, row.spec)) or "-"
-        cells.append((row.path, shape, spec, f"{row.bytes_per_device:,}"))
+        cells.append((row.path, shape, _said(row), f"{row.bytes_per_device:,}"))
     cells.append(("total", "", "", f"{sum(r.bytes_per_device for r in rows):,}"))
+    return _aligned(cells)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A line for each part of the state (params, ema, ...) and each way to split it."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.path.partition("/")[0], _said(row)), []).append(row)
+    cells = [("state", "spec", "arrays", "elements", "bytes/device")]
+    for (part, spec), group in found.items():
+        elements = sum(math.prod(row.shape) for row in group)
+        size = sum(row.bytes_per_device for row in group)
+        cells.append((part, spec, str(len(group)), f"{elements:,}", f"{size:,}"))
+    total = sum(row.bytes_per_device for row in rows)
+    cells.append(("total", "", str(len(rows)), "", f"{total:,}"))
+    return _aligned(cells)
+
+
+def _said(row: Row) -> str:
+    return ", ".join(map(str, row.spec)) or "-"
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        for line in cells
-    )
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
 def _spec(regex: str, spec: Sequence[Any], mesh: Mesh) -> P:

@@ -205,6 +205,7 @@ class _Run:
             f"{jax.devices()[0].platform} device(s), batches of "
             f"{self.config.batch_size} from {len(self.data):,} examples"
         )
+        self._tell_shardings(abstract)
         restored = checkpoints.restore(abstract, meta)
         if restored is not None:
             return restored, abstract
@@ -216,6 +217,15 @@ class _Run:
         if self.config.get("init_from"):
             fresh = self._from_folder(fresh, meta)
         return fresh, abstract
+
+    def _tell_shardings(self, abstract):
+        """Says how the state is split; every array of it goes to sharding.txt."""
+        rows = sharding.describe(abstract, jax.tree.map(lambda s: s.sharding, abstract))
+        if self.mesh.size > 1:
+            self.progress.say(sharding.summary(rows))
+        if jax.process_index() == 0:
+            path = self.workdir / "sharding.txt"
+            run_folder.write_atomically(path, sharding.table(rows) + "\n")
 
     def _from_folder(self, fresh, meta):
         """The fresh state with parameters, and their average, from init_from."""

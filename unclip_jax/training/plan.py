@@ -4,13 +4,16 @@ The TPU compiler is in the libtpu package and needs no TPU (requirements-tpu.txt
 it reports is per device: bytes of arguments (the state and a batch), of temporary
 buffers, and the collectives of the optimised program. A CPU or GPU topology cannot be
 compiled for without the device: there, only the bytes of the state are known.
+
+The compiler spends most of its time on finding the fastest way to run each operation,
+which changes few of these numbers: a plan lets it take the first way it finds (the
+option QUICK), unless it shall be thorough.
 """
 
 import collections
 import dataclasses
 import itertools
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -26,8 +29,14 @@ from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.training import optimizer, program, run_config
 from unclip_jax.training.flops import count_flops
+from unclip_jax.training.topology import (
+    CHIPS,
+    GIB,
+    count_devices,
+    fill_axes,
+    make_devices,
+)
 
-GIB = 2**30
 # What paper-sized records say of themselves; --assume replaces single values.
 ASSUMED = {
     "embed_dim": 1024,
@@ -36,35 +45,10 @@ ASSUMED = {
     "eot_id": 49407,
 }
 IMAGE_SIZE = {"clip": 256, "decoder": 64}
+# XLA's effort levels: -1 is the least.
+QUICK = {"exec_time_optimization_effort": -1.0}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 COLLECTIVES += ("collective-permute",)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU generation, per device of jax (a v4 or v5p chip is one device).
-
-    Attributes:
-      name: as in a topology, "v5p".
-      hbm: bytes of memory.
-      peak: bfloat16 operations per second.
-    """
-
-    name: str
-    hbm: int
-    peak: float
-
-
-# Google Cloud's published figures.
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("v4", 32 * GIB, 275e12),
-        Chip("v5e", 16 * GIB, 197e12),
-        Chip("v5p", 95 * GIB, 459e12),
-        Chip("v6e", 32 * GIB, 918e12),
-    )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +68,10 @@ class Plan:
     hbm: int | None = None
     flops: float | None = None  # of one step, with what is computed twice
     peak: float | None = None
+    lower_seconds: float | None = None
     compile_seconds: float | None = None
+    thorough: bool = False
+    rows: Sequence[sharding.Row] = ()  # of the state
     collectives: Mapping[str, tuple[int, int]] | None = None  # name -> count, bytes
 
     @property
@@ -107,27 +94,32 @@ class Plan:
         return self.flops / self.peak if self.flops and self.peak else None
 
 
-def plan(config, topology: str, assume: Mapping[str, Any] | None = None) -> Plan:
+def plan(
+    config,
+    topology: str,
+    assume: Mapping[str, Any] | None = None,
+    thorough: bool = False,
+) -> Plan:
     """Compiles the step of `config` for `topology`.
 
     Args:
       config: a training config.
       topology: "v5p:4x4x8", "v5e:16x16", ... or "cpu:8", "gpu:8".
       assume: what the data would say of itself, where it is not the paper's.
+      thorough: compile as a run does, however long that takes.
 
     Raises:
       ValueError: a topology, mesh or batch that cannot be, with the numbers; or a
         step that the compiler refuses for want of memory.
     """
     run_config.check_config(config)
-    generation, _, shape = topology.partition(":")
     stage = stages.make_stage(config, data_info(config, assume or {}))
     options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
     tx = optimizer.make_optimizer(options, config.steps)
-    devices = _devices(generation, shape, topology)
+    devices = make_devices(topology)
     wanted = config_lib.build(run_config.MeshOptions, config.mesh, "config.mesh")
-    count = len(devices) if devices else math.prod(_sizes(shape, topology))
-    sizes = _axes(dataclasses.asdict(wanted), count, topology)
+    count = len(devices) if devices else count_devices(topology)
+    sizes = fill_axes(dataclasses.asdict(wanted), count, topology)
     shards = sizes["data"] * sizes["fsdp"] * config.grad_accum
     if config.batch_size % shards:
         raise ValueError(
@@ -153,17 +145,19 @@ def plan(config, topology: str, assume: Mapping[str, Any] | None = None) -> Plan
         parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
         state_bytes=sum(row.bytes_per_device for row in rows),
         batch_bytes=example * config.batch_size // (sizes["data"] * sizes["fsdp"]),
+        rows=rows,
     )
     if not devices:
         return base
     with jax.set_mesh(mesh):
         batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
-        lowered = program.lower_step(stage, tx, mesh, config, abstract)
         began = time.perf_counter()
-        compiled = lowered.compile()
-        seconds = time.perf_counter() - began
+        lowered = program.lower_step(stage, tx, mesh, config, abstract)
+        lower_seconds = time.perf_counter() - began
+        compiled = lowered.compile(compiler_options=None if thorough else QUICK)
+        compile_seconds = time.perf_counter() - began - lower_seconds
     memory = compiled.memory_analysis()
-    chip = CHIPS[generation]
+    chip = CHIPS[topology.partition(":")[0]]
     return dataclasses.replace(
         base,
         temp_bytes=memory.temp_size_in_bytes
@@ -171,7 +165,9 @@ def plan(config, topology: str, assume: Mapping[str, Any] | None = None) -> Plan
         hbm=chip.hbm,
         peak=chip.peak,
         flops=step_flops(stage, config, abstract.params) / count,
-        compile_seconds=seconds,
+        lower_seconds=lower_seconds,
+        compile_seconds=compile_seconds,
+        thorough=thorough,
         collectives=collectives(compiled.as_text()),
     )
 
@@ -231,8 +227,7 @@ def search(config, topology: str, assume=None, say=print) -> list[Plan]:
     the model has, and up to 8 micro-batches. What fits comes before what does not;
     then the least arithmetic (least recomputed), then the least communication.
     """
-    generation, _, shape = topology.partition(":")
-    devices = _devices(generation, shape, topology)
+    devices = make_devices(topology)
     if not devices:
         raise ValueError(
             f"--search compiles, which --topology={topology} needs the device for: "
@@ -316,7 +311,8 @@ def report(p: Plan) -> str:
         f"a step takes at least {p.step_seconds:.3f} s "
         f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device at "
         f"{p.peak / 1e12:.0f} TFLOP/s)",
-        f"compiled in          {p.compile_seconds:.0f} s",
+        f"traced, compiled in   {p.lower_seconds:.0f} s, {p.compile_seconds:.0f} s"
+        + ("" if p.thorough else " (quickly; a run's program may take less memory)"),
         "collectives (a loop's once):",
     ]
     for name, (count, size) in p.collectives.items():
@@ -335,7 +331,9 @@ def command(args) -> None:
             raise ValueError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
         assume[name] = int(value)
     if not args.search:
-        print(report(plan(args.config, args.topology, assume)))
+        found = plan(args.config, args.topology, assume, args.thorough)
+        print(report(found))
+        print((sharding.table if args.verbose else sharding.summary)(found.rows))
         return
     plans = search(args.config, args.topology, assume)
     if not plans:
@@ -367,51 +365,3 @@ def _gib(size: int) -> str:
 
 def _spec(stage):
     return stage.batch_spec.values()
-
-
-def _sizes(shape: str, topology: str) -> list[int]:
-    parts = shape.split("x")
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise ValueError(
-            f"--topology={topology}: expected a generation and its shape, such as "
-            "v5p:4x4x8, v5e:16x16 or cpu:8"
-        )
-    return [int(part) for part in parts]
-
-
-def _axes(sizes: dict[str, int], count: int, topology: str) -> dict[str, int]:
-    """The mesh's axes with -1 filled in."""
-    fixed = math.prod(size for size in sizes.values() if size > 0)
-    filled = {a: count // fixed if s == -1 else s for a, s in sizes.items()}
-    if math.prod(filled.values()) != count:
-        text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(
-            f"the mesh {text} does not fit the {count} devices of {topology}"
-        )
-    return filled
-
-
-def _devices(generation: str, shape: str, topology: str):
-    """Devices of a TPU slice that is not there; None for a CPU or GPU."""
-    _sizes(shape, topology)
-    if generation in ("cpu", "gpu"):
-        return None
-    if generation not in CHIPS:
-        raise ValueError(
-            f"--topology={topology}: {generation!r} is not one of "
-            f"{', '.join((*CHIPS, 'cpu', 'gpu'))}"
-        )
-    from jax.experimental import topologies
-
-    # libtpu shall not look for a metadata host, nor complain that there is none
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
-    try:
-        return topologies.get_topology_desc(topology, "tpu").devices
-    except Exception as error:  # bare RuntimeError or NotImplementedError, by version
-        raise ValueError(
-            f"cannot describe the TPU slice {topology} ({error}): is libtpu there "
-            "(pip install -r requirements-tpu.txt), and does that generation have a "
-            "slice of this shape?"
-        ) from error

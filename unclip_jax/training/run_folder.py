@@ -1,6 +1,7 @@
 """The folder of a run: which config it belongs to, and whether it may be used.
 
 config.json      what the run was started with
+sharding.txt     every array of the state: shape, how it is split, bytes per device
 checkpoints/     see checkpoint.py
 status.json      the step known to be saved, and whether the run is done
 metrics.jsonl    one row per logged step (in a bucket: see mirror.py)
