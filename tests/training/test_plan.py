@@ -75,21 +75,14 @@ def test_impossible_batches_and_mistyped_assumptions():
 
 @needs_compiler
 def test_a_step_is_compiled_for_a_slice_that_is_not_there():
-    found = plan.plan(small(), "v5e:4x2", ASSUME)
-    assert found.devices == 8 and found.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
-    assert found.fits and found.total_bytes < plan.GIB
-    assert found.temp_bytes > 0 and found.flops > 0
-    assert "all-gather" in found.collectives or "all-reduce" in found.collectives
-    text = plan.report(found)
-    assert "fits" in text and "v5e:4x2: 8 devices" in text
-    assert sum(row.bytes_per_device for row in found.rows) == found.state_bytes
-
-
-@needs_compiler
-def test_a_quick_plan_needs_the_memory_of_a_thorough_one():
-    config = small()
-    config.model.update(width=64, depth=1)
-    quick, thorough = (plan.plan(config, "v5e:2x2", ASSUME, t) for t in (False, True))
+    quick, thorough = (plan.plan(small(), "v5e:4x2", ASSUME, t) for t in (False, True))
+    assert quick.devices == 8 and quick.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert quick.fits and 0 < quick.temp_bytes < plan.GIB and quick.flops > 0
+    assert "all-gather" in quick.collectives or "all-reduce" in quick.collectives
+    assert sum(row.bytes_per_device for row in quick.rows) == quick.state_bytes
+    # the same program; with more memory than it needs, so that what fits does fit
     assert quick.state_bytes == thorough.state_bytes and quick.flops == thorough.flops
-    assert quick.total_bytes == pytest.approx(thorough.total_bytes, rel=0.25)
-    assert "quickly" in plan.report(quick) and "quickly" not in plan.report(thorough)
+    assert thorough.total_bytes <= quick.total_bytes <= 4 * thorough.total_bytes
+    text = plan.report(quick)
+    assert "fits" in text and "v5e:4x2: 8 devices" in text and "quickly" in text
+    assert "quickly" not in plan.report(thorough)

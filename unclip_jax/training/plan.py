@@ -6,8 +6,9 @@ buffers, and the collectives of the optimised program. A CPU or GPU topology can
 compiled for without the device: there, only the bytes of the state are known.
 
 The compiler spends most of its time on finding the fastest way to run each operation,
-which changes few of these numbers: a plan lets it take the first way it finds (the
-option QUICK), unless it shall be thorough.
+and little of it on what is said here: a plan lets it take the first way it finds (the
+option QUICK) unless it shall be thorough. State and arithmetic are the same; temporary
+bytes are then more than a run needs, because less is fused and kept on the chip.
 """
 
 import collections
@@ -312,7 +313,7 @@ def report(p: Plan) -> str:
         f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device at "
         f"{p.peak / 1e12:.0f} TFLOP/s)",
         f"traced, compiled in   {p.lower_seconds:.0f} s, {p.compile_seconds:.0f} s"
-        + ("" if p.thorough else " (quickly; a run's program may take less memory)"),
+        + ("" if p.thorough else " (quickly; a run needs no more memory, often less)"),
         "collectives (a loop's once):",
     ]
     for name, (count, size) in p.collectives.items():
