@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.models.unet import UNet
+from unclip_jax.parallel import sharding
+from unclip_jax.parallel.mesh import make_mesh
 
 RNG = np.random.default_rng(0)
 FIELDS = {
@@ -61,3 +63,21 @@ def test_an_efficient_unet_does_a_quarter_of_the_arithmetic():
         cost = jax.jit(model.apply).lower(variables, x, t).cost_analysis()
         flops.append(cost["flops"])
     assert 3 < flops[0] / flops[1] < 6
+
+
+def test_split_kernels_leave_each_device_its_own_pictures():
+    """Kernels over "fsdp" are gathered; no feature map is ever exchanged."""
+    mesh = make_mesh(data=2, fsdp=4)
+    model = UNet(**{**FIELDS, "channels": 32, "head_channels": 32}, remat=True)
+    x, t = jnp.zeros((24, 8, 8, 3)), jnp.zeros(24)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x, t)
+    splits = sharding.state_shardings(variables, mesh, min_size=1000)
+    rows = sharding.batch_sharding(mesh)
+    loss = lambda v, x, t: jnp.square(model.apply(v, x, t)).mean()  # noqa: E731
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(
+            jax.grad(loss), in_shardings=(splits, rows, rows), out_shardings=splits
+        )
+        program = gradient.lower(variables, x, t).compile().as_text()
+    assert "all-gather" in program
+    assert "f32[3,8,8,32]" in program and "f32[24,8,8" not in program

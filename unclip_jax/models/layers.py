@@ -5,6 +5,7 @@ statistics of every normalisation stay in float32 whatever `dtype` is.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -80,6 +81,36 @@ def merge_heads(x):
     """(B, H, S, D) -> (B, S, H * D)."""
     b, h, s, d = x.shape
     return x.transpose(0, 2, 1, 3).reshape(b, s, h * d)
+
+
+def split_batch(x, axes: tuple[str, ...] = ("data", "fsdp")):
+    """x (B, ...) with its batch split over the mesh's batch axes, if a mesh is set.
+
+    Nothing is asked of a batch that does not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in axes if axis in mesh.axis_names)
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if parts == 1 or x.shape[0] % parts:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(axes))
+
+
+def on_own_rows(operation):
+    """operation(x, kernel, ...) with x split by rows and the kernel gathered.
+
+    For `dot_general` of nn.Dense and `conv_general_dilated` of nn.Conv. Left to itself
+    the compiler may follow a kernel that is split over "fsdp" and split the channels of
+    a convolution, with all of the batch on each device.
+    """
+
+    def run(x, kernel, *args, **kwargs):
+        if not jax.sharding.get_abstract_mesh().empty:
+            whole = jax.sharding.PartitionSpec()
+            kernel = jax.lax.with_sharding_constraint(kernel, whole)
+        return split_batch(operation(split_batch(x), kernel, *args, **kwargs))
+
+    return run
 
 
 def mask_bias(mask):

@@ -5,6 +5,7 @@ up-sampling, and attention whose keys and values are [context, spatial] in one
 softmax. Without attention and context it is the upsampler of the paper.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,14 @@ def downsample_mean(x):
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+_Conv = functools.partial(
+    nn.Conv, conv_general_dilated=layers.on_own_rows(jax.lax.conv_general_dilated)
+)
+_Dense = functools.partial(
+    nn.Dense, dot_general=layers.on_own_rows(jax.lax.dot_general)
+)
+
+
 class ResBlock(nn.Module):
     """BigGAN-style residual block; `resample` is "none", "down" or "up"."""
 
@@ -62,9 +71,9 @@ class ResBlock(nn.Module):
             x, h = upsample_nearest(x), upsample_nearest(h)
         elif self.resample == "down":
             x, h = downsample_mean(x), downsample_mean(h)
-        h = nn.Conv(self.channels, **conv, name="conv_1")(h)
+        h = _Conv(self.channels, **conv, name="conv_1")(h)
         width = self.channels * (2 if self.scale_shift else 1)
-        mod = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(emb))
+        mod = _Dense(width, dtype=self.dtype, name="time")(nn.silu(emb))
         mod = mod.astype(jnp.float32)
         if self.scale_shift:
             scale, shift = jnp.split(mod, 2, axis=-1)
@@ -74,9 +83,9 @@ class ResBlock(nn.Module):
                 h + mod[:, None, None].astype(self.dtype)
             )
         h = nn.Dropout(self.dropout, deterministic=deterministic)(nn.silu(h))
-        h = nn.Conv(self.channels, **conv, kernel_init=_zeros, name="conv_2")(h)
+        h = _Conv(self.channels, **conv, kernel_init=_zeros, name="conv_2")(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="shortcut")(x)
+            x = _Conv(self.channels, (1, 1), dtype=self.dtype, name="shortcut")(x)
         return x + h
 
 
@@ -97,7 +106,7 @@ class AttentionBlock(nn.Module):
         heads = c // self.head_channels
 
         def project(y, name):
-            y = nn.Dense(c, dtype=self.dtype, name=name)(y)
+            y = _Dense(c, dtype=self.dtype, name=name)(y)
             return layers.split_heads(y, heads)
 
         norm = layers.GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")
@@ -110,7 +119,7 @@ class AttentionBlock(nn.Module):
             if context_bias is not None:  # the pixels are always visible
                 bias = jnp.pad(context_bias, ((0, 0),) * 3 + ((0, h * w),))
         y = layers.merge_heads(layers.attend(q, k, v, bias))
-        y = nn.Dense(c, kernel_init=_zeros, dtype=self.dtype, name="out")(y)
+        y = _Dense(c, kernel_init=_zeros, dtype=self.dtype, name="out")(y)
         return x + y.reshape(b, h, w, c)
 
 
@@ -196,15 +205,15 @@ class UNet(nn.Module):
 
         width = 4 * self.channels
         time = layers.timestep_embedding(t, self.channels).astype(self.dtype)
-        time = nn.Dense(width, dtype=self.dtype, name="time_1")(time)
-        time = nn.Dense(width, dtype=self.dtype, name="time_2")(nn.silu(time))
+        time = _Dense(width, dtype=self.dtype, name="time_1")(time)
+        time = _Dense(width, dtype=self.dtype, name="time_2")(nn.silu(time))
         if emb is not None:
             time = time + emb.astype(self.dtype)
 
         h = space_to_depth(x.astype(self.dtype), self.patch_size)
         side = h.shape[1]
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
-        h = nn.Conv(self.channels, **conv, name="conv_in")(h)
+        h = _Conv(self.channels, **conv, name="conv_in")(h)
         skips = [h]
         for i, mult in enumerate(self.channel_mult):
             for j in range(depths[i]):
@@ -234,7 +243,7 @@ class UNet(nn.Module):
 
         norm = layers.GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")
         out = self.out_channels * self.patch_size**2
-        h = nn.Conv(out, **conv, kernel_init=_zeros, name="conv_out")(nn.silu(norm(h)))
+        h = _Conv(out, **conv, kernel_init=_zeros, name="conv_out")(nn.silu(norm(h)))
         return depth_to_space(h, self.patch_size).astype(jnp.float32)
 
 

@@ -8,7 +8,8 @@ compiled for without the device: there, only the bytes of the state are known.
 The compiler spends most of its time on finding the fastest way to run each operation,
 and little of it on what is said here: a plan lets it take the first way it finds (the
 option QUICK) unless it shall be thorough. State and arithmetic are the same; temporary
-bytes are then more than a run needs, because less is fused and kept on the chip.
+bytes are about a run's (for a large program) or more (for one that fits the chip's own
+memory).
 """
 
 import collections
@@ -313,7 +314,7 @@ def report(p: Plan) -> str:
         f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device at "
         f"{p.peak / 1e12:.0f} TFLOP/s)",
         f"traced, compiled in   {p.lower_seconds:.0f} s, {p.compile_seconds:.0f} s"
-        + ("" if p.thorough else " (quickly; a run needs no more memory, often less)"),
+        + ("" if p.thorough else " (quickly: a run's program is faster)"),
         "collectives (a loop's once):",
     ]
     for name, (count, size) in p.collectives.items():
