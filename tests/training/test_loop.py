@@ -55,6 +55,7 @@ def test_the_loss_falls_and_is_written(finished):
     wanted = {"loss", "largest", "grad_norm", "images_per_second", "data_wait"}
     assert wanted <= set(written[0])
     assert list((workdir / "tensorboard").iterdir())
+    assert "params/" in (workdir / "sharding.txt").read_text()
 
 
 def test_the_progress_line_says_where_it_is(finished):
