@@ -9,6 +9,7 @@ elsewhere give --coordinator, --num_processes and --process_id.
 from unclip_jax import config as config_lib
 
 FLAGS = {
+    "restore_step": (int, "go on from this checkpoint; newer ones are set aside"),
     "distributed": ("auto", "auto, on or off: join the other processes of the run"),
     "coordinator": ("", "host:port of process 0"),
     "num_processes": (0, "processes of the run, with --coordinator"),

@@ -96,8 +96,8 @@ class _FileSystem(fsspec.AbstractFileSystem):
             self.objects.found.pop(path, None)
 
     def cp_file(self, path1, path2, **_):
-        data, _ = self.objects.found[self._strip_protocol(path1)]
-        self.objects.put(self._strip_protocol(path2), data)
+        if (name := self._strip_protocol(path1)) in self.objects.found:  # no folder
+            self.objects.put(self._strip_protocol(path2), self.objects.found[name][0])
 
     def _open(self, path, mode="rb", **_):
         if "a" in mode:

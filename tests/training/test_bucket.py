@@ -42,10 +42,17 @@ def scenario() -> None:
 
     out = io.StringIO()
 
-    def train(workdir, steps=12, **changes):
+    def train(workdir, steps=12, restore_step=None, **changes):
         config = toy.make_config(steps, preview={"every": 4, "count": 4}, **changes)
         stage, data = toy.Stage(), toy.Data()
-        state = loop.train(config, workdir, stage=stage, data=data, stream=out)
+        state = loop.train(
+            config,
+            workdir,
+            stage=stage,
+            data=data,
+            stream=out,
+            restore_step=restore_step,
+        )
         return jax.device_get(state)
 
     def content(name):
@@ -89,6 +96,10 @@ def scenario() -> None:
                 refused += 1
         objects.put(name, good)
     assert refused
+    objects.put(name, b"damaged")
+    again = train(RUN, restore_step=8)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    assert any("/toy/set_aside_12/" in name for name in objects.found)
 
 
 if __name__ == "__main__":

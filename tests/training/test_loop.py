@@ -20,13 +20,14 @@ sys.path.insert(0, str(HERE))
 import toy  # noqa: E402
 
 
-def run(workdir, config=None, data=None, stream=None):
+def run(workdir, config=None, data=None, stream=None, **more):
     return train(
         config or toy.make_config(),
         workdir,
         stage=toy.Stage(),
         data=data or toy.Data(),
         stream=stream or io.StringIO(),
+        **more,
     )
 
 
@@ -213,6 +214,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
             path.write_bytes(b"x")
     with pytest.raises(ValueError, match="checkpoints/4 cannot be restored"):
         run(tmp_path / "toy", toy.make_config(steps=4))
+
+
+def test_an_earlier_checkpoint_is_used_when_asked_for(finished, tmp_path):
+    """Only then: the damaged one stops the run, and is kept."""
+    workdir = tmp_path / "toy"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "checkpoints" / "12" / "ema" / "_METADATA").write_text("x")
+    with pytest.raises(ValueError, match="12 cannot be restored.*--restore_step=N"):
+        run(workdir)
+    with pytest.raises(ValueError, match="has no checkpoint 7; it has 8, 12"):
+        run(workdir, restore_step=7)
+    out = io.StringIO()
+    assert_same(run(workdir, restore_step=8, stream=out), finished[1])
+    assert "going on from step 8" in out.getvalue()
+    assert (workdir / "set_aside_12" / "ema" / "_METADATA").read_text() == "x"
+    assert [row["step"] for row in rows(workdir)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_half_written_checkpoints_do_not_count_and_are_cleaned_up(finished, tmp_path):

@@ -3,34 +3,30 @@
 A checkpoint has the items `state` (TrainState without the EMA), `ema` and `meta`
 (step, stage, config, export description, data info, versions, checksums). It restores
 onto any mesh. Saving is asynchronous; a save that failed raises at the next one.
-
-The checksums are of the values: Orbax keeps none for arrays, and most bits flipped in
-its data files would come back as other parameters without a word.
 """
 
-import functools
 import gc
-import hashlib
 import importlib.metadata
-import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import SingleDeviceSharding
+from jax.experimental import multihost_utils
 
 from unclip_jax import config as config_lib
 from unclip_jax.parallel.sharding import path_name
-from unclip_jax.training import run_folder
+from unclip_jax.training import checksums, run_folder
 from unclip_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+SET_ASIDE = "set_aside_"  # beside it: checkpoints that a run did not go on from
+READ_BYTES = 64 * 2**20  # leaves are read together up to so many, a larger one alone
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -56,9 +52,15 @@ def make_meta(stage_name: str, config: dict, export: dict, data_info) -> dict:
 class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits."""
 
-    def __init__(self, workdir, keep: int = 2):
+    def __init__(self, workdir, keep: int = 2, restore_step: int | None = None):
+        """`restore_step`: go on from this one; newer ones are set aside, not deleted.
+
+        Raises ValueError when there is no such step.
+        """
         self._workdir = epath.Path(workdir)
         self.folder = _folder(workdir)
+        if restore_step is not None:
+            _set_aside_newer(self.folder, restore_step)
         self._manager = _manager(self.folder, keep)
 
     def __enter__(self):
@@ -77,8 +79,8 @@ class Checkpoints:
             return
         items = {"state": _without_ema(state), "ema": state.ema}
         meta = {**meta, "step": step}
-        sums = {name: checksum(tree) for name, tree in items.items()}
-        meta["checksums"] = {**sums, "meta": _meta_checksum(meta)}
+        sums = {name: checksums.of_tree(tree) for name, tree in items.items()}
+        meta["checksums"] = {**sums, "meta": checksums.of_json(meta)}
         try:
             self.wait()  # Orbax would: one save at a time
             self._manager.save(
@@ -138,15 +140,28 @@ class Checkpoints:
         return TrainState(**restored["state"], ema=restored["ema"])
 
 
-def load_run(workdir, item: str = "ema") -> tuple[Any, dict]:
-    """The newest parameters of a run, as float32 numpy arrays, and its meta.
+Read = Callable[[str], np.ndarray]
+
+
+def open_run(
+    workdir, item: str = "ema", step: int | None = None
+) -> tuple[dict[str, Any], Read, dict]:
+    """The parameters of a run, to be read one by one; what was saved is checked first.
+
+    No more is held at a time than READ_BYTES, or the largest tensor.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, on a disk or gs://.
       item: "ema", or "params" for the raw ones.
+      step: of which checkpoint; None is the newest.
+
+    Returns:
+      (nested dict of jax.ShapeDtypeStruct, function from a '/'-joined name in it to its
+      numpy array, meta).
 
     Raises:
-      FileNotFoundError: no run, or no checkpoint yet; ValueError: a damaged one.
+      FileNotFoundError: no run, or no checkpoint yet; ValueError: a damaged one, no
+        such step.
     """
     if item not in ("ema", "params"):
         raise ValueError(f"item {item!r}: expected 'ema' or 'params'")
@@ -155,55 +170,82 @@ def load_run(workdir, item: str = "ema") -> tuple[Any, dict]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it further")
     with _manager(folder, None) as manager:
-        step = manager.latest_step()
-        if step is None:
+        steps = manager.all_steps()
+        if not steps:
             raise FileNotFoundError(
                 f"{workdir} has no checkpoint yet: train it further"
             )
+        step = _check_step(steps, step, folder)
         meta = _read_meta(manager, step, folder)
         name = "ema" if item == "ema" else "state"
         described = _guarded(lambda: manager.item_metadata(step)[name], step, folder)
-        place = SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-            getattr(described, "tree", described),
+    tree = getattr(described, "tree", described)
+    leaves = _Leaves(folder, step, name, tree)
+    _compare(name, leaves.checksum(), meta["checksums"], step, folder)
+    params, prefix = (tree, "") if item == "ema" else (tree["params"], "params/")
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+    return shapes, lambda path: leaves.read(prefix + path), meta
+
+
+def load_run(workdir, item: str = "ema") -> tuple[Any, dict]:
+    """All of `open_run` at once: (nested dict of numpy arrays, meta)."""
+    shapes, read, meta = open_run(workdir, item)
+    tree = jax.tree_util.tree_map_with_path(lambda k, _: read(path_name(k)), shapes)
+    return tree, meta
+
+
+class _Leaves:
+    """The arrays of one saved item, by their '/'-joined names."""
+
+    def __init__(self, folder, step, name, tree):
+        self._where = folder, step, name
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(tree)
+        self._names = [path_name(path) for path, _ in leaves]
+        self._groups = [[]]
+        size = 0
+        for i, (_, leaf) in enumerate(leaves):
+            count = int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+            if self._groups[-1] and size + count > READ_BYTES:
+                self._groups.append([])
+                size = 0
+            self._groups[-1].append(i)
+            size += count
+        self._group_of = {
+            self._names[i]: g for g, group in enumerate(self._groups) for i in group
+        }
+        self._held, self._arrays = None, {}  # the group read last
+
+    def read(self, name: str) -> np.ndarray:
+        """One array; its group is kept, because neighbours are asked for next."""
+        group = self._group_of[name]
+        if group != self._held:
+            self._held, self._arrays = None, {}  # let go before, or both are held
+            self._arrays = self._read_group(self._groups[group])
+            self._held = group
+        return self._arrays[name]
+
+    def checksum(self) -> str:
+        return checksums.of_lines(
+            checksums.line(name, array, checksums.word_sum(array))
+            for name, array in ((n, self.read(n)) for n in self._names)
         )
-        args = {name: ocp.args.StandardRestore(abstract)}
-        tree = _restore(manager, step, folder, meta["checksums"], **args)[name]
-    tree = tree if item == "ema" else tree["params"]
-    return jax.tree.map(np.asarray, jax.device_get(tree)), meta
 
-
-def checksum(tree: Any) -> str:
-    """Of the names, dtypes, shapes and values of all leaves; the same on any mesh."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    sums = jax.device_get([_word_sum(leaf) for _, leaf in leaves])
-    lines = sorted(
-        f"{path_name(path)} {leaf.dtype} {leaf.shape} {value}"
-        for (path, leaf), value in zip(leaves, sums, strict=True)
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _word_sum(x: jax.Array):
-    """() uint32: the sum of the bit patterns modulo 2^32, exact in any order."""
-    words = {1: np.uint8, 2: np.uint16, 4: np.uint32}[x.dtype.itemsize]
-    if jax.default_backend() != "cpu" or not x.is_fully_addressable:
-        return _device_sum(x, words)
-    # on the host's own memory: a program for each shape takes seconds to compile
-    shards = [np.asarray(s.data) for s in x.addressable_shards if s.replica_id == 0]
-    sums = [s.reshape(-1).view(words).sum(dtype=np.uint32) for s in shards]
-    return np.sum(sums, dtype=np.uint32)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _device_sum(x, words):
-    return jax.lax.bitcast_convert_type(x, words).sum(dtype=jnp.uint32)
-
-
-def _meta_checksum(meta: dict) -> str:
-    rest = {key: value for key, value in meta.items() if key != "checksums"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    def _read_group(self, wanted) -> dict[str, np.ndarray]:
+        folder, step, name = self._where
+        count = len(self._names)
+        items = [ocp.PLACEHOLDER] * count
+        for i in wanted:
+            items[i] = 0
+        as_numpy = [ocp.RestoreArgs(restore_type=np.ndarray)] * count
+        args = ocp.args.PyTreeRestore(
+            item=jax.tree.unflatten(self._structure, items),
+            restore_args=jax.tree.unflatten(self._structure, as_numpy),
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            path = folder / str(step) / name
+            tree = _guarded(lambda: checkpointer.restore(path, args=args), step, folder)
+        found = self._structure.flatten_up_to(tree)
+        return {self._names[i]: np.asarray(found[i]) for i in wanted}
 
 
 def _folder(workdir) -> epath.Path:
@@ -228,6 +270,28 @@ def _manager(folder, keep):
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
+def _check_step(steps, wanted, folder) -> int:
+    """The newest of `steps`, or the wanted one if it is among them."""
+    if wanted is not None and wanted not in steps:
+        listed = ", ".join(map(str, sorted(steps))) or "none"
+        raise ValueError(f"{folder} has no checkpoint {wanted}; it has {listed}")
+    return max(steps) if wanted is None else wanted
+
+
+def _set_aside_newer(folder, step: int) -> None:
+    """Moves what was saved after `step` out of the way; by the first process."""
+    with _manager(folder, None) as manager:
+        steps = manager.all_steps() if folder.is_dir() else []
+    _check_step(steps, step, folder)
+    if jax.process_index() == 0:
+        for newer in (s for s in steps if s > step):
+            target = folder.parent / f"{SET_ASIDE}{newer}"
+            if target.exists():  # from an earlier time
+                target.rmtree()
+            (folder / str(newer)).rename(target)
+    multihost_utils.sync_global_devices("newer checkpoints are set aside")
+
+
 def _without_ema(state: TrainState) -> dict:
     fields = ("step", "skipped", "params", "opt_state")
     return {name: getattr(state, name) for name in fields}
@@ -237,23 +301,24 @@ def _read_meta(manager, step, folder) -> dict:
     args = {"meta": ocp.args.JsonRestore()}
     meta = _restore(manager, step, folder, {}, **args)["meta"]
     meta.setdefault("checksums", {})
-    _compare("meta", _meta_checksum(meta), meta["checksums"], step, folder)
+    _compare("meta", checksums.of_json(meta), meta["checksums"], step, folder)
     return meta
 
 
-def _restore(manager, step, folder, checksums, **args):
+def _restore(manager, step, folder, saved_sums, **args):
     """The items, compared with the checksums that there are."""
     restored = _guarded(
         lambda: manager.restore(step, args=ocp.args.Composite(**args)), step, folder
     )
     for name in args:
-        if name in checksums:
-            _compare(name, checksum(restored[name]), checksums, step, folder)
+        if name in saved_sums:
+            found = checksums.of_tree(restored[name])
+            _compare(name, found, saved_sums, step, folder)
     return restored
 
 
-def _compare(name, found, checksums, step, folder):
-    if checksums.get(name, found) != found:
+def _compare(name, found, saved_sums, step, folder):
+    if saved_sums.get(name, found) != found:
         raise _damaged(step, folder, f"its {name!r} is not what was saved")
 
 
@@ -281,6 +346,6 @@ def _forget_failed_reads():
 def _damaged(step, folder, reason) -> ValueError:
     return ValueError(
         f"the checkpoint {folder / str(step)} cannot be restored: {reason}. If it is "
-        "damaged, move that folder away and run the same command again to go on from "
-        "the one before"
+        "damaged, go on from an earlier one with --restore_step=N (those saved are the "
+        f"numbers in {folder}); newer ones are then moved to {SET_ASIDE}N, not deleted"
     )

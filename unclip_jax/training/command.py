@@ -21,7 +21,12 @@ def train(args, load_initial) -> None:
     def run():
         from unclip_jax.training import loop  # after joining: it may touch the devices
 
-        loop.train(args.config, args.workdir, load_initial=load_initial)
+        loop.train(
+            args.config,
+            args.workdir,
+            load_initial=load_initial,
+            restore_step=args.restore_step,
+        )
 
     together(
         run,

@@ -35,7 +35,14 @@ from unclip_jax.training.writers import Writer
 
 
 def train(
-    config, workdir, *, stage=None, data=None, stream=None, load_initial=None
+    config,
+    workdir,
+    *,
+    stage=None,
+    data=None,
+    stream=None,
+    load_initial=None,
+    restore_step=None,
 ) -> state.TrainState:
     """Trains a stage from a config, or goes on with the run in `workdir`.
 
@@ -46,6 +53,7 @@ def train(
       stream: where progress goes; standard output by default.
       load_initial: (config.init_from, meta of the run) -> parameters to start from;
         those it leaves out are as the stage makes them.
+      restore_step: go on from this checkpoint instead of the newest, see Checkpoints.
 
     Returns:
       The final state, on the devices.
@@ -86,7 +94,10 @@ def train(
         stream,
         load_initial,
     )
-    with jax.set_mesh(mesh), Checkpoints(workdir, saving.keep) as checkpoints:
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, saving.keep, restore_step) as checkpoints,
+    ):
         return run.go(
             make_meta(config.stage, plain, stage.export(), data.info), checkpoints
         )
