@@ -3,6 +3,10 @@
 python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
 python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
 python -m unclip_jax.export --run=runs/icons/decoder --out=exports/icons
+
+The run may be in a bucket (gs://...) and of any mesh; tensors are read and written one
+by one. The same command with --verify reads the export back and compares every tensor
+with the checkpoint.
 """
 
 from unclip_jax import config as config_lib
@@ -15,15 +19,22 @@ FLAGS = {
         "native; diffusers: folders that its classes load; of a CLIP, transformers or "
         "open_clip: a folder that the library loads",
     ),
+    "dtype": ("float32", "of the files: float32, bfloat16 or float16"),
+    "weights": ("ema", "ema: the moving average; params: what the last step left"),
+    "step": (int, "of which checkpoint; the newest by default"),
+    "verify": (False, "write nothing: compare what is in --out with the run"),
 }
 
 
 def main(args):
-    from unclip_jax.interop.export import export
-    from unclip_jax.training.checkpoint import load_run
+    from unclip_jax.interop import lazy
+    from unclip_jax.interop.export import compare, export
+    from unclip_jax.training.checkpoint import open_run
 
-    params, meta = load_run(args.run)
-    print(export(params, meta, args.run, args.out, args.format))
+    shapes, read, meta = open_run(args.run, args.weights, args.step)
+    act = compare if args.verify else export
+    params = lazy.tree(shapes, read)
+    print(act(params, meta, args.run, args.out, args.format, args.dtype))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import mapping, open_clip, public_clip, transformers_clip
-from unclip_jax.interop.export import export
+from unclip_jax.interop.export import compare, export
 from unclip_jax.interop.images import fit
 
 from .conftest import IMAGE, randomise
@@ -145,8 +145,9 @@ def test_a_trained_clip_goes_out(folder, tmp_path, format):
     meta = {"export": {"part": "clip", "config": {"model": fields}}}
     meta |= {"step": 1, "config": {}, "data_info": {}}
     stacked = mapping.stack_blocks(params)
-    said = export(stacked, meta, tmp_path / "run", tmp_path / "out", format)
-    assert f"for {format}" in said
+    arguments = stacked, meta, tmp_path / "run", tmp_path / "out", format
+    assert f"for {format}" in export(*arguments)
+    assert "none differs" in compare(*arguments)
     read = public_clip.read_public_clip(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, dict(read.params), params)
     transformers.CLIPTokenizer.from_pretrained(tmp_path / "out")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from unclip_jax.generation.loading import load_stack
-from unclip_jax.interop import diffusers, native
-from unclip_jax.interop.export import export
+from unclip_jax.interop import diffusers, lazy, native
+from unclip_jax.interop.export import compare, export
 from unclip_jax.interop.initial import load_initial
 
 from .conftest import EMBED_DIM, IMAGE, LARGE, LENGTH
@@ -150,6 +150,37 @@ def test_a_run_is_exported_for_their_classes(stack, tmp_path):
     np.testing.assert_array_equal(mean, part.params["space"]["mean"])
     with pytest.raises(ValueError, match="'pickle': expected one of native, diffusers"):
         export(*arguments[:-1], "pickle")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_export_is_verified(stack, reference, tmp_path, dtype):
+    """All parts, read back by the functions that load them; a flipped byte is found."""
+    out = tmp_path / "out"
+    for kind, part in stack.parts.items():
+        flat = native.flatten(part.params)
+        meta = {
+            "step": 7,
+            "config": {},
+            "export": {"part": kind, "config": part.config},
+            "data_info": {
+                "clip_fingerprint": stack.parts["clip"].clip_fingerprint,
+                "tokenizer_folder": str(reference.folder / "tokenizer"),
+            },
+        }
+        params = lazy.tree(part.params, flat.__getitem__)
+        arguments = params, meta, tmp_path / "run", out, "diffusers", dtype
+        export(*arguments)
+        assert "none differs" in compare(*arguments)
+    name = native.leaves(part.params).__next__()[0]
+    other = lazy.tree(part.params, {**flat, name: flat[name] + 1}.__getitem__)
+    with pytest.raises(ValueError, match=f"{name} differs"):
+        compare(other, *arguments[1:])
+    file = out / "decoder" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-7] ^= 16
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="decoder/.*is not the file that was exported"):
+        compare(*arguments)
 
 
 @pytest.mark.parametrize("kind", ["prior", "decoder", f"upsampler_{LARGE}"])

@@ -199,7 +199,9 @@ def _read_clip(folder, dtype) -> Part:
         image if image.is_dir() else None,
         extractor if extractor.is_dir() else None,
     )
-    return _part(folder, "clip", {"model": fields}, params, {}, dtype)
+    ours = _read_ours(folder).get("clip")  # what was rounded is still that CLIP
+    meta = {"clip_fingerprint": ours} if ours else {}
+    return _part(folder, "clip", {"model": fields}, params, meta, dtype)
 
 
 def _read_upsamplers(folder, small, dtype) -> dict[str, Part]:

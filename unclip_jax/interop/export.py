@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unclip_jax.interop import diffusers, native, parts, public_clip
+from unclip_jax.interop import (
+    diffusers,
+    native,
+    parts,
+    public_clip,
+    tensor_stream,
+    verify,
+)
 
 FORMATS = ("native", "diffusers", *public_clip.FORMATS)
 
@@ -18,19 +25,22 @@ def export(
     run: str | os.PathLike,
     folder: str | os.PathLike,
     format: str = "native",
+    dtype: str = "float32",
 ) -> str:
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
     A CLIP brings its tokenizer along; a prior or decoder the mean and covariance of
-    the embeddings it learnt from, while its records are where they were.
+    the embeddings it learnt from, while its records are where they were. No more than
+    one tensor is held in memory when `params` are Lazy.
 
     Args:
-      params: the run's parameters (EMA).
+      params: the run's parameters (EMA), arrays or Lazy.
       meta: the run's description: "step", "config", "export" (what the stage's
         export() returned) and "data_info".
       run: the run's folder.
       folder: the export.
       format: one of FORMATS.
+      dtype: that floats are stored as, "float32", "bfloat16" or "float16".
 
     Returns:
       A sentence that says what was written.
@@ -40,8 +50,50 @@ def export(
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
+    part, kept, what = _part(params, meta, run, format, dtype)
+    kind, data_info = part.kind, meta["data_info"]
+    tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
+    if format == "diffusers":
+        diffusers.write_part(folder, part, dtype, tokenizer)
+    elif format in public_clip.FORMATS:
+        public_clip.write_public_clip(folder, part, tokenizer, format, dtype)
+    if format != "native":
+        verify.write_sums(folder)
+        return f"exported {what} to {folder}, for {format}"
+    native.write_part(folder, kind, part.config, params, kept, dtype)
+    if tokenizer is not None:
+        native.write_tokenizer(folder, tokenizer)
+    records = meta["config"].get("data", {}).get("path")
+    statistics = epath.Path(records or run) / "statistics.npz"
+    if statistics.is_file():  # records may be gone by now: only PCA needs these
+        with statistics.open("rb") as file, np.load(file) as arrays:
+            native.write_statistics(folder, arrays["mean"], arrays["cov"])
+    have = ", ".join(sorted(native.read_index(folder)["parts"]))
+    return f"exported {what} to {folder}, which now has: {have}"
+
+
+def compare(
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    run: str | os.PathLike,
+    folder: str | os.PathLike,
+    format: str = "native",
+    dtype: str = "float32",
+) -> str:
+    """Reads back what `export` wrote with these arguments; a sentence if it is so.
+
+    Raises what `export` and verify.verify do.
+    """
+    part, _, what = _part(params, meta, run, format, dtype)
+    count = verify.verify(folder, part, format, dtype)
+    return f"{folder} holds {what}: {count} tensors compared, none differs"
+
+
+def _part(params, meta, run, format, dtype):
+    """(the part, what is kept of the run's description, "the prior of ...")."""
     if format not in FORMATS:
         raise ValueError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
+    tensor_stream.stored_dtype(dtype, np.float32)  # refuses one that is not known
     kind, config = meta["export"]["part"], meta["export"]["config"]
     data_info = meta["data_info"]
     kept = {
@@ -51,26 +103,10 @@ def export(
     }
     if kind in ("prior", "ar_prior", "decoder"):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
-    part = parts.make(kind, config, params, kept, where=f"the {kind} of {run}")
-    tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
-    count = sum(array.size for array in native.flatten(params).values())
-    what = f"exported the {kind} of {run} (step {meta['step']}, {count:,} parameters)"
-    if format == "diffusers":
-        diffusers.write_part(folder, part, tokenizer=tokenizer)
-        return f"{what} to {folder}, for diffusers"
-    if format in public_clip.FORMATS:
-        public_clip.write_public_clip(folder, part, tokenizer, format)
-        return f"{what} to {folder}, for {format}"
-    native.write_part(folder, kind, config, params, kept)
-    if tokenizer is not None:
-        native.write_tokenizer(folder, tokenizer)
-    records = meta["config"].get("data", {}).get("path")
-    statistics = epath.Path(records or run) / "statistics.npz"
-    if statistics.is_file():  # records may be gone by now: only PCA needs these
-        with statistics.open("rb") as file, np.load(file) as arrays:
-            native.write_statistics(folder, arrays["mean"], arrays["cov"])
-    have = ", ".join(sorted(native.read_index(folder)["parts"]))
-    return f"{what} to {folder}, which now has: {have}"
+    where = f"the {kind} of {run}"
+    part = parts.make(kind, config, params, kept, where=where)
+    count = sum(int(np.prod(a.shape)) for _, a in native.leaves(params))
+    return part, kept, f"{where} (step {meta['step']}, {count:,} parameters)"
 
 
 def tokenizer_folder(

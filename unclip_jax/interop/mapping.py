@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.interop import lazy
 from unclip_jax.interop.native import flatten, leaves, unflatten
 
 
@@ -123,7 +124,7 @@ def to_ours(
 def to_theirs(
     table: Sequence[Entry], params: Mapping[str, Any], keep: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Our parameters as their tensors.
+    """Our parameters as their tensors, Lazy where ours are.
 
     Args:
       table: every tensor that they have.
@@ -133,13 +134,18 @@ def to_theirs(
     Raises:
       ValueError: listing parameters that the table does not know.
     """
-    flat = flatten(params)
+    flat = dict(leaves(params))
     known = {e.ours for e in table}
     rest = [n for n in flat if n not in known and not n.startswith(tuple(keep) or "/")]
     if rest:
         raise ValueError(f"their format has no place for {', '.join(sorted(rest))}")
     return {
-        e.theirs: np.asarray(e.layout.to_theirs(flat[e.ours]), order="C") for e in table
+        e.theirs: lazy.apply(
+            lambda a, e=e: np.asarray(e.layout.to_theirs(a), order="C"),
+            flat[e.ours],
+            e.layout.their_shape(flat[e.ours].shape),
+        )
+        for e in table
     }
 
 
@@ -175,7 +181,11 @@ def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
         return params
     rest = {k: unstack_blocks(v) for k, v in params.items() if k != "blocks"}
     if "blocks" in params:
-        flat = flatten(params["blocks"])
-        for i in range(len(next(iter(flat.values())))):
-            rest[f"block_{i}"] = unflatten({k: a[i] for k, a in flat.items()})
+        flat = dict(leaves(params["blocks"]))
+        for i in range(next(iter(flat.values())).shape[0]):
+            block = {
+                k: lazy.apply(lambda a, i=i: a[i], a, a.shape[1:])
+                for k, a in flat.items()
+            }
+            rest[f"block_{i}"] = unflatten(block)
     return rest

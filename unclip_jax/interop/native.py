@@ -24,6 +24,7 @@ import safetensors.numpy
 from etils import epath
 
 from unclip_jax import config as config_lib
+from unclip_jax.interop.tensor_stream import is_float, write_tensors
 
 FORMAT = "unclip_jax"
 VERSION = 1
@@ -55,8 +56,8 @@ def clip_fingerprint(config: Mapping[str, Any], params: Mapping[str, Any]) -> st
     Records, prior and decoder carry it, so that embeddings of two CLIPs never mix.
     """
     digest = hashlib.sha256(_json(config_lib.to_plain(config)).encode())
-    for name, array in sorted(flatten(params).items()):
-        digest.update(f"\n{name} {array.shape}\n".encode())
+    for name, array in sorted(leaves(params)):
+        digest.update(f"\n{name} {tuple(array.shape)}\n".encode())
         digest.update(np.asarray(array, "<f4", order="C").tobytes())
     return digest.hexdigest()
 
@@ -67,16 +68,20 @@ def write_part(
     config: Mapping[str, Any],
     params: Mapping[str, Any],
     meta: Mapping[str, Any],
+    dtype: str | None = None,
 ) -> None:
     """Adds or replaces a part of the export in `folder` (made if missing).
+
+    No more than one tensor is held in memory.
 
     Args:
       folder: the export.
       part: one of PARTS, or "upsampler_" and the side of the pictures it makes.
       config: what rebuilds the module and its process (the stage's export config).
-      params: nested dict of arrays.
+      params: nested dict of arrays, or of Lazy ones.
       meta: JSON-able; for priors and decoder `clip_fingerprint` names the CLIP whose
         embeddings they learnt from. For clip it is computed here.
+      dtype: that floats are stored as, see tensor_stream.write_tensors.
 
     Raises:
       ValueError: unknown part, or a part of another CLIP than those in `folder`.
@@ -94,11 +99,11 @@ def write_part(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"
         )
-    flat = flatten(params)
+    flat = dict(leaves(params))
     entry = {
         "clip_fingerprint": meta.get("clip_fingerprint"),
         "tensors": len(flat),
-        "parameters": sum(array.size for array in flat.values()),
+        "parameters": sum(int(np.prod(array.shape)) for array in flat.values()),
     }
     index = _read_index(folder) if is_export(folder) else _empty_index()
     index["parts"][part] = entry
@@ -107,7 +112,7 @@ def write_part(
     def write(new: pathlib.Path):
         described = {"part": part, "config": config, "meta": meta}
         (new / CONFIG).write_text(_json(described, indent=2) + "\n")
-        safetensors.numpy.save_file(flat, new / WEIGHTS, {"format": FORMAT})
+        write_tensors(new / WEIGHTS, flat, {"format": FORMAT}, dtype)
 
     _commit(folder, part, index, write)
 
@@ -169,6 +174,8 @@ def read_part(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Returns (config, params as a nested dict of numpy arrays, meta).
 
+    Floats that were stored as bfloat16 or float16 become float32.
+
     Raises:
       FileNotFoundError: no export, or it lacks the part (the message says which
         command makes it) or one of the part's files.
@@ -177,6 +184,10 @@ def read_part(
     path = part_folder(folder, part)
     described = json.loads((path / CONFIG).read_text())
     flat = safetensors.numpy.load_file(path / WEIGHTS)
+    flat = {
+        name: a.astype(np.float32) if is_float(a.dtype) and a.dtype.itemsize < 4 else a
+        for name, a in flat.items()
+    }
     return described["config"], unflatten(flat), described["meta"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
-from unclip_jax.interop import mapping
+from unclip_jax.interop import lazy, mapping
 from unclip_jax.interop.mapping import SAME, Entry, conv, dense, norm
 from unclip_jax.interop.weights import read_file, write_weights
 from unclip_jax.models.clip import OPENAI_MEAN, OPENAI_STD
@@ -87,7 +87,10 @@ def load_open_clip(
 
 
 def save_open_clip(
-    folder: str | os.PathLike, fields: Mapping[str, Any], params: Mapping[str, Any]
+    folder: str | os.PathLike,
+    fields: Mapping[str, Any],
+    params: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> None:
     """Writes a folder that OpenCLIP loads ("local-dir:FOLDER") and we do.
 
@@ -95,6 +98,7 @@ def save_open_clip(
       folder: made if it does not exist.
       fields: of models.CLIP.
       params: nested dict of arrays, blocks one by one or stacked.
+      dtype: of the weights, see weights.write_weights.
     """
     clip = models.build("clip", fields)
     model = {
@@ -124,7 +128,7 @@ def save_open_clip(
         "resize_mode": "shortest",
     }
     config = {"model_cfg": model, "preprocess_cfg": pixels}
-    write_weights(folder, to_open_clip(fields, params), STEM)
+    write_weights(folder, to_open_clip(fields, params), STEM, dtype)
     text = json.dumps(config_lib.to_plain(config), indent=2)
     (pathlib.Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -155,7 +159,7 @@ def to_open_clip(
     for name, value in split.items():
         if ".attn.q_proj." in name:
             parts = [split[name.replace(".q_", f".{letter}_")] for letter in "qkv"]
-            tensors[name.replace("q_proj.", "in_proj_")] = np.concatenate(parts)
+            tensors[name.replace("q_proj.", "in_proj_")] = lazy.concatenate(parts)
         elif ".attn.k_proj." not in name and ".attn.v_proj." not in name:
             tensors[name] = value
     return tensors

@@ -69,7 +69,9 @@ def make(
     module = models.build(model, config["model"], DTYPES[dtype], f"{where}: model")
     native.check_tensors(params, param_shapes(model, module), where)
     if kind == "clip":
-        fingerprint = native.clip_fingerprint(config, params)
+        # what was stored as bfloat16 is still that CLIP
+        fingerprint = meta.get("clip_fingerprint")
+        fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
         fingerprint = None if model == "upsampler" else meta["clip_fingerprint"]
     return Part(kind, module, params, config, fingerprint, meta)

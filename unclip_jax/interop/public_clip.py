@@ -36,8 +36,11 @@ def write_public_clip(
     part: parts.Part,
     tokenizer: str | os.PathLike | None,
     format: str,
+    dtype: str = "float32",
 ) -> None:
     """Writes a CLIP, and the files of its tokenizer, as one of FORMATS.
+
+    Its floats are stored as `dtype`, see weights.write_weights.
 
     Raises ValueError when `part` is no CLIP.
     """
@@ -47,7 +50,7 @@ def write_public_clip(
         transformers=transformers_clip.save_clip_model,
         open_clip=open_clip.save_open_clip,
     )
-    formats[format](folder, part.config["model"], part.params)
+    formats[format](folder, part.config["model"], part.params, dtype=dtype)
     for file in epath.Path(tokenizer).iterdir() if tokenizer else ():
         (pathlib.Path(folder) / file.name).write_bytes(file.read_bytes())
 

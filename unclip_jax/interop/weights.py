@@ -4,11 +4,18 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from unclip_jax.interop.tensor_stream import (
+    is_float,
+    stored_bytes,
+    stored_dtype,
+    write_tensors,
+)
 
 SHARD_BYTES = 5 * 10**9
 # the file stems of diffusers' modules and of transformers'
@@ -38,43 +45,33 @@ def read_weights(
 
 def write_weights(
     folder: str | os.PathLike,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     stem: str,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes tensors as one safetensors file, or as shards with their index.
 
+    No more than one of them is held in memory.
+
     Args:
       folder: made if it does not exist.
-      tensors: name -> array; floating ones are stored as `dtype`.
+      tensors: name -> array, or Lazy; floating ones are stored as `dtype`.
       stem: "diffusion_pytorch_model" or "model".
       dtype: "float32", "float16" or "bfloat16".
       shard_bytes: the most a file holds, unless a single tensor is larger.
     """
-    dtypes = {
-        "float32": np.float32,
-        "float16": np.float16,
-        "bfloat16": ml_dtypes.bfloat16,
-    }
-    if dtype not in dtypes:
-        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(dtypes)}")
-
-    def stored(a):
-        a = np.asarray(a)
-        # np.ascontiguousarray would turn scalars into vectors
-        return np.asarray(a, dtypes[dtype] if _is_float(a) else None, order="C")
-
-    shards: list[dict[str, np.ndarray]] = [{}]
+    stored_dtype(dtype, np.float32)  # refuses one that is not known
+    shards: list[dict[str, Any]] = [{}]
     size = total = 0
     for name, array in tensors.items():
-        array = stored(array)
-        if shards[-1] and size + array.nbytes > shard_bytes:
+        count = stored_bytes(array, dtype)
+        if shards[-1] and size + count > shard_bytes:
             shards.append({})
             size = 0
         shards[-1][name] = array
-        size += array.nbytes
-        total += array.nbytes
+        size += count
+        total += count
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"}  # what both libraries expect to find
@@ -83,7 +80,7 @@ def write_weights(
         file = f"{stem}.safetensors"
         if len(shards) > 1:
             file = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
-        safetensors.numpy.save_file(shard, folder / file, metadata)
+        write_tensors(folder / file, shard, metadata, dtype)
         where.update(dict.fromkeys(shard, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
@@ -134,10 +131,6 @@ def read_file(file: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{file} is not a whole safetensors file ({error}): download it again"
         ) from error
     return {
-        name: a.astype(np.float32) if _is_float(a) else a for name, a in tensors.items()
+        name: a.astype(np.float32) if is_float(a.dtype) else a
+        for name, a in tensors.items()
     }
-
-
-def _is_float(a: np.ndarray) -> bool:
-    # numpy does not count bfloat16 among its floating types
-    return np.issubdtype(a.dtype, np.floating) or a.dtype == ml_dtypes.bfloat16

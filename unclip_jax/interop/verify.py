@@ -1,0 +1,131 @@
+"""Is an export what the run's checkpoint says? Reads both, writes nothing."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unclip_jax.interop import (
+    diffusers,
+    initial,
+    mapping,
+    native,
+    open_clip,
+    tensor_stream,
+    transformers_clip,
+)
+from unclip_jax.interop.diffusers_decoder import fold_space
+from unclip_jax.interop.parts import Part
+
+SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
+
+
+def write_sums(folder: str | os.PathLike) -> None:
+    """Lists the sha256 of every file in the folder; unclip.json does so for ours."""
+    folder = pathlib.Path(folder)
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def check_sums(folder: str | os.PathLike) -> None:
+    """Raises ValueError naming each listed file that is missing or another, and
+    FileNotFoundError when there is no list."""
+    folder = pathlib.Path(folder)
+    wrong = []
+    for line in (folder / SUMS).read_text().splitlines():
+        wanted, name = line.split("  ", 1)
+        if not (folder / name).is_file():
+            wrong.append(f"{name} is missing")
+        elif _sha256(folder / name) != wanted:
+            wrong.append(f"{name} is not the file that was exported")
+    _refuse(folder, wrong)
+
+
+def verify(folder: str | os.PathLike, part: Part, format: str, dtype: str) -> int:
+    """Compares a part of an export with what it was made from, bit by bit.
+
+    Of the native format one tensor is held at a time; the others are read back by the
+    functions that load them for sampling, so that layouts are checked too.
+
+    Args:
+      folder: the export.
+      part: of the run; its tensors may be Lazy.
+      format: "native", "diffusers", "transformers" or "open_clip".
+      dtype: that floats were stored as.
+
+    Returns:
+      How many tensors were compared.
+
+    Raises:
+      FileNotFoundError: the part, or a file of it, is not there.
+      ValueError: naming the files and tensors that differ.
+    """
+    folder = pathlib.Path(folder)
+    if format == "native":
+        tensors = dict(native.leaves(part.params))
+        path = native.part_folder(folder, part.kind)
+        wrong = tensor_stream.differing(path / native.WEIGHTS, tensors, dtype)
+        _refuse(path, wrong)
+        return len(tensors)
+    check_sums(folder)
+    found = dict(native.leaves(_read_back(folder, part, format)))
+    wanted = dict(native.leaves(_as_read_back(part, format)))
+    wrong = [
+        f"{name} differs"
+        for name, array in found.items()
+        if name not in wanted or not _equal(array, wanted[name], dtype)
+    ]
+    _refuse(folder, wrong)
+    return len(found)
+
+
+def _read_back(folder, part, format) -> Mapping[str, Any]:
+    if format == "transformers":
+        return transformers_clip.load_clip_model(folder)[1]
+    if format == "open_clip":
+        return open_clip.load_open_clip(folder)[1]
+    if part.kind == "clip":
+        image = folder / "image_encoder"
+        towers = transformers_clip.load_clip_towers(
+            folder / "text_encoder", image if image.is_dir() else None
+        )[1]
+        return {k: v for k, v in towers.items() if k != "logit_scale"}  # has none
+    names, load = initial.DIFFUSERS[native.kind_of(part.kind)]
+    if part.kind.endswith(native.LAST):
+        names = (diffusers.LAST,)
+    params = load(*(folder / name for name in names))[1]
+    if part.kind == "decoder":
+        params.pop("space")  # folded into its projections
+    return params
+
+
+def _as_read_back(part, format) -> Mapping[str, Any]:
+    params = part.params
+    if format == "diffusers" and part.kind == "decoder":
+        params = fold_space(params)
+    return mapping.unstack_blocks(params)
+
+
+def _equal(found, wanted, dtype) -> bool:
+    """Whether the file's number, read as float32, is ours as it was stored."""
+    stored = np.asarray(wanted, tensor_stream.stored_dtype(dtype, wanted.dtype))
+    return tensor_stream.same(np.asarray(found), stored.astype(found.dtype))
+
+
+def _files(folder) -> list[str]:
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name != SUMS]
+    return sorted(p.relative_to(folder).as_posix() for p in paths)
+
+
+def _sha256(file) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _refuse(where, wrong):
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{where}: {'; '.join(wrong[:5])}{more}: export it again")
