@@ -52,6 +52,9 @@ def train(stage, root, *flags):
     data = NOUNS
     if stage != "clip":
         data = (f"--config.data.path={root}/records/train",)
+    if stage == "prior":
+        held_out = f"{root}/records/validation"
+        data += (f"--config.evaluators.prior.data.path={held_out}",)
     return command(
         "train",
         f"--config={CONFIGS}/{stage}.py",

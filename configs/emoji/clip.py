@@ -61,4 +61,6 @@ def get_config():
     c.log_every = 20
     c.checkpoint = dict(every=500, keep=2)
     c.preview = dict(every=0, count=0)  # CLIP draws nothing
+    held_out = dict(files="validation*.parquet")
+    c.evaluators = dict(retrieval=dict(every=500, count=224, data=held_out))
     return c

@@ -57,4 +57,16 @@ def get_config():
     c.log_every = 20
     c.checkpoint = dict(every=400, keep=2)
     c.preview = dict(every=0, count=0)  # CLIP draws nothing
+    held_out = dict(split="held_out")  # combinations that training never sees
+    colours = ("red", "blue", "yellow", "white", "black", "green", "purple", "orange")
+    c.evaluators = dict(  # scores in metrics.jsonl, of the EMA; 256 pictures, 24 nouns
+        retrieval=dict(every=200, count=256, data=held_out),
+        zero_shot=dict(
+            every=200,
+            count=512,
+            data=held_out,
+            label="noun",
+            templates=tuple(f"a picture of a {colour} {{}}" for colour in colours),
+        ),
+    )
     return c

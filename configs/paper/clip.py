@@ -56,4 +56,10 @@ def get_config():
     c.log_every = 50
     c.checkpoint = dict(every=2000, keep=3)
     c.preview = dict(every=0, count=0)  # CLIP draws nothing
+    # On pictures that training never sees; count=0 leaves it out. Also, with ImageNet
+    # prepared by TFDS: zero_shot=dict(every=2000, classes={"n01440764": "tench", ...},
+    # data=dict(source="tfds", name="imagenet2012", split="validation", template="{}",
+    # image_size=256))
+    held_out = dict(path="data/clip/validation")
+    c.evaluators = dict(retrieval=dict(every=2000, count=8192, data=held_out))
     return c

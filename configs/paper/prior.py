@@ -40,4 +40,6 @@ def get_config():
     c.log_every = 50
     c.checkpoint = dict(every=2000, keep=3)
     c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
+    held_out = dict(path="data/records/validation")  # or 0 for count: no evaluation
+    c.evaluators = dict(prior=dict(every=2000, count=8192, data=held_out))
     return c

@@ -12,7 +12,8 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize(
-    "name", ["icons/eval.py", "paper/eval_coco30k.py", "paper/eval_coco30k.py:sweep"]
+    "name",
+    ["fid.py", "icons/eval.py", "paper/eval_coco30k.py", "paper/eval_coco30k.py:sweep"],
 )
 def test_a_config_can_be_used(name):
     config = complete(config_lib.load(str(CONFIGS / name)))

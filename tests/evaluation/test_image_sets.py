@@ -1,10 +1,12 @@
 """Sets of pictures: folders, npz files, sources, crops."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax.evaluation import image_sets
+from unclip_jax.evaluation import frechet, image_sets
 from unclip_jax.evaluation.feature_store import FeatureStore
 from unclip_jax.evaluation.image_sets import ArrayImages, FolderImages, open_images
 
@@ -67,6 +69,32 @@ def test_refusals(folder, tmp_path):
     np.savez(tmp_path / "a.npz", mu=np.zeros(3))
     with pytest.raises(ValueError, match="neither"):
         open_images(tmp_path / "a.npz")
+
+
+def test_slow_reading_changes_no_digit():
+    """Pictures that come late and out of order, in other chunks, score the same."""
+
+    class Slow(ArrayImages):
+        def __getitem__(self, rows):
+            return image_sets.Images.__getitem__(self, rows)  # one by one, in threads
+
+        def _picture(self, i):
+            time.sleep(0.005 * (i * 7 % 5))
+            return super()._picture(i)
+
+    class Extractor:
+        about = {}
+
+        def image(self, images):
+            x = images.reshape(len(images), -1) / 255.0
+            return {"": np.sin(np.cumsum(x, axis=1))}
+
+    images = np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3), np.uint8)
+    fast = FeatureStore(chunk=21).features(ArrayImages(images), Extractor())[""]
+    slow = FeatureStore(chunk=8).features(Slow(images), Extractor())[""]
+    np.testing.assert_array_equal(slow, fast)
+    distance = frechet.frechet_from_features
+    assert distance(slow[:9], slow[9:]) == distance(fast[:9], fast[9:])
 
 
 def test_a_nan_picture_is_named(tmp_path):

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from unclip_jax.config import load
 from unclip_jax.evaluation import frechet, statistics_file
+from unclip_jax.evaluation.image_sets import open_images
 from unclip_jax.evaluation.runner import evaluate
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def run(config, workdir, model=None, **options):
@@ -47,6 +52,7 @@ def test_pictures_made_elsewhere_are_scored_alike(
         given = run(fid_config, tmp_path / "given", images=str(where))
         assert numbers(given) == numbers(drawn)
         assert given["provenance"]["n"] == 60
+        assert given["provenance"]["images"] == {"path": str(where)}
         assert given["scores"]["fid"]["true_pictures"] is not None
     # without captions there is nothing to say about true pictures
     fid_config.data.source = ""
@@ -59,6 +65,32 @@ def test_pictures_made_elsewhere_are_scored_alike(
         fid_config.metrics.r_precision = {"pool": 5}
     with pytest.raises(ValueError, match="'r_precision' looks at captions"):
         run(fid_config, tmp_path / "alone", images=str(folder))
+
+
+def test_two_folders_are_compared_by_a_config_of_their_own(inception, tmp_path):
+    """configs/fid.py: no model, no captions; statistics once made do as well."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            image = np.random.default_rng((ord(name), i)).integers(0, 256, (8, 8, 3))
+            file = tmp_path / name / f"{i}.png"
+            Image.fromarray(image.astype(np.uint8)).save(file)
+    config = load(str(CONFIGS / "fid.py"))
+    with config.unlocked():
+        config.extractors.inception = {}
+    with pytest.raises(ValueError, match="config.count = 0"):
+        run(config, tmp_path / "w")
+    config.reference.images = str(tmp_path / "b")
+    images = str(tmp_path / "a")
+    found = numbers(run(config, tmp_path / "w", images=images))["fid"]
+    sets = [open_images(tmp_path / name)[:] for name in "ab"]
+    a, b = (inception[-1].image(x)["2048"].astype(np.float32) for x in sets)
+    assert found == pytest.approx(frechet.frechet_from_features(a, b), rel=1e-9)
+    made = tmp_path / "b.npz"
+    run(config, tmp_path / "w", make_reference=str(made))
+    config.reference = {"statistics": str(made)}
+    again = numbers(run(config, tmp_path / "w", images=images))["fid"]
+    assert again == pytest.approx(found, rel=1e-9)
 
 
 def test_a_made_reference_is_used_and_checked(
@@ -129,9 +161,12 @@ def test_the_sweep_finds_and_labels_the_minimum(
     assert min(rows, key=lambda row: float(row["fid"]))["decoder_guidance"] == "2.0"
     assert {row["n"] for row in rows} == {"32"}
     assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 3
+    page = (tmp_path / "report.html").read_text()
+    assert "trades diversity for fidelity" in page
     for name in ("sweep_fid_clip_score", "sweep_precision_recall_precision_*"):
         (svg,) = tmp_path.glob(f"{name}.svg")
         assert "(selected)" in svg.read_text()
+        assert svg.read_text() in page  # the report shows it
     drawn = sum(call[1] for call in model.calls)
     assert drawn == 3 * 32 + 28  # the full evaluation goes on from the sweep's
 

@@ -99,14 +99,23 @@ def test_image_store_keeps_and_mends(tmp_path):
     assert store.missing() == [0, 1, 2, 3, 4]
     store.put(0, images[:3])
     store.put(3, images[3:])
-    np.testing.assert_array_equal(ImageStore(tmp_path, 5).read(), images)
+    kept = ImageStore(tmp_path, 5).images()
+    np.testing.assert_array_equal(kept[:], images)
+    np.testing.assert_array_equal(kept[2:4], images[2:4])  # of two files
+    first = ImageStore(tmp_path, 4).images()
+    np.testing.assert_array_equal(first[:], images[:4])
+    assert first.fingerprint != kept.fingerprint
+    other = ImageStore(tmp_path / "other", 5)  # in other chunks: the same pictures
+    other.put(0, images)
+    assert other.images().fingerprint == kept.fingerprint
+    assert kept[5:].shape[0] == 0
     path = tmp_path / "images_00000003_00000005.npz"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.warns(UserWarning, match="broken"):
         store = ImageStore(tmp_path, 5)
     assert store.missing() == [3, 4]
     with pytest.raises(ValueError, match="2 of 5"):
-        store.read()
+        store.images()
     with pytest.raises(ValueError, match="uint8"):
         store.put(3, images[3:].astype(np.float32))
 

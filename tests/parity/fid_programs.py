@@ -147,6 +147,20 @@ def distances(folder, width):
     return {name: np.float64(value) for name, value in found.items()}
 
 
+def whole(folder):
+    """pytorch-fid between folder/a and folder/b, by its own command's defaults."""
+    import torch
+    from pytorch_fid import fid_score
+
+    _network(torch.load(folder / "weights.pth", weights_only=True))
+    paths = [str(folder / "a"), str(folder / "b")]
+    workers = min(len(os.sched_getaffinity(0)), 8)
+    distance = fid_score.calculate_fid_given_paths(
+        paths, batch_size=50, device="cpu", dims=2048, num_workers=workers
+    )
+    return {"fid": np.float64(distance)}
+
+
 def metrics(folder):
     """torch-fidelity's other metrics of features given in folder/features.npz."""
     import torch
@@ -168,7 +182,7 @@ def metrics(folder):
 if __name__ == "__main__":
     _stub_compiled_parts()
     task, where, *options = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
-    tasks = {"weights": weights, "distances": distances, "metrics": metrics}
-    saved = tasks[task](where, *options)
+    tasks = (weights, distances, whole, metrics)
+    saved = {t.__name__: t for t in tasks}[task](where, *options)
     np.savez(where / f"{task}.npz", **saved)
     print(json.dumps(sorted(saved)))

@@ -59,6 +59,7 @@ def generate(model, captions, store, config, log=print):
         store.put(start, np.asarray(images))
         drawn = min(drawn + stop - start, wanted)
         _progress(drawn, wanted, time.time() - clock)
+    gather_exactly(np.zeros(1, np.int64))  # process 0 has written the last batch
 
 
 def _progress(done, total, seconds):

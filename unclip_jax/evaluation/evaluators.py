@@ -1,13 +1,36 @@
 """Numbers of embeddings that training asks for by name (config.evaluators).
 
-Each takes what a stage's `embed` gives, {name: (N, D)}, and returns {name: float}.
+Each reads its examples once and turns what a stage's `embed` gives for them,
+{name: (N, D)}, into {name: float}. To add one: its options, how it reads, its scores.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+from unclip_jax.evaluation import class_prompts
 from unclip_jax.evaluation.prior_metrics import prior_metrics
 from unclip_jax.evaluation.retrieval import retrieval
+from unclip_jax.evaluation.zero_shot import zero_shot
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """One entry of config.evaluators."""
+
+    every: int  # steps
+    count: int = 1024  # examples, the first of the data; 0 turns it off
+    data: Any = None  # what differs from config.data: dict(split="held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotOptions(class_prompts.Options, Options):
+    """Of zero_shot."""
+
+
+def first_examples(data, options, names):
+    """({name: (n, ...)}, {}) of the first examples of a data.loader.Dataset."""
+    return data.take(min(options.count, len(data)), names), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,18 +39,27 @@ class Evaluator:
 
     Attributes:
       needs: names of embeddings, in the order of `compute`'s arguments.
-      compute: float arrays (N, D) -> {name: float}.
+      compute: float arrays (N, D), and `read`'s keywords -> {name: float}.
+      read: (data, options, names of arrays) -> ({name: (n, ...)}, keywords). Arrays
+        may differ in length; embeddings then have the longest, whatever is past the
+        end of what they are of.
+      options: what an entry of the config may set.
     """
 
     needs: tuple[str, ...]
     compute: Callable
+    read: Callable = first_examples
+    options: type = Options
 
-    def __call__(self, embeddings):
-        """Scores of {name: (N, D)}."""
-        return self.compute(*(embeddings[name] for name in self.needs))
+    def __call__(self, embeddings, about):
+        """Scores of {name: (N, D)} with the keywords of `read`."""
+        return self.compute(*(embeddings[name] for name in self.needs), **about)
 
 
 EVALUATORS = {
     "retrieval": Evaluator(("image", "text"), retrieval),
+    "zero_shot": Evaluator(
+        ("image", "text"), zero_shot, class_prompts.read, ZeroShotOptions
+    ),
     "prior": Evaluator(("predicted", "true", "text"), prior_metrics),
 }

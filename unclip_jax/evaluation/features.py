@@ -3,19 +3,20 @@
 import numpy as np
 
 
-def as_features(x, name="features", minimum=1):
+def as_features(x, name="features", minimum=1, dtype=np.float64):
     """Return `x` as float64 (N, D), or say precisely what is wrong with it.
 
     Args:
       x: array (N, D) of any float dtype; row i belongs to picture (or text) i.
       name: what to call the array in an error.
       minimum: the least number of rows the caller can work with.
+      dtype: another one, or None to leave it (and not to copy).
 
     Raises:
       ValueError: wrong rank, too few rows, no columns, or a NaN / infinite row (the
         first such rows are named).
     """
-    x = np.asarray(x, dtype=np.float64)
+    x = np.asarray(x, dtype=dtype)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name}: expected an array (N, D), got shape {x.shape}")
     if x.shape[0] < minimum:

@@ -41,6 +41,12 @@ class Readings:
     glyphs: np.ndarray
 
 
+def join_readings(parts):
+    """One Readings of several, in their order."""
+    names = [field.name for field in dataclasses.fields(Readings)]
+    return Readings(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
 def read_icons(images, palette, masks, max_shift=2, top=5):
     """Read background, glyph colour and glyph from pictures of icons.
 

@@ -52,9 +52,10 @@ class Images:
     Attributes:
       fingerprint: hex sha256 of what the pictures are read from, and the crop.
       threads: whether several pictures may be read at the same time.
+      path: what `open_images` opened, or None.
     """
 
-    threads = True
+    threads, path = True, None
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
@@ -165,7 +166,12 @@ def open_images(path, crop="", size=0):
       FileNotFoundError: nothing there.
       ValueError: an npz without pictures.
     """
-    path = pathlib.Path(path)
+    found = _open(pathlib.Path(path), crop, size)
+    found.path = str(path)
+    return found
+
+
+def _open(path, crop, size):
     if path.suffix != ".npz":
         return FolderImages(path, crop, size)
     arrays = read_npz(path, ("arr_0", "images"))

@@ -1,4 +1,5 @@
-"""Generated pictures kept by index, so that a killed evaluation goes on."""
+"""Generated pictures kept on disk by index: a killed evaluation goes on, and memory
+holds one chunk of them however many there are."""
 
 import os
 import pathlib
@@ -9,7 +10,11 @@ import zipfile
 import jax
 import numpy as np
 
+from unclip_jax.evaluation import provenance
+from unclip_jax.evaluation.image_sets import Images
+
 _NAME = re.compile(r"images_(\d{8})_(\d{8})\.npz")
+_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class ImageStore:
@@ -19,17 +24,18 @@ class ImageStore:
     """
 
     def __init__(self, folder, count):
+        """Reads every chunk once, one at a time: a broken one is made again."""
         self.folder = pathlib.Path(folder)
         self.count = count
-        self._images = {}  # index -> uint8 (H, W, 3)
+        self._kept = {}  # index -> (file, row in it, sha256 of the picture)
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.folder.glob("images_*.npz")):
             if match := _NAME.fullmatch(path.name):
-                self._load(path, int(match[1]), int(match[2]))
+                self._find(path, int(match[1]), int(match[2]))
 
     def missing(self):
         """Indices still to be generated, in order: list of int."""
-        return [i for i in range(self.count) if i not in self._images]
+        return [i for i in range(self.count) if i not in self._kept]
 
     def put(self, start, images):
         """Keep images uint8 (B, H, W, 3) as pictures start .. start + B - 1."""
@@ -39,10 +45,10 @@ class ImageStore:
                 f"{images.shape}"
             )
         stop = start + len(images)
-        self._images.update(zip(range(start, stop), images, strict=True))
-        if jax.process_index():  # every process has all pictures; one writes
-            return
         path = self.folder / f"images_{start:08d}_{stop:08d}.npz"
+        self._note(path, start, images)
+        if jax.process_index():  # every process draws all pictures; one writes
+            return
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         with open(partial, "wb") as file:
             np.savez_compressed(file, images=images)
@@ -50,8 +56,8 @@ class ImageStore:
             os.fsync(file.fileno())
         os.replace(partial, path)
 
-    def read(self):
-        """All pictures: uint8 (count, H, W, 3).
+    def images(self):
+        """All pictures, read when they are asked for: StoredImages.
 
         Raises:
           ValueError: some are still missing.
@@ -61,17 +67,50 @@ class ImageStore:
                 f"{len(missing)} of {self.count} pictures are missing in "
                 f"{self.folder} (the first is {missing[0]})"
             )
-        return np.stack([self._images[i] for i in range(self.count)])
+        return StoredImages([self._kept[i] for i in range(self.count)])
 
-    def _load(self, path, start, stop):
+    def _find(self, path, start, stop):
         try:
-            with np.load(path) as file:
-                images = file["images"]
+            images = _read(path)
             if len(images) != stop - start:
                 raise ValueError(f"{len(images)} pictures instead of {stop - start}")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _BROKEN as error:
             warnings.warn(f"{path} is broken ({error}): made again", stacklevel=3)
             return
-        for i, image in zip(range(start, stop), images, strict=True):
-            if i < self.count:
-                self._images[i] = image
+        self._note(path, start, images)
+
+    def _note(self, path, start, images):
+        for row, image in enumerate(images[: max(self.count - start, 0)]):
+            self._kept[start + row] = path, row, provenance.of_array(image)
+
+
+class StoredImages(Images):
+    """Pictures of an ImageStore; see image_sets.py. Keeps the last file it read."""
+
+    threads = False
+
+    def __init__(self, places):
+        """Args: places: [(file, row in it, sha256)], one of each picture."""
+        self._places = places
+        self._last = None, None  # file, its pictures
+        super().__init__(len(places), [digest for *_, digest in places])
+
+    def __getitem__(self, rows):
+        found = [self._picture(i) for i in range(len(self))[rows]]
+        return np.stack(found) if found else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def _picture(self, i):
+        path, row, _ = self._places[i]
+        if path != self._last[0]:
+            try:
+                self._last = path, _read(path)
+            except _BROKEN as error:
+                raise ValueError(
+                    f"{path} changed while it was evaluated ({error}); start again"
+                ) from error
+        return self._last[1][row]
+
+
+def _read(path):
+    with np.load(path) as file:
+        return file["images"]

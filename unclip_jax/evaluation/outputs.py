@@ -10,12 +10,15 @@ import jax
 from unclip_jax.evaluation import report, statistics_file
 
 
-def write_results(workdir, results, per_picture, fields, generated, true, options):
+def write_results(
+    workdir, results, per_picture, curves, fields, generated, true, options
+):
     """Write results.json, results.csv, pictures.jsonl, samples.png and report.html.
 
     Args:
       results: as in results.json.
       per_picture: {quantity: N values}.
+      curves: [(svg, what it says)] of a sweep.
       fields: N dicts of the examples, or None.
       generated, true: pictures (true: or None); the first of them are shown.
       options: config.report.
@@ -33,7 +36,7 @@ def write_results(workdir, results, per_picture, fields, generated, true, option
     lines = "".join(json.dumps(r) + "\n" for r in rows)
     write(workdir / "pictures.jsonl", lines)
     write(workdir / "samples.png", report.samples_png(*shown, options.columns))
-    write(workdir / "report.html", report.html(results, *shown))
+    write(workdir / "report.html", report.html(results, *shown, curves))
     columns = ("value", "stderr", "true_pictures", "chance", "better")
     scores = results["scores"].items()
     table = [{"metric": n, **{c: s[c] for c in columns}} for n, s in scores]

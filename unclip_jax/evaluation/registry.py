@@ -19,6 +19,7 @@ from unclip_jax.evaluation.aesthetic import aesthetic, layers_of
 from unclip_jax.evaluation.clip_score import HESSEL_PREFIX, clip_score
 from unclip_jax.evaluation.cmmd import cmmd
 from unclip_jax.evaluation.density_coverage import density_coverage
+from unclip_jax.evaluation.feature_store import CHUNK
 from unclip_jax.evaluation.inception_score import inception_score
 from unclip_jax.evaluation.kid import kid
 from unclip_jax.evaluation.pairwise_distance import pairwise_distance
@@ -166,8 +167,11 @@ def _icons(pictures, max_shift=2):
         palette = np.array([source.colours[name] for name in names])
         masks = np.stack([source.mask(noun) for noun in nouns])
         masks, reach = icons_lib.jittered(masks, getattr(source, "jitter", 0.0))
-        images = pictures.images[:]
-        return icons_lib.read_icons(images, palette, masks, max_shift + reach)
+        images, shift = pictures.images, max_shift + reach
+        parts = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
+        return icons_lib.join_readings(
+            [icons_lib.read_icons(part, palette, masks, shift) for part in parts]
+        )
 
     return icons_lib.check_icons(
         pictures.cached(("icons", max_shift), read),
@@ -185,14 +189,21 @@ def _recall_text(k, question):
 REGISTRY: dict[str, Metric] = {
     "clip_score": Metric(
         _clip_score,
-        {"": Quantity("agreement of picture and caption, as the run's CLIP sees it")},
+        {
+            "": Quantity(
+                "how well a picture fits its caption: the cosine of CLIP's embeddings "
+                "of both (hessel: x 2.5, torchmetrics: x 100); judge it by the true "
+                "pictures' and by chance"
+            )
+        },
         paired=True,
     ),
     "r_precision": Metric(
         _r_precision,
         {
             "": Quantity(
-                "how often CLIP picks the picture's own caption out of the pool",
+                "how often CLIP picks a picture's own caption out of a pool of them "
+                "(100 unless options say otherwise)",
                 percent=True,
             )
         },
@@ -215,8 +226,9 @@ REGISTRY: dict[str, Metric] = {
         _frechet,
         {
             "": Quantity(
-                "distance between the generated and the real pictures as two clouds "
-                "of features (FID's formula)",
+                "how far the generated pictures as a set are from the real ones: FID's "
+                "formula on other features, so no value to compare with an FID; 0 is "
+                "the same mean and covariance",
                 better="lower",
             )
         },
@@ -226,8 +238,9 @@ REGISTRY: dict[str, Metric] = {
         _fid,
         {
             "": Quantity(
-                "distance to the real pictures in Inception's features, in the "
-                "extractor's convention",
+                "how far the generated pictures as a set are from the real ones, in "
+                "quality and variety together; 0 is the same. Compare only equal "
+                "numbers of pictures, references and conventions",
                 better="lower",
             )
         },
@@ -236,44 +249,81 @@ REGISTRY: dict[str, Metric] = {
     "inception_score": Metric(
         _inception_score,
         {
-            "mean": Quantity("how many different things Inception recognises"),
+            "mean": Quantity(
+                "pictures are of something definite, and of many things: 1 (all alike) "
+                "to 1008; knows no caption and no real picture"
+            ),
             "std": Quantity("its spread over splits", better=""),
         },
         minimum=lambda options: options["splits"],
     ),
     "aesthetic": Metric(
-        _aesthetic, {"": Quantity("how people would rate the picture, guessed")}
+        _aesthetic,
+        {"": Quantity("how people would rate the picture, 1 to 10, guessed")},
     ),
     "kid": Metric(
         _kid,
         {
-            "mean": Quantity("kernel distance to the real pictures", better="lower"),
+            "mean": Quantity(
+                "as FID, but unbiased: fair also for few pictures; around 0 is the "
+                "same, and may be below",
+                better="lower",
+            ),
             "std": Quantity("its spread over random subsets", better=""),
         },
         minimum=lambda options: options["subset_size"],
     ),
     "cmmd": Metric(
         _cmmd,
-        {"": Quantity("kernel distance of CLIP embeddings x 1000", better="lower")},
+        {
+            "": Quantity(
+                "as KID, in CLIP's embeddings and with a kernel that sees the whole "
+                "distribution, x 1000; 0 is the same",
+                better="lower",
+            )
+        },
     ),
     "precision_recall": Metric(
         _precision_recall,
         {
-            "precision": Quantity("generated that look like a real one", percent=True),
-            "recall": Quantity("real that look like a generated one", percent=True),
+            "precision": Quantity(
+                "generated pictures that could be real: as near to a real one as real "
+                "ones are to each other",
+                percent=True,
+            ),
+            "recall": Quantity(
+                "real pictures that the model could have drawn: low when it leaves "
+                "kinds of pictures out",
+                percent=True,
+            ),
         },
         minimum=lambda options: options["k"] + 1,
     ),
     "density_coverage": Metric(
         _density_coverage,
         {
-            "density": Quantity("how deep among the real ones the generated lie"),
-            "coverage": Quantity("real ones with a generated nearby", percent=True),
+            "density": Quantity(
+                "as precision, but one odd real picture counts little; 1 is what real "
+                "pictures get, more is possible"
+            ),
+            "coverage": Quantity(
+                "as recall, but odd generated pictures do not help: real ones with a "
+                "generated one nearby",
+                percent=True,
+            ),
         },
     ),
-    "vendi": Metric(_vendi, {"": Quantity("how many different pictures there are")}),
+    "vendi": Metric(
+        _vendi,
+        {
+            "": Quantity(
+                "how many different pictures there are in effect: 1 (all alike) to n"
+            )
+        },
+    ),
     "pairwise_distance": Metric(
-        _pairwise_distance, {"": Quantity("mean distance between two pictures")}
+        _pairwise_distance,
+        {"": Quantity("variety: mean distance of two pictures, 0 if all are alike")},
     ),
     "icons": Metric(
         _icons,

@@ -25,6 +25,9 @@ table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
 th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
 td.value {{ font-weight: 600; }}
+.curves {{ display: flex; flex-wrap: wrap; gap: 18px; }}
+.curves figure {{ flex: 1 1 400px; }}
+.curves svg {{ width: 100%; height: auto; }}
 .grid {{ display: grid; gap: 18px;
   grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }}
 figure {{ margin: 0; }}
@@ -47,6 +50,7 @@ best one can hope for. <b>chance</b>: the same for the generated pictures with e
 other's captions, what a model that ignores its caption would get. ± is one standard
 error over the pictures.</p>
 {notes}
+{curves}
 <h2>Pictures</h2>
 <p>The first {shown} of {n}, in order, none picked. Left: generated from the caption.
 Right: the true picture.</p>
@@ -97,13 +101,14 @@ def table(results):
     return "\n".join(out)
 
 
-def html(results, rows, generated, true):
+def html(results, rows, generated, true, curves=()):
     """One HTML page with pictures embedded: str.
 
     Args:
       results: as in results.json.
       rows: one dict per shown picture ("caption", "results": {check: 0 or 1}).
       generated, true: uint8 (len(rows), H, W, 3); true may be None.
+      curves: [(svg, what it says)] of a sweep.
     """
     escape = html_lib.escape
     provenance = results["provenance"]
@@ -146,10 +151,27 @@ def html(results, rows, generated, true):
         notes="\n".join(
             f'<p class="note">{escape(note)}</p>' for note in results["warnings"]
         ),
+        curves=_curves_html(curves, provenance),
         shown=len(rows),
         n=provenance["n"],
         pictures="\n".join(figures),
         provenance=escape(json.dumps(provenance, indent=1)),
+    )
+
+
+def _curves_html(curves, provenance):
+    """The curves of a sweep with their texts; "" when there are none."""
+    if not curves:
+        return ""
+    points = provenance["selected"]["of"]
+    figures = "\n".join(
+        f"<figure>{svg}<figcaption>{html_lib.escape(text)}</figcaption></figure>"
+        for svg, text in curves
+    )
+    return (
+        f"<h2>Sweep</h2>\n<p>{points} settings, each with the same noise for picture "
+        "i; red: the one that was selected and is evaluated above, there on all "
+        f'{provenance["n"]} pictures.</p>\n<div class="curves">\n{figures}\n</div>'
     )
 
 

@@ -34,7 +34,7 @@ from unclip_jax.evaluation import (
 )
 from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
 from unclip_jax.evaluation.feature_store import FeatureStore
-from unclip_jax.evaluation.image_sets import CROPS, ArrayImages, open_images
+from unclip_jax.evaluation.image_sets import CROPS, open_images
 from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.pictures import Pictures
 from unclip_jax.evaluation.priors import compare_priors
@@ -42,19 +42,16 @@ from unclip_jax.evaluation.scoring import measure
 from unclip_jax.evaluation.statistics_file import GaussianStatistics
 from unclip_jax.generation import UnCLIP
 
-KEYS = (
-    "model",
-    "data",
-    "count",
-    "select",
-    "seed",
-    "generation",
-    "reference",
-    "metrics",
-    "report",
-)
+KEYS = ("reference", "metrics")
 # Keys that may be left out, and what they then are.
 OPTIONAL = {
+    "model": "",  # folder of an export
+    "data": {"source": ""},  # none: no captions
+    "count": 0,  # with --images it is that of the pictures
+    "select": "first",
+    "seed": 0,
+    "generation": {"batch_size": 32},
+    "report": {"pictures": 48, "columns": 6},
     "extractors": {},  # name -> options, see extractors.py
     "crop": {"name": "", "size": 0},  # of real pictures, see image_sets.CROPS
     "caption_filter": "",  # "package.module:function" of a caption: keep it?
@@ -119,11 +116,16 @@ def evaluate(
             [m for m in metrics if m[1].statistics], checked
         )
         return _make_reference(config, workdir, make_reference, checked, asked, log)
+    if config.count < 2:
+        raise ValueError(f"config.count = {config.count}: expected at least 2 captions")
     examples = None
     if config.data.get("source"):
         examples = inputs.read_examples(config, config.count)
     if examples is None and given is None:
-        raise ValueError("config.data.source is empty: there are no captions to draw")
+        raise ValueError(
+            "config.data.source is empty: there are no captions to draw from; set it, "
+            "or give pictures made elsewhere by --images"
+        )
     for label, metric, _ in metrics:
         if examples is None and metric.paired:
             raise ValueError(
@@ -146,20 +148,24 @@ def evaluate(
     workdir.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(workdir / "features")
     loaded = Loaded(metrics, found, examples, reference, model, fingerprint, store)
-    selected = None
+    selected, curves = None, ()
     if config.sweep:
         run = functools.partial(_score, loaded=loaded, workdir=workdir, log=log)
-        selected = sweep.run(config, run, workdir, log)
+        selected, curves = sweep.run(config, run, workdir, log)
         config.generation.update(selected["options"])
-    return _score(config, loaded, workdir, log, given, selected, write=True)
+    return _score(config, loaded, workdir, log, given, selected, curves)
 
 
-def _score(config, loaded, workdir, log, given=None, selected=None, write=False):
-    """Generate and measure one setting; returns the results."""
+def _score(config, loaded, workdir, log, given=None, selected=None, curves=None):
+    """Generate and measure one setting; returns the results.
+
+    They are written unless `curves`, [(svg, text)] for the report, is None.
+    """
     started = time.time()
-    generated, about = given, {"images": None}
     if given is None:
         generated, about = _generated(config, loaded, workdir, log)
+    else:
+        generated, about = given, {"images": {"path": given.path}}
     shared = (loaded.extractors, loaded.reference)
     examples, count = loaded.examples, len(generated)
     source = examples and examples.source
@@ -197,10 +203,9 @@ def _score(config, loaded, workdir, log, given=None, selected=None, write=False)
             "config": config_lib.to_plain(config),
         },
     }
-    if write:
-        outputs.write_results(
-            workdir, results, per_picture, fields, generated, true, config.report
-        )
+    if curves is not None:
+        found = (results, per_picture, curves)
+        outputs.write_results(workdir, *found, fields, generated, true, config.report)
         log(report.table(results))
         log(f"written: {workdir}/results.json, samples.png, report.html")
     return results
@@ -223,7 +228,7 @@ def _generated(config, loaded, workdir, log):
     store = ImageStore(folder, config.count)
     generate(loaded.model, captions[: config.count], store, config, log)
     about = {"model": {"path": str(config.model), "fingerprint": loaded.fingerprint}}
-    return ArrayImages(store.read()), about
+    return store.images(), about
 
 
 def _make_reference(config, workdir, path, checked, asked, log):
@@ -285,7 +290,7 @@ def check_config(config):
     for label, given in config.metrics.items():
         metric, options = registry.find(label, config_lib.to_plain(given or {}))
         least = max(2, metric.minimum(options))
-        if min(counts) < least:
+        if counts != {0} and min(counts) < least:  # 0: of pictures made elsewhere
             raise ValueError(
                 f"config.count = {min(counts)}, but metric {label!r} with {options} "
                 f"needs at least {least} pictures"

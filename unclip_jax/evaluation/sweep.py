@@ -16,10 +16,22 @@ from unclip_jax.evaluation import outputs, plots, registry
 from unclip_jax.evaluation.drawing import GENERATION_KEYS
 
 OWN_KEYS = ("count", "select")
-# Curves that are drawn when the metrics of a name are there: (x, y).
+FIDELITY = (
+    "Guidance trades diversity for fidelity. Right: pictures agree more with their "
+    "captions. Down: as a set they are more like the real ones. The best settings are "
+    "at the lower right; where the curve turns up, pictures lose variety."
+)
+# Curves, drawn when the config has metrics of these names: (x, y, what it says).
 CURVES = (
-    ("clip_score", "fid"),
-    ("precision_recall/recall", "precision_recall/precision"),
+    ("clip_score", "fid", FIDELITY),
+    ("clip_score", "frechet", FIDELITY),
+    (
+        "precision_recall/recall",
+        "precision_recall/precision",
+        "Up: more of the generated pictures look real. Right: more of the real ones "
+        "have a generated one like them. Guidance buys the first with the second; the "
+        "best settings are at the upper right.",
+    ),
 )
 
 
@@ -63,7 +75,7 @@ def points(config):
 
 
 def run(config, score, workdir, log):
-    """Evaluate every point, write sweep.json, .csv and curves as .svg.
+    """Evaluate every point, write sweep.json and .csv, and the curves as .svg.
 
     Args:
       score: (config) -> results of one setting.
@@ -71,7 +83,8 @@ def run(config, score, workdir, log):
       log: called with lines of text.
 
     Returns:
-      {"options", "score", "value", "note", "of"} of the selected point.
+      ({"options", "score", "value", "note", "of"} of the selected point,
+       [(svg, what it says)] of the curves).
     """
     rows, tried = [], points(config)
     for i, point in enumerate(tried):
@@ -98,31 +111,40 @@ def run(config, score, workdir, log):
         "note": f"{_text(options)} was selected: the best {select} of {len(rows)} "
         f"settings on {best['n']} pictures, so its {select} is optimistic",
     }
-    _write(workdir, rows, selected)
-    log(selected["note"])
-    return selected
-
-
-def _write(workdir, rows, selected):
-    if jax.process_index():
-        return
-    table = [{**row, "selected": row is _best(rows, selected)} for row in rows]
-    outputs.write(workdir / "sweep.csv", outputs.csv_text(table))
-    text = json.dumps({"points": table, "selected": selected}, indent=1)
-    outputs.write(workdir / "sweep.json", text + "\n")
-    for x, y in CURVES:
-        if x in rows[0] and y in rows[0]:
-            labels = [_text({k: row[k] for k in selected["options"]}) for row in rows]
-            marked = rows.index(_best(rows, selected))
-            curve = [(row[x], row[y]) for row in rows]
-            name = f"sweep_{y}_{x}".replace("/", "_")
-            svg = plots.curve_svg(curve, labels, marked, x, y)
+    drawn = _curves(config, rows, selected)
+    if jax.process_index() == 0:
+        table = [{**row, "selected": row is best} for row in rows]
+        outputs.write(workdir / "sweep.csv", outputs.csv_text(table))
+        text = json.dumps({"points": table, "selected": selected}, indent=1)
+        outputs.write(workdir / "sweep.json", text + "\n")
+        for name, svg, _ in drawn:
             outputs.write(workdir / f"{name}.svg", svg)
+    log(selected["note"])
+    return selected, [(svg, text) for _, svg, text in drawn]
 
 
-def _best(rows, selected):
-    options = selected["options"].items()
-    return next(row for row in rows if all(row[k] == v for k, v in options))
+def _curves(config, rows, selected):
+    """[(name, svg, what it says)] of those of CURVES whose metrics are there."""
+    labels = [_text({k: row[k] for k in selected["options"]}) for row in rows]
+    values = [row[selected["score"]] for row in rows]
+    marked, found = values.index(selected["value"]), []
+    for *axes, text in CURVES:
+        for x in _scores(config, axes[0]):
+            for y in _scores(config, axes[1]):
+                if "/" in x and x.partition("/")[0] != y.partition("/")[0]:
+                    continue  # precision of one extractor, recall of another
+                curve = [(row[x], row[y]) for row in rows]
+                svg = plots.curve_svg(curve, labels, marked, x, y)
+                found.append((f"sweep_{y}_{x}".replace("/", "_"), svg, text))
+    return found
+
+
+def _scores(config, name):
+    """Scores of the config's metrics that are called `name`, whatever their labels."""
+    metric, slash, quantity = name.partition("/")
+    for label, given in config.metrics.items():
+        if (given or {}).get("metric", label) == metric:
+            yield label + slash + quantity
 
 
 def _text(point):

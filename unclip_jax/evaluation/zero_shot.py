@@ -40,3 +40,18 @@ def zero_shot_accuracy(image, text, labels, k=1):
     scores = image @ classes.T
     true = scores[np.arange(image.shape[0]), labels]
     return float(hit_rate_at(true, scores, k).mean())
+
+
+def zero_shot(image, text, labels, prompts, ks=(1, 5)):
+    """Top-k accuracies of a CLIP: {"top1": ..., "top5": ...}; chance is k / classes.
+
+    Args:
+      image: features (N, D); rows past the labels are ignored.
+      text: features of the prompts, class by class; rows past them are ignored.
+      labels: int (N,) class numbers.
+      prompts: (classes, templates).
+    """
+    classes, templates = prompts
+    text = np.reshape(text[: classes * templates], (classes, templates, -1))
+    image = image[: len(labels)]
+    return {f"top{k}": zero_shot_accuracy(image, text, labels, k) for k in ks}

@@ -1,38 +1,31 @@
 """Evaluators named in a training config, run on the EMA while training.
 
     c.evaluators = dict(
-        retrieval=dict(every=1000, count=1024, data=dict(split="held_out"))
+        retrieval=dict(every=1000, count=1024, data=dict(split="held_out")),
+        zero_shot=dict(every=1000, label="noun", templates=("a picture of a {}",)),
     )
 
 They run at the first and the last step and at every `every`-th between; their scores
-are rows of metrics.jsonl, "NAME/score", and go to TensorBoard.
+are rows of metrics.jsonl, "NAME/score", and go to TensorBoard. Options: Evaluator's in
+evaluation/evaluators.py. A `data` that names a source stands alone.
 """
-
-import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data import loader
-from unclip_jax.evaluation.evaluators import EVALUATORS
+from unclip_jax.evaluation.evaluators import EVALUATORS, Options
 from unclip_jax.parallel import batches, sharding
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """One entry of config.evaluators."""
-
-    every: int  # steps
-    count: int = 1024  # examples, the first of the data
-    data: Any = None  # what differs from config.data, e.g. dict(split="held_out")
+# Keys of config.data that come with the training data's tokenizer.
+OF_TOKENIZER = ("tokenizer", "vocab_size", "context_length")
 
 
 def check(config) -> dict[str, Options]:
-    """{name: Options} of config.evaluators, which may be missing.
+    """{name: its Options} of config.evaluators, which may be missing.
 
-    Raises ValueError for an unknown evaluator or option, or one without examples.
+    Raises ValueError for an unknown evaluator or option, or one that cannot be.
     """
     wanted = config.get("evaluators") or {}
     config_lib.check_keys(wanted, EVALUATORS, "config.evaluators")
@@ -40,14 +33,14 @@ def check(config) -> dict[str, Options]:
     for name, given in wanted.items():
         where = f"config.evaluators.{name}"
         plain = config_lib.to_plain(given)
-        data = plain.pop("data", None)
-        options = config_lib.build(Options, plain, where)
-        if options.every < 1 or options.count < 2:
+        options = config_lib.build(EVALUATORS[name].options, plain, where)
+        if options.every < 1 or options.count < 0 or options.count == 1:
             raise ValueError(
-                f"{where}: every must be at least 1 and count at least 2, got "
-                f"{options.every} and {options.count}"
+                f"{where}: every must be at least 1 and count at least 2 (or 0: "
+                f"never), got {options.every} and {options.count}"
             )
-        found[name] = dataclasses.replace(options, data=data)
+        if options.count:
+            found[name] = options
     return found
 
 
@@ -57,7 +50,7 @@ class Evaluators:
     Raises ValueError when the stage has no `embed`, or not what an evaluator needs.
     """
 
-    def __init__(self, config, stage, data, mesh, tokenizer_dir):
+    def __init__(self, config, stage, data, mesh):
         self._options = options = check(config)
         self._config, self._mesh = config, mesh
         if options and not hasattr(stage, "embed"):
@@ -65,17 +58,11 @@ class Evaluators:
                 f"stage {config.stage!r} has nothing for config.evaluators: it makes "
                 "no embeddings"
             )
-        self._names = tuple(stage.batch_spec)
+        self._names, self._spec = tuple(stage.batch_spec), stage.batch_spec
         self._sets = {}
         for name, wanted in options.items():
-            source = data
-            if wanted.data:
-                changed = {**config_lib.to_plain(config.data), **wanted.data}
-                source = loader.open_data(
-                    type(config)(changed), tokenizer_dir=tokenizer_dir
-                )
-            count = min(wanted.count, len(source))
-            self._sets[name] = source.take(count, self._names), count
+            source = self._open(wanted.data, data) if wanted.data else data
+            self._sets[name] = EVALUATORS[name].read(source, wanted, self._names)
         self._rng = jax.device_put(
             jax.random.key(config.seed), sharding.replicated(mesh)
         )
@@ -92,28 +79,41 @@ class Evaluators:
         """Scores of those that are due, which are also written."""
         scores = {}
         for name in self.due(step):
-            embeddings = self._embeddings(current.ema, *self._sets[name])
+            arrays, about = self._sets[name]
+            embeddings = self._embeddings(current.ema, arrays)
             evaluator = EVALUATORS[name]
             if missing := [n for n in evaluator.needs if n not in embeddings]:
                 raise ValueError(
                     f"config.evaluators.{name} needs {', '.join(missing)}, but stage "
                     f"{self._config.stage!r} embeds {', '.join(sorted(embeddings))}"
                 )
-            for score, value in evaluator(embeddings).items():
+            for score, value in evaluator(embeddings, about).items():
                 scores[f"{name}/{score}"] = value
         if scores:
             writer.scalars(step, scores)
         return scores
 
-    def _embeddings(self, params, examples, count):
-        """{name: float32 (count, D)} on the host, in batches of config.batch_size."""
+    def _open(self, changes, data):
+        """Other examples than the training's, in tokens of the training's tokenizer."""
+        own = {} if "source" in changes else config_lib.to_plain(self._config.data)
+        wanted = {**own, **changes}
+        wanted = {k: v for k, v in wanted.items() if k not in OF_TOKENIZER}
+        wanted["tokenizer"] = data.info["tokenizer_folder"]
+        wanted["context_length"] = data.info["context_length"]
+        return loader.open_data(wanted)
+
+    def _embeddings(self, params, arrays):
+        """{name: float32 (n, D)} on the host, in batches of config.batch_size.
+
+        n is the length of the longest array; the last row of a shorter one is repeated.
+        """
         size = self._config.batch_size
-        placing = sharding.batch_sharding(self._mesh)
-        found = []
+        count = max(map(len, arrays.values()))
+        placing, found = sharding.batch_sharding(self._mesh), []
         for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            batch = {name: examples[name][rows] for name in self._names}
-            batch = batches.place(batch, placing, size)
+            rows = np.arange(start, start + size)
+            batch = {k: a[np.minimum(rows, len(a) - 1)] for k, a in arrays.items()}
+            batch = batches.place(batch, placing, size, self._spec)
             rng = jax.random.fold_in(self._rng, start)
             found.append(jax.device_get(self._embed(params, rng, batch)))
         return {k: np.concatenate([f[k] for f in found])[:count] for k in found[0]}

@@ -137,6 +137,7 @@ class _Run:
         elif (self.workdir / "metrics.jsonl").exists():
             say("no checkpoint was saved yet: starting from step 0")
         rng = jax.device_put(jax.random.key(config.seed), self.replicated)
+        judges = evaluators.Evaluators(config, self.stage, self.data, self.mesh)
         step = self._compile(abstract)
         rows = parallel_batches.process_rows(self.mesh, config.batch_size)
         placing = sharding.batch_sharding(self.mesh)
@@ -161,9 +162,6 @@ class _Run:
                 config.seed,
                 self.replicated,
             )
-        judges = evaluators.Evaluators(
-            config, self.stage, self.data, self.mesh, self.tokenizer.folder
-        )
         writer = Writer(self.workdir, start)
         window = timing.Window(config.batch_size)
         # XLA:CPU's devices share one thread pool: programs with collectives that

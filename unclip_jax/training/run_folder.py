@@ -21,6 +21,7 @@ FREE = (
     "log_every",
     "checkpoint",
     "preview",
+    "evaluators",
     "mesh",
     "sharding_rules",
     "data.feed",

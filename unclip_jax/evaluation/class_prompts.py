@@ -1,0 +1,71 @@
+"""Labelled pictures and the sentences that name their classes, for zero_shot.py."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a picture's class is, and how it is said."""
+
+    label: str = "caption"  # field of the source's examples that holds the class
+    # Names; or {label: name}, where the labels are codes; () takes those of the
+    # examples as they are.
+    classes: Any = ()
+    templates: tuple = ("a photo of a {}",)  # sentences around a name
+
+
+def read(data, options, names):
+    """The first labelled pictures of a data.loader.Dataset, and all classes' prompts.
+
+    Args:
+      data: the pictures; prompts are encoded by its tokenizer.
+      options: Options, and `count` pictures.
+      names: of the arrays that the stage embeds.
+
+    Returns:
+      ({"image": uint8 (N, H, W, 3), "tokens": int32 (classes * templates, L)},
+       {"labels": int (N,), "prompts": (classes, templates)}), for zero_shot.zero_shot.
+
+    Raises:
+      ValueError: a stage without pictures and captions, a source that does not say
+        the label, a label that is no class, a template without a place for the name.
+    """
+    where = "config.evaluators.zero_shot"
+    if set(names) != {"image", "tokens"}:
+        raise ValueError(
+            f"{where} is for a stage that embeds pictures and captions, but this one "
+            f"takes {', '.join(names)}"
+        )
+    templates = options.templates
+    wrong = [t for t in templates if "{}" not in t]
+    if wrong or not templates or isinstance(templates, str):
+        raise ValueError(
+            f"{where}.templates: expected sentences with a {{}}, got {templates!r}"
+        )
+    count = min(options.count, len(data))
+    examples = [data.source[i] for i in range(count)]
+    if options.label not in examples[0]:
+        raise ValueError(
+            f"{where}.label {options.label!r}: the examples have "
+            f"{', '.join(sorted(examples[0]))}"
+        )
+    said = [str(example[options.label]) for example in examples]
+    classes = options.classes or sorted(set(said))
+    if not isinstance(classes, dict):
+        classes = {name: name for name in classes}
+    if unknown := sorted(set(said) - set(classes)):
+        raise ValueError(
+            f"{where}.classes lacks {unknown[0]!r}, the label of a picture"
+            + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
+        )
+    prompts = [t.format(name) for name in classes.values() for t in templates]
+    numbers = {label: i for i, label in enumerate(classes)}
+    arrays = {
+        "image": np.stack([example["image"] for example in examples]),
+        "tokens": data.tokenizer.encode(prompts),
+    }
+    labels = np.array([numbers[label] for label in said])
+    return arrays, {"labels": labels, "prompts": (len(classes), len(templates))}
