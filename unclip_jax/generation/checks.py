@@ -18,6 +18,10 @@ def prompts(values: str | Sequence[str]) -> list[str]:
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"prompt {i} must be a string, got {value!r}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # bytes of another encoding, half a pair
+            raise ValueError(f"prompt {i} is not valid Unicode: {error}") from None
     return values
 
 

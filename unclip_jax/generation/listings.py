@@ -20,8 +20,11 @@ def prompts(options: Mapping[str, Any]) -> list[str]:
     if file:
         if not pathlib.Path(file).is_file():
             raise FileNotFoundError(f"--prompts_file {file!r} does not exist")
-        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
-        found += [line.strip() for line in lines if line.strip()]
+        try:  # a byte order mark is no part of the first prompt
+            text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompts_file {file!r} is not UTF-8: {error}") from None
+        found += [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
         raise ValueError('no prompts: give --prompt="..." or --prompts_file=FILE')
     return repeat(found, options.get("samples", 1))
