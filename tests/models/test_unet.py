@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.models.unet import UNet
-from unclip_jax.parallel import sharding
 from unclip_jax.parallel.mesh import make_mesh
 
 RNG = np.random.default_rng(0)
@@ -65,19 +64,18 @@ def test_an_efficient_unet_does_a_quarter_of_the_arithmetic():
     assert 3 < flops[0] / flops[1] < 6
 
 
-def test_split_kernels_leave_each_device_its_own_pictures():
-    """Kernels over "fsdp" are gathered; no feature map is ever exchanged."""
-    mesh = make_mesh(data=2, fsdp=4)
-    model = UNet(**{**FIELDS, "channels": 32, "head_channels": 32}, remat=True)
-    x, t = jnp.zeros((24, 8, 8, 3)), jnp.zeros(24)
+def test_every_kernel_is_gathered_and_every_device_keeps_its_rows():
+    """Under a mesh: constraints on a kernel, what goes into it and what comes out."""
+    model = UNet(**FIELDS)
+    x, t = jnp.zeros((16, 8, 8, 3)), jnp.zeros(16)
     variables = jax.eval_shape(model.init, jax.random.key(0), x, t)
-    splits = sharding.state_shardings(variables, mesh, min_size=1000)
-    rows = sharding.batch_sharding(mesh)
-    loss = lambda v, x, t: jnp.square(model.apply(v, x, t)).mean()  # noqa: E731
-    with jax.set_mesh(mesh):
-        gradient = jax.jit(
-            jax.grad(loss), in_shardings=(splits, rows, rows), out_shardings=splits
-        )
-        program = gradient.lower(variables, x, t).compile().as_text()
-    assert "all-gather" in program
-    assert "f32[3,8,8,32]" in program and "f32[24,8,8" not in program
+    kernels = sum(leaf.ndim > 1 for leaf in jax.tree.leaves(variables))
+
+    def constraints(rows):
+        program = jax.make_jaxpr(model.apply)(variables, x[:rows], t[:rows])
+        return str(program).count("= sharding_constraint[")
+
+    assert constraints(16) == 0
+    with jax.set_mesh(make_mesh(data=2, fsdp=4)):
+        assert constraints(16) == 3 * kernels
+        assert constraints(15) == kernels  # which do not divide

@@ -73,6 +73,45 @@ def test_impossible_batches_and_mistyped_assumptions():
         plan.search(config, "gpu:64")
 
 
+def test_a_search_ranks_what_fits_before_what_does_not(monkeypatch):
+    """Recomputing less is better; what cannot be compiled is said and left out."""
+
+    def planned(config, topology, assume):
+        if config.mesh.fsdp == 1:
+            raise ValueError("too large")
+        work = {"none": 3, "dots": 3.5, "full": 4}[config.model.remat]
+        size = {"none": 9, "dots": 6, "full": 3}[config.model.remat]
+        return plan.Plan(
+            topology=topology,
+            devices=2,
+            mesh={"data": 1, "fsdp": 2, "tensor": 1},
+            batch_size=config.batch_size,
+            grad_accum=config.grad_accum,
+            remat=config.model.remat,
+            parameters=1,
+            state_bytes=2 * plan.GIB,
+            batch_bytes=0,
+            temp_bytes=size * plan.GIB // config.grad_accum,
+            hbm=7 * plan.GIB,
+            flops=work,
+            peak=1.0,
+            collectives={"all-gather": (1, config.grad_accum)},
+        )
+
+    monkeypatch.setattr(plan, "make_devices", lambda topology: [None, None])
+    monkeypatch.setattr(plan, "plan", planned)
+    said = []
+    found = plan.search(load("paper/prior.py"), "v5e:2x1", say=said.append)
+    assert [(p.remat, p.grad_accum) for p in found[:3]] == [
+        ("none", 2),
+        ("none", 4),
+        ("none", 8),
+    ]
+    assert (found[-1].remat, found[-1].grad_accum) == ("dots", 1) and not found[-1].fits
+    assert len(found) == 12 and sum("too large" in line for line in said) == 12
+    assert plan.table(found).count(" yes") == 10
+
+
 @needs_compiler
 def test_a_step_is_compiled_for_a_slice_that_is_not_there():
     quick, thorough = (plan.plan(small(), "v5e:4x2", ASSUME, t) for t in (False, True))
