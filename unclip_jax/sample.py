@@ -31,6 +31,7 @@ FLAGS = {
     "prior_guidance": (float, "classifier-free guidance of the prior; 4; 1 is none"),
     "prior_steps": (int, "sampling steps of the prior; the model's own"),
     "prior_sampler": (str, "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun; the model's"),
+    "prior_variance": (str, "of ddpm's steps, as --decoder_variance"),
     "num_candidates": (int, "embeddings drawn per prompt, the best is decoded; 2"),
     "temperature": (float, "of the autoregressive prior; 1; 0 takes the likeliest"),
     "top_k": (int, "it draws from so many codes at most; 0: all"),
@@ -42,6 +43,14 @@ FLAGS = {
         "of the decoder; the model's own, with inverted noise 250",
     ),
     "decoder_sampler": (str, "likewise"),
+    "decoder_variance": (
+        str,
+        "of ddpm's steps: fixed_small, fixed_large, learned_range, or analytic after "
+        "unclip_jax.estimate_variance; the model's own",
+    ),
+    "decoder_guidance_interval": (str, "FIRST,LAST timesteps that are guided; all"),
+    "decoder_guidance_rescale": (float, "0 to 1: takes guidance's contrast back; 0"),
+    "dynamic_threshold": (float, "0 to 1: quantile of pixels not to clip, e.g. 0.995"),
     "upsampler_steps": (int, "sampling steps of each upsampler; the model's own"),
     "eta": (float, "noise of DDIM steps; 0, for variations 1"),
     "inverted": (bool, "variations start from the picture's own noise"),

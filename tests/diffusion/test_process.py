@@ -172,15 +172,15 @@ def test_to_uint8_rounds_and_clips():
     assert process.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
 
 
-@pytest.mark.parametrize("percentile,bound", [(99.5, 1.0), (80.0, 1.0), (90.0, 5.0)])
-def test_dynamic_thresholding_is_imagens(percentile, bound):
+@pytest.mark.parametrize("quantile,bound", [(0.995, 1.0), (0.8, 1.0), (0.9, 5.0)])
+def test_dynamic_thresholding_is_imagens(quantile, bound):
     rng = np.random.default_rng(0)
     x0 = rng.standard_normal((3, 8, 8, 3)) * np.array([0.1, 2, 20])[:, None, None, None]
     expected = []
     for one in x0:
-        s = max(np.percentile(np.abs(one), percentile), bound)
+        s = max(np.quantile(np.abs(one), quantile), bound)
         expected.append(np.clip(one, -s, s) / s * bound)
-    limit = process.dynamic_threshold(percentile, bound)
+    limit = process.dynamic_threshold(quantile, bound)
     t = jnp.array([100, 500, 999])
     x_t = noise_like(x0)
     pred = process.interpret(SCHEDULE, "x0", x_t, t, jnp.asarray(x0), limit)
@@ -190,7 +190,7 @@ def test_dynamic_thresholding_is_imagens(percentile, bound):
     np.testing.assert_allclose(pred.epsilon, epsilon, atol=1e-5)
 
 
-def test_impossible_percentiles_are_refused():
-    for percentile in (0, -1, 101, float("nan")):
-        with pytest.raises(ValueError, match="expected more than 0, at most 100"):
-            process.dynamic_threshold(percentile)
+def test_impossible_quantiles_are_refused():
+    for quantile in (0, -0.1, 99.5, float("nan")):
+        with pytest.raises(ValueError, match="expected more than 0, at most 1"):
+            process.dynamic_threshold(quantile)

@@ -189,3 +189,28 @@ def test_known_pixels_stay(model, images):
 def test_bad_arguments(model, images, call, message):
     with pytest.raises(ValueError, match=message):
         call(model, images)
+
+
+def test_options_of_drawing_stay_out_of_inversion(model, images):
+    latents = model.invert(images, steps=3)
+    options = {"guidance": 1.0, "steps": 3, "dynamic_threshold": 0.5}
+    expected = model.decode(latents[0], noise=latents[1], sampler="ddim", **options)
+    np.testing.assert_array_equal(model.reconstruct(images, **options), expected)
+    assert (model.reconstruct(images, guidance=1.0, steps=3) != expected).any()
+
+
+def test_impossible_options_are_found_before_inversion(model, images, monkeypatch):
+    def invert(*args, **options):
+        raise AssertionError("computed something")
+
+    monkeypatch.setattr(model, "invert", invert)
+    monkeypatch.setattr(model, "encode_text", invert)
+    bad = {"dynamic_threshold": 2.0}
+    for draw in (
+        lambda: model.reconstruct(images, **bad),
+        lambda: model.variations(images, inverted=True, **bad),
+        lambda: model.interpolate(images[:1], images[1:2], **bad),
+        lambda: model.text_diff(images, "a", "b", **bad),
+    ):
+        with pytest.raises(ValueError, match="dynamic threshold must be"):
+            draw()

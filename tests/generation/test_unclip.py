@@ -66,6 +66,11 @@ def test_nothing_recompiles_at_the_second_call(model, drawn):
         # `drawn` compiled these; prompts, chunks, seed and guidance change nothing
         model.text2image(PROMPTS[:8] * 2, seed=3, **FAST, prior_guidance=2, eta=0.5)
         assert not compiled
+        options = {"decoder_guidance_interval": [0, 10], "dynamic_threshold": 0.9}
+        for options["decoder_guidance_interval"] in ([0, 10], (0, 10)):
+            compiled.clear()
+            model.text2image(PROMPTS[:8], seed=4, **FAST, **options)
+        assert not compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
@@ -93,6 +98,45 @@ def test_guidance_one_is_the_conditional_model(model):
     close(model.decode(z, PROMPTS, guidance=1.000001, steps=3), plain)
     guided = model.decode(z, PROMPTS, guidance=6.0, steps=3)
     assert np.abs(guided.astype(int) - plain).mean() > 0.5
+
+
+def test_guidance_can_be_limited_rescaled_and_thresholded(model):
+    z = model.encode_text(PROMPTS)
+
+    def decode(**options):
+        return model.decode(z, PROMPTS, guidance=6.0, steps=3, **options)
+
+    guided = decode()
+    # of 20 timesteps, three steps take 19, 10 and 0
+    plain = model.decode(z, PROMPTS, guidance=1.0, steps=3)
+    close(decode(guidance_interval=(11, 18)), plain)
+    close(decode(guidance_interval=(0, 19)), guided)
+    for option in ({"guidance_rescale": 1.0}, {"dynamic_threshold": 0.5}):
+        assert np.abs(decode(**option).astype(int) - guided).mean() > 0.5, option
+    # what is not guided has no use for a program of its own
+    before = dict(model._engine._programs._compiled)
+    idle = {"guidance_interval": (0, 3), "guidance_rescale": 0.5}
+    close(model.decode(z, PROMPTS, guidance=1.0, steps=3, **idle), plain)
+    assert model._engine._programs._compiled == before
+
+
+def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):
+    class Heard(list):
+        def __call__(self, *counts):
+            self.append(counts)
+
+        def step(self, *step):
+            self.append(step)
+
+    heard = Heard()
+    options = {"seed": 5, "progress": heard, **FAST}
+    close(model.text2image(PROMPTS, **options), drawn)
+    counts = [entry for entry in heard if len(entry) == 2]
+    assert counts == [(0, 11), (8, 11), (11, 11)]
+    steps = [(part, i, 3) for part in ("prior", "decoder") for i in range(3)]
+    first, second = heard.index((8, 11)), heard.index((11, 11))
+    assert sorted(heard[1:first]) == sorted(heard[first + 1 : second]) == sorted(steps)
+    assert heard[-1] == (11, 11)
 
 
 def test_guidance_zero_sees_no_condition(model):
@@ -172,6 +216,24 @@ def test_progress_reaches_the_end(model):
         ({"decoder_sampler": "euler"}, "decoder sampler 'euler': expected one of"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"eta": -1.0}, "eta must be a finite number of at least 0"),
+        ({"decoder_guidance_interval": (5, 2)}, r"interval \(5, 2\) is reversed"),
+        ({"decoder_guidance_interval": (0, 20)}, "interval must be .* from 0 to 19"),
+        ({"decoder_guidance_interval": (0, 1, 2)}, r"must be \(first, last\) timestep"),
+        ({"decoder_guidance_interval": 7}, r"must be \(first, last\) timestep, got 7"),
+        ({"decoder_guidance_interval": (0, np.nan)}, "interval must be a whole number"),
+        ({"decoder_guidance_rescale": 1.5}, "rescale must be .* at most 1, got 1.5"),
+        ({"dynamic_threshold": 0.0}, "dynamic threshold must be more than 0"),
+        ({"dynamic_threshold": 99.5}, "dynamic threshold must be .* at most 1"),
+        ({"dynamic_threshold": float("nan")}, "dynamic threshold must be a finite"),
+        (
+            {"decoder_variance": "analytic"},
+            "an option of the sampler ddpm, not of ddim",
+        ),
+        (
+            {"prior_variance": "big"},
+            "prior variance 'big': expected one of fixed_small",
+        ),
+        ({"prior_variance": "learned_range"}, "prior does not predict its variance"),
     ],
 )
 def test_bad_arguments(model, arguments, message):

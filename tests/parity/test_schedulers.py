@@ -160,7 +160,7 @@ def test_dynamic_thresholding_is_diffusers():
     )
     x0 = NOISE[:6] * np.array([0.1, 0.5, 1, 2, 4, 8], np.float32)[:, None, None]
     b = scheduler._threshold_sample(torch.from_numpy(x0)).numpy()
-    close(process.dynamic_threshold(90.0)(jnp.asarray(x0)), b)
+    close(process.dynamic_threshold(0.9)(jnp.asarray(x0)), b)
 
 
 def test_inversion_is_ddim_inverse_scheduler():

@@ -44,22 +44,22 @@ def target(schedule: Schedule, prediction: str, x_0, t, noise):
     raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
 
 
-def dynamic_threshold(percentile: float, bound: float = 1.0) -> Callable:
+def dynamic_threshold(quantile: float, bound: float = 1.0) -> Callable:
     """Imagen's thresholding (Saharia et al. 2022, section 2.3), for `interpret`.
 
     Returns:
       x0 (B, ..., C) -> x0 clipped to [-s, s] and divided by s / bound, where s is the
-      percentile of |x0| within each sample, or bound if that is larger.
+      quantile of |x0| within each sample, or bound if that is larger.
 
     Raises:
-      ValueError: a percentile outside (0, 100].
+      ValueError: a quantile outside (0, 1].
     """
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile {percentile}: expected more than 0, at most 100")
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile {quantile}: expected more than 0, at most 1")
 
     def threshold(x0):
         rest = tuple(range(1, x0.ndim))
-        s = jnp.percentile(jnp.abs(x0), percentile, axis=rest, keepdims=True)
+        s = jnp.quantile(jnp.abs(x0), quantile, axis=rest, keepdims=True)
         s = jnp.maximum(s, bound)
         return jnp.clip(x0, -s, s) * (bound / s)
 

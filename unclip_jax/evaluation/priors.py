@@ -35,6 +35,7 @@ OPTIONS = (
     "num_candidates",
     "steps",
     "sampler",
+    "variance",
     "temperature",
     "top_k",
     "top_p",

@@ -4,14 +4,12 @@ import hashlib
 import pathlib
 import types
 
-import numpy as np
-
 from unclip_jax.generation import modes
 from unclip_jax.generation.grids import caption_grid
 from unclip_jax.generation.images import read_image
 from unclip_jax.generation.picture_files import FORMATS, describe, save_picture
 from unclip_jax.generation.picture_folder import PictureFolder
-from unclip_jax.generation.progress import ProgressLine
+from unclip_jax.generation.progress import ProgressLine, Within
 from unclip_jax.generation.unclip import UnCLIP
 
 # Flags that every mode takes; all others are options of modes.
@@ -48,7 +46,8 @@ def sample(args: types.SimpleNamespace) -> None:
         captions, columns = mode.captions(options), args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
-        images = _draw_all(mode, options, captions, args)
+        rows = slice(0, len(captions))
+        images = mode.draw(_load(args), options, captions, rows, ProgressLine())
     texts = describe(args.seed, settings, prompt="\n".join(captions))
     if out.suffix:
         alone = len(images) == 1
@@ -63,18 +62,6 @@ def sample(args: types.SimpleNamespace) -> None:
     print(f"{len(images)} pictures in {out}")
 
 
-def _draw_all(mode, options, captions, args):
-    """A list's pictures, in memory."""
-    model, progress = _load(args), ProgressLine()
-    step, total, drawn = args.batch_size, len(captions), []
-    progress(0, total)
-    for start in range(0, total, step):
-        rows = slice(start, min(start + step, total))
-        drawn.append(mode.draw(model, options, captions, rows))
-        progress(rows.stop, total)
-    return np.concatenate(drawn)
-
-
 def _fill(mode, options, captions, settings, args, out):
     """A list's pictures into a folder: those that it lacks, this process's share."""
     index = next(pathlib.Path(args.model).glob("*.json"), None)
@@ -87,14 +74,13 @@ def _fill(mode, options, captions, settings, args, out):
     if chunks:
         model, progress = _load(args), ProgressLine()
         total, done = sum(rows.stop - rows.start for rows in chunks), 0
-        progress(0, total)
         for rows in chunks:
-            images = mode.draw(model, options, captions, rows)
+            within = Within(progress, done, total)
+            images = mode.draw(model, options, captions, rows, within)
             for i, image in enumerate(images, rows.start):
                 more = {"prompt": captions[i], "index": i}
                 folder.put(i, image, describe(args.seed, settings, **more))
             done += len(images)
-            progress(done, total)
     left = len(folder.missing())
     if not left and len(captions) <= GRID_MOST:
         images = [read_image(folder.path(i)) for i in range(len(captions))]

@@ -31,15 +31,16 @@ def interpolate(model, options, progress) -> Figure:
     if len(files) < 2:
         raise ValueError(f"--mode=interpolate needs two pictures, got {len(files)}")
     pictures = [read_image(file) for file in files]
+    paint = listings.decoder_options(options)
     drawn = model.interpolate(
         pictures[:-1],
         pictures[1:],
         steps=options["frames"],
         noise=options["noise"],
         seed=options["seed"],
-        guidance=options["decoder_guidance"],
-        decoder_steps=options["decoder_steps"],
+        decoder_steps=paint.pop("steps"),
         progress=progress,
+        **paint,
     )
     row = [f"{t:.2f}" for t in np.linspace(0, 1, options["frames"])]
     return _rows(drawn, row * len(drawn))
@@ -49,7 +50,7 @@ def text_diff(model, options, progress) -> Figure:
     """Figure 5: the picture, then theta after theta."""
     files = find_pictures(options["image"])
     pictures = [read_image(file) for file in files]
-    thetas = numbers("thetas", options["thetas"])
+    thetas = listings.numbers("thetas", options["thetas"])
     drawn = model.text_diff(
         pictures,
         options["source"],
@@ -66,7 +67,7 @@ def pca(model, options, progress) -> Figure:
     """Figure 7: the picture, then reconstructions from more and more components."""
     files = find_pictures(options["image"])
     pictures = [read_image(file) for file in files]
-    dims = [int(n) for n in numbers("dims", options["dims"])]
+    dims = listings.numbers("dims", options["dims"], int)
     drawn = model.pca_reconstructions(
         pictures,
         dims,
@@ -91,7 +92,7 @@ def typographic(model, options, progress) -> Figure:
     """Figure 6: attacked pictures and their labels, beside variations."""
     files = find_pictures(options["image"])
     pictures = [read_image(file) for file in files]
-    samples = options["samples"]
+    samples, labels = options["samples"], _labels(model, options, pictures)
     drawn = model.variations(
         listings.repeat(pictures, samples),
         options["seed"],
@@ -102,7 +103,7 @@ def typographic(model, options, progress) -> Figure:
     drawn = drawn.reshape(len(files), samples, *drawn.shape[1:])
     figure = _beside(model, files, pictures, drawn, ["variation"] * samples)
     step = figure.columns
-    figure.captions[::step] = _labels(model, options, pictures)
+    figure.captions[::step] = labels
     return figure
 
 
@@ -115,16 +116,18 @@ def conditioning(model, options, progress) -> Figure:
     prompts, seed = listings.prompts(options), options["seed"]
     paint = {
         "sampler": options["decoder_sampler"],
+        "variance": options["decoder_variance"],
         "eta": options["eta"],
         **listings.decoder_options(options),
     }
     text = model.encode_text(prompts)
+    with_prior = model.text2image(
+        prompts, seed, progress=progress, **listings.text_options(options)
+    )
     rows = [
         model.decode(None, prompts, seed, progress=progress, **paint),
         model.decode(text, prompts, seed, progress=progress, **paint),
-        model.text2image(
-            prompts, seed, progress=progress, **listings.text_options(options)
-        ),
+        with_prior,
     ]
     kinds = ("caption", "text embedding", "prior")
     captions = [f"{kind}: {prompt}" for kind in kinds for prompt in prompts]
@@ -134,7 +137,7 @@ def conditioning(model, options, progress) -> Figure:
 def guidance(model, options, progress) -> Figure:
     """One row per prompt, the same noise at rising guidance of the decoder."""
     prompts = listings.prompts(options)
-    scales = numbers("scales", options["scales"])
+    scales = listings.numbers("scales", options["scales"])
     common = listings.text_options(options)
     drawn = [
         model.text2image(
@@ -148,20 +151,6 @@ def guidance(model, options, progress) -> Figure:
     ]
     row = [f"guidance {scale:g}" for scale in scales]
     return _rows(np.stack(drawn, axis=1), row * len(prompts))
-
-
-def numbers(flag: str, text: str) -> list[float]:
-    """Numbers between commas.
-
-    Raises ValueError, naming the flag.
-    """
-    try:
-        found = [float(word) for word in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"--{flag} {text!r}: expected numbers with commas between"
-        ) from None
-    return found
 
 
 def _labels(model, options, pictures):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.generation import checks
 from unclip_jax.generation.images import find_pictures, fit, read_image
 
 _PRIOR = ("prior", "temperature", "top_k", "top_p", "dot_quantile", "num_candidates")
@@ -35,35 +36,40 @@ def names(options: Mapping[str, Any]) -> list[str]:
     return [path.name for path in _files(options)]
 
 
-def text2image(model, options, captions, rows: slice) -> np.ndarray:
+def text2image(model, options, captions, rows: slice, progress) -> np.ndarray:
     return model.text2image(
-        captions[rows], options["seed"], first=rows.start, **text_options(options)
+        captions[rows],
+        options["seed"],
+        first=rows.start,
+        progress=progress,
+        **text_options(options),
     )
 
 
-def variations(model, options, captions, rows: slice) -> np.ndarray:
+def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
     return model.variations(
         [read_image(file) for file in _files(options)[rows]],
         options["seed"],
         eta=options["eta"],
         inverted=options["inverted"],
         first=rows.start,
+        progress=progress,
         **decoder_options(options),
     )
 
 
-def reconstruct(model, options, captions, rows: slice) -> np.ndarray:
+def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
     pictures = [read_image(file) for file in _files(options)[rows]]
-    return model.reconstruct(pictures, **decoder_options(options))
+    return model.reconstruct(pictures, progress=progress, **decoder_options(options))
 
 
-def inpaint(model, options, captions, rows: slice) -> np.ndarray:
+def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     pictures = [read_image(file) for file in _files(options)[rows]]
     given = options["prompt"]
     if len(given) > 1:
         raise ValueError(f"--mode=inpaint takes one --prompt, got {len(given)}")
     prior = {k: options[k] for k in _PRIOR} | {
-        k: options[f"prior_{k}"] for k in ("guidance", "steps", "sampler")
+        k: options[f"prior_{k}"] for k in ("guidance", "steps", "sampler", "variance")
     }
     return model.inpaint(
         pictures,
@@ -71,24 +77,53 @@ def inpaint(model, options, captions, rows: slice) -> np.ndarray:
         given[0] if given else None,
         options["seed"],
         sampler=options["decoder_sampler"],
+        variance=options["decoder_variance"],
         eta=options["eta"],
         prior=prior,
         first=rows.start,
+        progress=progress,
         **decoder_options(options),
     )
 
 
 def text_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of UnCLIP.text2image, of those flags that a mode has."""
-    keys = ("prior_guidance", "prior_steps", "prior_sampler")
-    keys += ("decoder_guidance", "decoder_steps", "decoder_sampler", "eta", *_PRIOR)
-    keys += ("upsampler_steps",)
-    return {key: options[key] for key in keys if key in options}
+    own = ("guidance", "steps", "sampler", "variance")
+    keys = [f"{part}_{key}" for part in ("prior", "decoder") for key in own]
+    keys += [*_PRIOR, "upsampler_steps", "decoder_guidance_rescale"]
+    keys += ["dynamic_threshold", "eta"]
+    found = {key: options[key] for key in keys if key in options}
+    return found | {"decoder_guidance_interval": _interval(options)}
 
 
 def decoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`guidance` and `steps` as methods that only decode call them."""
-    return {k: options[f"decoder_{k}"] for k in ("guidance", "steps")}
+    """The same of the methods that only decode, of those flags that all modes have."""
+    keys = ("guidance", "steps", "guidance_rescale")
+    found = {key: options[f"decoder_{key}"] for key in keys}
+    found["dynamic_threshold"] = options["dynamic_threshold"]
+    return found | {"guidance_interval": _interval(options)}
+
+
+def numbers(flag: str, text: str, kind: type = float) -> list:
+    """Finite numbers between commas, of the type `kind`.
+
+    Raises ValueError, naming the flag.
+    """
+    try:
+        found = [kind(word) for word in text.split(",")]
+        return [kind(checks.number(flag, number)) for number in found]
+    except ValueError:
+        whole = "whole " if kind is int else ""
+        raise ValueError(
+            f"--{flag} {text!r}: expected {whole}numbers with commas between"
+        ) from None
+
+
+def _interval(options):
+    text = options["decoder_guidance_interval"]
+    if text is None:
+        return None
+    return numbers("decoder_guidance_interval", text, int)
 
 
 def repeat(values: Sequence, times: int) -> list:

@@ -12,6 +12,8 @@ import numpy as np
 
 from unclip_jax.generation import checks
 from unclip_jax.generation.images import fit
+from unclip_jax.generation.options import settle
+from unclip_jax.generation.progress import StepsOnly
 from unclip_jax.generation.slerp import rotate, slerp
 
 NOISES = ("inverted", "shared")
@@ -21,7 +23,9 @@ class Manipulations:
     """Methods of UnCLIP that are made of its encoders, `decode` and `invert_pixels`.
 
     `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
-    `decode`. Pictures come back as uint8 (..., S, S, 3), S = image_size.
+    `decode`, and so do `guidance_interval`, `guidance_rescale` and `dynamic_threshold`,
+    which every method that draws takes as `**drawing`; inversion never sees these.
+    Pictures come back as uint8 (..., S, S, 3), S = image_size.
     """
 
     def zero_shot(
@@ -63,12 +67,12 @@ class Manipulations:
         return z, self.invert_pixels(pixels, z, **options)
 
     def reconstruct(
-        self, images, steps: int = 250, guidance: float = 1.0, progress=None
+        self, images, steps: int = 250, guidance: float = 1.0, progress=None, **drawing
     ) -> np.ndarray:
         """Pictures to their latents and back."""
-        z, x_T = self.invert(images, steps, guidance)
-        options = dict(guidance=guidance, steps=steps, progress=progress)
-        return self.decode(z, noise=x_T, sampler="ddim", **options)
+        options = self._check(guidance=guidance, steps=steps, **drawing)
+        z, x_T = self.invert(images, steps, guidance, StepsOnly(progress))
+        return self.decode(z, noise=x_T, **options, progress=progress)
 
     def variations(
         self,
@@ -80,6 +84,7 @@ class Manipulations:
         inverted: bool = False,
         first: int = 0,
         progress=None,
+        **drawing,
     ) -> np.ndarray:
         """Pictures with the CLIP embeddings of others: same content, new details.
 
@@ -88,15 +93,14 @@ class Manipulations:
         3.1): eta = 0 gives the picture back, more noise moves away from it; combine
         it with guidance = 1, which inverts exactly.
         """
-        self.stack.part("decoder")  # complain before encoding
-        options = dict(guidance=guidance, steps=steps)
+        options = self._check(guidance=guidance, steps=steps, **drawing)
         noise = None
         if inverted:
-            z, noise = self.invert(images, **options)
+            z, noise = self.invert(images, steps, guidance, StepsOnly(progress))
         else:
             z = self.encode_image(self.fit_for_clip(images))
         options |= dict(seed=seed, eta=eta, first=first, progress=progress)
-        return self.decode(z, noise=noise, sampler="ddim", **options)
+        return self.decode(z, noise=noise, **options)
 
     def interpolate(
         self,
@@ -108,6 +112,7 @@ class Manipulations:
         guidance: float | None = None,
         decoder_steps: int | None = None,
         progress=None,
+        **drawing,
     ) -> np.ndarray:
         """From pictures a to pictures b along the arc between their embeddings.
 
@@ -132,9 +137,10 @@ class Manipulations:
         if len(a) != len(b):
             raise ValueError(f"{len(a)} pictures to go from, {len(b)} to go to")
         t = np.linspace(0, 1, steps)
-        options = dict(guidance=guidance, steps=decoder_steps)
+        options = self._check(guidance=guidance, steps=decoder_steps, **drawing)
         if exact:
-            z, x_T = self.invert([*a, *b], **options)
+            before = StepsOnly(progress)
+            z, x_T = self.invert([*a, *b], decoder_steps, guidance, before)
             x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
         else:
             z = self.encode_image(self.fit_for_clip([*a, *b]))
@@ -151,6 +157,7 @@ class Manipulations:
         guidance: float = 1.0,
         steps: int = 250,
         progress=None,
+        **drawing,
     ) -> np.ndarray:
         """Pictures changed as a caption changes from `source` to `target`.
 
@@ -167,9 +174,9 @@ class Manipulations:
         thetas = np.array([checks.fraction("theta", theta) for theta in thetas])
         if not len(thetas):
             raise ValueError("no thetas: give at least one")
+        options = self._check(guidance=guidance, steps=steps, **drawing)
         before, after = self.encode_text([source, target])
-        options = dict(guidance=guidance, steps=steps)
-        z, x_T = self.invert(images, **options)
+        z, x_T = self.invert(images, steps, guidance, StepsOnly(progress))
         z = rotate(z[:, None], (after - before)[None, None], thetas)
         x_T = np.repeat(x_T, len(thetas), axis=0)
         return self._rows(z, x_T, 0, options, progress)
@@ -187,6 +194,7 @@ class Manipulations:
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
         progress=None,
+        **drawing,
     ) -> np.ndarray:
         """Pictures painted anew where the mask is True; the rest stays.
 
@@ -198,8 +206,11 @@ class Manipulations:
           masks: bool (N, s, s) or (s, s), s = draw_size.
           prompt: what the whole picture should show; without one, what the picture's
             own embedding says.
+          sampler: and with it `variance` may be chosen here, as for `decode`.
           prior: options of `sample_embeddings`, for the prompt's embedding.
         """
+        options = dict(guidance=guidance, steps=steps, sampler=sampler, **drawing)
+        settle(self.stack, "decoder", **options)  # complain before anything is drawn
         pixels = self.fit_for_decoder(images)
         n = len(pixels)
         masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
@@ -207,10 +218,9 @@ class Manipulations:
             z, prompts = self.encode_image(self.fit_for_clip(images)), None
         else:
             prompts = [prompt] * n
-            options = {"seed": seed, "first": first, **(prior or {})}
-            z = self.sample_embeddings(prompts, **options)
-        options = dict(guidance=guidance, steps=steps, sampler=sampler, eta=eta)
-        options |= dict(seed=seed, first=first, progress=progress)
+            own = {"seed": seed, "first": first, **(prior or {})}
+            z = self.sample_embeddings(prompts, **own, progress=StepsOnly(progress))
+        options |= dict(eta=eta, seed=seed, first=first, progress=progress)
         return self.decode(z, prompts, keep=(pixels, ~masks), **options)
 
     def pca_reconstructions(
@@ -221,6 +231,7 @@ class Manipulations:
         guidance: float = 8.0,
         steps: int | None = None,
         progress=None,
+        **drawing,
     ) -> np.ndarray:
         """What the first principal components of an embedding keep of a picture.
 
@@ -240,16 +251,22 @@ class Manipulations:
         statistics = self.stack.embedding_statistics()
         most = len(statistics.mean)
         dims = [checks.integer("dims", n, 0, most) for n in dims]
+        options = self._check(guidance=guidance, steps=steps, **drawing)
         z = self.encode_image(self.fit_for_clip(images))
         kept = np.stack([statistics.project(z, n) for n in dims], axis=1)
         x_T = np.repeat(self.draw_noise(len(z), seed), len(dims), axis=0)
-        options = dict(guidance=guidance, steps=steps)
         return self._rows(kept, x_T, seed, options, progress)
+
+    def _check(self, **drawing):
+        """The options for `decode` by DDIM; raises before anything is computed."""
+        drawing["sampler"] = "ddim"
+        settle(self.stack, "decoder", **drawing)
+        return drawing
 
     def _rows(self, z, x_T, seed, options, progress):
         """Pictures (N, K, S, S, 3) of embeddings (N, K, D), x_T row after row."""
         n, k, dim = z.shape
-        options = dict(**options, sampler="ddim", seed=seed, progress=progress)
+        options = dict(**options, seed=seed, progress=progress)
         drawn = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
         return drawn.reshape(n, k, *drawn.shape[1:])
 

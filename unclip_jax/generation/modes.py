@@ -20,16 +20,23 @@ PRIOR = {
     "prior_guidance": 4.0,
     "prior_steps": None,
     "prior_sampler": None,
+    "prior_variance": None,
     "num_candidates": 2,
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
     "dot_quantile": 0.5,
 }
-STEPPED = {"decoder_steps": None, "decoder_sampler": None, "eta": 0.0}
-DECODER = {"decoder_guidance": 8.0, "decoder_steps": None}
+GUIDED = {
+    "decoder_steps": None,
+    "decoder_guidance_interval": None,
+    "decoder_guidance_rescale": 0.0,
+    "dynamic_threshold": None,
+}
+STEPPED = {**GUIDED, "decoder_sampler": None, "decoder_variance": None, "eta": 0.0}
+DECODER = {"decoder_guidance": 8.0, **GUIDED}
 PAINT = {**DECODER, **STEPPED}
-INVERTED = {"decoder_guidance": 1.0, "decoder_steps": 250}
+INVERTED = {**DECODER, "decoder_guidance": 1.0, "decoder_steps": 250}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Mode:
     Attributes:
       says: what it draws, in a few words.
       options: flag -> default.
-      draw: of a list, (model, options, captions, slice) -> uint8 (n, H, W, 3); of a
-        figure, (model, options, progress) -> figures.Figure.
+      draw: of a list, (model, options, captions, slice, progress) -> uint8
+        (n, H, W, 3); of a figure, (model, options, progress) -> figures.Figure.
       captions: of a list, options -> a caption per picture; None for a figure.
     """
 
@@ -81,8 +88,8 @@ MODES = {
             **IMAGES,
             "frames": 8,
             "noise": "inverted",
+            **DECODER,
             "decoder_guidance": None,
-            "decoder_steps": None,
         },
         figures.interpolate,
     ),

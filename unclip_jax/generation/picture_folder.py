@@ -28,7 +28,7 @@ class PictureFolder:
         settings: Mapping[str, Any],
         format: str = "png",
     ):
-        """Opens the folder, or makes it and writes settings.json.
+        """Opens the folder; the first picture makes it, and its settings.json.
 
         Raises ValueError when it holds pictures of other captions or settings.
         """
@@ -40,25 +40,8 @@ class PictureFolder:
             "captions": len(captions),
             "captions_sha256": hashlib.sha256(text).hexdigest(),
         }
-        wanted = json.loads(json.dumps(wanted))
-        file = self.folder / SETTINGS
-        if file.is_file():
-            found = json.loads(file.read_text())
-            keys = {k for k in {*found, *wanted} if found.get(k) != wanted.get(k)}
-            if keys:
-                listed = "; ".join(
-                    f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
-                    for key in sorted(keys)
-                )
-                raise ValueError(
-                    f"{self.folder} holds pictures of other settings ({listed}): "
-                    "choose another --out, or remove it"
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{SETTINGS}.{os.getpid()}"
-        part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-        part.replace(file)
+        self._settings = json.loads(json.dumps(wanted))
+        self._claimed = self._is_ours()
 
     def path(self, i: int) -> pathlib.Path:
         return self.folder / f"{i:06d}.{self.format}"
@@ -76,5 +59,34 @@ class PictureFolder:
 
     def put(self, i: int, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
         """Writes picture i unless it is there."""
+        if not self._claimed:
+            self._claim()
         if not self.path(i).is_file():
             save_picture(self.path(i), image, metadata)
+
+    def _claim(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._is_ours():
+            part = self.folder / f".{SETTINGS}.{os.getpid()}"
+            text = json.dumps(self._settings, indent=2, sort_keys=True)
+            part.write_text(text + "\n")
+            part.replace(self.folder / SETTINGS)
+        self._claimed = True
+
+    def _is_ours(self) -> bool:
+        """Whether settings.json is there; ValueError if it has others."""
+        file, wanted = self.folder / SETTINGS, self._settings
+        if not file.is_file():
+            return False
+        found = json.loads(file.read_text())
+        keys = {k for k in {*found, *wanted} if found.get(k) != wanted.get(k)}
+        if keys:
+            listed = "; ".join(
+                f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
+                for key in sorted(keys)
+            )
+            raise ValueError(
+                f"{self.folder} holds pictures of other settings ({listed}): "
+                "choose another --out, or remove it"
+            )
+        return True

@@ -4,12 +4,14 @@ Row i of a batch draws its noise from (seed, indices[i]) alone: a picture depend
 neither on the batch it is drawn in, nor on its place there, nor on the devices.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.generation.options import Drawing
 from unclip_jax.interop.parts import Part
 from unclip_jax.models import ar_sampling
 
@@ -21,6 +23,9 @@ CODES = 2  # drawn by the autoregressive prior
 # The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
 # whose config does not say.
 PRIOR_CLIP = {"standardize": 5.0}
+
+# The last noise of analytic variance, in grey levels (Bao et al. 2022 take 1 or 2).
+LAST_NOISE = 2.0
 
 
 def keys_of(seed, indices, *path: int):
@@ -65,10 +70,9 @@ def draw_embeddings(
     scale,
     text_states=None,
     *,
-    steps: int,
-    sampler: str,
-    guided: bool,
+    drawing: Drawing,
     num_candidates: int,
+    report: Callable | None = None,
 ):
     """Image embeddings for captions, from the diffusion prior.
 
@@ -82,37 +86,38 @@ def draw_embeddings(
       clip_text: (B, D) raw text embeddings.
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      scale: guidance; unused unless `guided`.
+      scale: guidance; unused unless `drawing.guided`.
       text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
-      steps, sampler, guided, num_candidates: static.
+      drawing, num_candidates, report: static; see _run_sampler.
 
     Returns:
       (B, D) raw image embeddings.
     """
-    diffusion, sched = prior.config["diffusion"], _schedule(prior)
-    variables = {"params": params}
-
-    def model(z, t, condition, drop):
-        tokens, clip_text, states = condition
-        return prior.module.apply(variables, z, t, tokens, clip_text, drop, states)
-
     many = num_candidates
     condition = tokens, clip_text, text_states
     condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), condition)
-    denoise = guidance.classifier_free(model, condition, scale if guided else 1)
-    bound = diffusion.get("clip") or PRIOR_CLIP.get(prior.config["embedding"])
-
-    def predict(z, t):
-        kind = diffusion["prediction"]
-        return process.interpret(sched, kind, z, t, denoise(z, t), bound)
-
+    bound = prior.config["diffusion"].get("clip")
+    bound = bound or PRIOR_CLIP.get(prior.config["embedding"])
+    predict = _denoiser(
+        prior, prior_model(prior, params), condition, scale, drawing, bound
+    )
     start = candidate_keys(seed, indices, many, START)
     z_T = samplers.normal(start, clip_text.shape[1:])
-    timesteps = samplers.timesteps(sampler, sched, steps)
-    run = samplers.SAMPLERS[sampler]
-    z = run(predict, sched, z_T, timesteps, candidate_keys(seed, indices, many, STEPS))
-    z = prior.module.apply(variables, z, method="denormalize")
+    keys = candidate_keys(seed, indices, many, STEPS)
+    z = _run_sampler(prior, drawing, predict, z_T, keys, report)
+    z = prior.module.apply({"params": params}, z, method="denormalize")
     return nearest_to_text(z, clip_text, many)
+
+
+def prior_model(prior: Part, params):
+    """(z_t, t, (tokens, clip_text, text_states), drop) -> what the prior predicts."""
+
+    def model(z, t, condition, drop):
+        tokens, clip_text, states = condition
+        inputs = z, t, tokens, clip_text, drop, states
+        return prior.module.apply({"params": params}, *inputs)
+
+    return model
 
 
 def draw_embeddings_by_codes(
@@ -202,10 +207,9 @@ def draw_images(
     eta,
     canvas: Canvas,
     *,
-    steps: int,
-    sampler: str,
-    guided: bool,
+    drawing: Drawing,
     rounded: bool = True,
+    report: Callable | None = None,
 ):
     """Pictures for image embeddings (and captions), from the decoder.
 
@@ -225,10 +229,10 @@ def draw_images(
         caption is "clip_states", else (None, None).
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      scale: guidance; unused unless `guided`.
+      scale: guidance; unused unless `drawing.guided`.
       eta: noise of the DDIM steps; unused by other samplers.
       canvas: what to start from and what to keep.
-      steps, sampler, guided, rounded: static.
+      drawing, rounded, report: static; see _run_sampler.
 
     Returns:
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
@@ -237,9 +241,10 @@ def draw_images(
     condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound must be undone without one; predictions
     # that guidance has pushed out of the range of pictures need it
-    exact = canvas.x_T is not None and not guided
+    exact = canvas.x_T is not None and not drawing.guided
     bound = None if exact else 1.0
-    denoise = _denoiser(decoder, params, condition, scale if guided else 1, bound)
+    model = decoder_model(decoder, params)
+    denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
 
     def predict(x, t):
         pred = denoise(x, t)
@@ -253,11 +258,9 @@ def draw_images(
     x_T = canvas.x_T
     if x_T is None:
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
-    step_keys = keys_of(seed, indices, DECODER, STEPS)
-    timesteps = samplers.timesteps(sampler, sched, steps)
-    options = {"eta": eta} if sampler == "ddim" else {}
-    run = samplers.SAMPLERS[sampler]
-    images = run(predict, sched, x_T, timesteps, step_keys, **options)
+    keys = keys_of(seed, indices, DECODER, STEPS)
+    bounds = {"bound": 1.0, "pixels": LAST_NOISE}
+    images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **bounds)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
@@ -271,12 +274,13 @@ def invert_images(
     clip_caption,
     scale,
     *,
-    steps: int,
-    guided: bool,
+    drawing: Drawing,
+    report: Callable | None = None,
 ):
     """The noise from which DDIM with eta = 0 draws the given pictures.
 
-    Paper, section 3: x_T of the latent (z_i, x_T). Nothing is clipped on the way.
+    Paper, section 3: x_T of the latent (z_i, x_T). Nothing is clipped on the way, and
+    guidance is the same at all timesteps.
 
     Args:
       images: float32 (B, S, S, 3) in [-1, 1].
@@ -287,9 +291,25 @@ def invert_images(
     """
     sched = _schedule(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
-    predict = _denoiser(decoder, params, condition, scale if guided else 1, None)
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    model = decoder_model(decoder, params)
+    predict = _denoiser(decoder, model, condition, scale, drawing, None)
+    timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
+    predict = _reported(predict, timesteps[::-1], report, "inversion")
     return samplers.ddim_inversion(predict, sched, images, timesteps)
+
+
+def decoder_model(decoder: Part, params):
+    """(x_t, t, condition, drop) -> what the decoder predicts.
+
+    The condition is (clip_image, no_clip, tokens, clip_caption) of draw_images.
+    """
+
+    def model(x, t, condition, drop):
+        clip_image, no_clip, tokens, caption = condition
+        inputs = x, t, clip_image, tokens, drop | no_clip, drop, *caption
+        return decoder.module.apply({"params": params}, *inputs)
+
+    return model
 
 
 def _schedule(part):
@@ -297,17 +317,57 @@ def _schedule(part):
     return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
 
 
-def _denoiser(decoder, params, condition, scale, bound):
-    """(x_t, t) -> process.Prediction of the guided decoder, |x_0| <= bound."""
-    sched, kind = _schedule(decoder), decoder.config["diffusion"]["prediction"]
-
-    def model(x, t, condition, drop):
-        clip_image, no_clip, tokens, caption = condition
-        inputs = x, t, clip_image, tokens, drop | no_clip, drop, *caption
-        return decoder.module.apply({"params": params}, *inputs)
-
-    denoise = guidance.classifier_free(model, condition, scale)
+def _denoiser(part, model, condition, scale, drawing, bound):
+    """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound."""
+    sched, kind = _schedule(part), part.config["diffusion"]["prediction"]
+    denoise = guidance.classifier_free(
+        model,
+        condition,
+        scale if drawing.guided else 1,
+        interval=drawing.guidance_interval,
+        rescale=drawing.guidance_rescale,
+    )
+    if drawing.dynamic_threshold is not None:
+        bound = process.dynamic_threshold(drawing.dynamic_threshold)
     return lambda x, t: process.interpret(sched, kind, x, t, denoise(x, t), bound)
+
+
+def _run_sampler(part, drawing, predict, x_T, keys, report, eta=0.0, **bounds):
+    """x_0 of a part, by the sampler, steps and variance of `drawing`.
+
+    Args:
+      report: None, or called on the host as (part, step, steps) when a step starts, by
+        the first device's process; it must not mind being called late.
+      eta: of DDIM.
+      **bounds: of diffusion.analytic.reverse_variance.
+    """
+    sched, options = _schedule(part), {}
+    if drawing.sampler == "ddim":
+        options["eta"] = eta
+    if drawing.sampler == "ddpm":
+        options["variance"] = drawing.variance
+    if drawing.variance == "analytic":
+        options |= {"statistic": part.analytic, **bounds}
+    timesteps = samplers.timesteps(drawing.sampler, sched, drawing.steps)
+    predict = _reported(predict, timesteps, report, part.kind)
+    run = samplers.SAMPLERS[drawing.sampler]
+    return run(predict, sched, x_T, timesteps, keys, **options)
+
+
+def _reported(predict, timesteps, report, what):
+    """`predict`, telling the host where it is among the timesteps."""
+    if report is None:
+        return predict
+    step_of = {int(t): i for i, t in enumerate(timesteps)}
+
+    def tell(t):
+        report(what, step_of[int(t)], len(step_of))
+
+    def reported(x, t):
+        jax.debug.callback(tell, t[0])
+        return predict(x, t)
+
+    return reported
 
 
 def enlarge_images(
@@ -318,9 +378,9 @@ def enlarge_images(
     indices,
     last=None,
     *,
-    steps: int,
-    sampler: str = "ddim",
+    drawing: Drawing,
     rounded: bool = True,
+    report: Callable | None = None,
 ):
     """Larger pictures of the same, from an upsampler, without guidance.
 
@@ -331,19 +391,19 @@ def enlarge_images(
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       last: parameters that take the final step instead (Karlo's second network).
-      steps, sampler, rounded: static.
+      drawing, rounded, report: static; see _run_sampler.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
     sched = _schedule(upsampler)
-    timesteps = schedule.strided_timesteps(sched.num_steps, steps)
+    last_t = samplers.timesteps(drawing.sampler, sched, drawing.steps)[-1]
 
     def predict(x, t):
         weights = params
         if last is not None:
-            is_last = t[0] == timesteps[-1]
+            is_last = t[0] == last_t
             weights = jax.lax.cond(is_last, lambda: last, lambda: params)
         output = module.apply({"params": weights}, x, t, images)
         return process.interpret(sched, diffusion["prediction"], x, t, output, 1.0)
@@ -352,6 +412,6 @@ def enlarge_images(
     shape = (scale * images.shape[1], scale * images.shape[2], 3)
     stream = UPSAMPLER, module.image_size
     x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
-    step_keys = keys_of(seed, indices, *stream, STEPS)
-    large = samplers.SAMPLERS[sampler](predict, sched, x_T, timesteps, step_keys)
+    keys = keys_of(seed, indices, *stream, STEPS)
+    large = _run_sampler(upsampler, drawing, predict, x_T, keys, report)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)

@@ -2,22 +2,21 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from unclip_jax.diffusion import samplers
 from unclip_jax.generation import checks, pipeline
+from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
-from unclip_jax.generation.programs import Programs
+from unclip_jax.generation.options import settle
+from unclip_jax.generation.progress import Progress
 from unclip_jax.interop import diffusers, native
 from unclip_jax.interop.images import fit
 from unclip_jax.parallel.mesh import make_mesh
-
-Progress = Callable[[int, int], None]  # (rows done, of all): at first, after each batch
 
 
 class UnCLIP(Manipulations):
@@ -36,9 +35,7 @@ class UnCLIP(Manipulations):
         checks.integer("batch_size", batch_size, 1, 2**20)
         self.stack = stack
         self.tokenizer = stack.tokenizer
-        self._painters = ("decoder", *stack.upsamplers)  # whose work is the picture
-        self._programs = Programs(mesh or make_mesh(), batch_size)
-        self._params: dict = {}
+        self._engine = Engine(stack, mesh or make_mesh(), batch_size)
 
     @classmethod
     def load(
@@ -77,7 +74,7 @@ class UnCLIP(Manipulations):
     @property
     def image_size(self) -> int:
         """Side of the pictures that text2image and variations draw, enlarged."""
-        return self.stack.part(self._painters[-1]).module.image_size
+        return self.stack.part(self._engine.painters[-1]).module.image_size
 
     @property
     def clip_image_size(self) -> int:
@@ -89,24 +86,25 @@ class UnCLIP(Manipulations):
         """Side of the pictures as the decoder draws them, before enlargement."""
         return self.stack.part("decoder").module.image_size
 
+    def tokenize(self, prompts: str | Sequence[str]) -> np.ndarray:
+        """N captions -> int32 (N, L)."""
+        prompts = checks.prompts(prompts)
+        if self.tokenizer is None:
+            have = self.stack.parts
+            raise native.missing_part(self.stack.origin, native.TOKENIZER, [*have])
+        return self.tokenizer.encode(prompts)
+
     def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
         images = checks.images(images, self.clip_image_size, "CLIP")
-        return self._map(
-            lambda params, x: self._program(pipeline.encode_image, "clip")(params, x),
-            ("clip",),
-            (images,),
-            progress,
-        )
+        encode = self._engine.program(pipeline.encode_image, "clip")
+        return self._engine.map(encode, ("clip",), (images,), progress)
 
     def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
-        return self._map(
-            lambda params, x: self._program(pipeline.encode_text, "clip")(params, x),
-            ("clip",),
-            (self._tokens(prompts),),
-            progress,
-        )
+        encode = self._engine.program(pipeline.encode_text, "clip")
+        arrays = (self.tokenize(prompts),)
+        return self._engine.map(encode, ("clip",), arrays, progress)
 
     def text2image(
         self,
@@ -120,6 +118,11 @@ class UnCLIP(Manipulations):
         upsampler_steps: int | None = None,
         prior_sampler: str | None = None,
         decoder_sampler: str | None = None,
+        prior_variance: str | None = None,
+        decoder_variance: str | None = None,
+        decoder_guidance_interval: Sequence[int] | None = None,
+        decoder_guidance_rescale: float = 0.0,
+        dynamic_threshold: float | None = None,
         eta: float = 0.0,
         prior: str = "auto",
         temperature: float = 1.0,
@@ -141,6 +144,17 @@ class UnCLIP(Manipulations):
             None is what the model says is usual for it, else 64, 50 and 27.
           prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS; None is
             what the model says, else "ddpm" and "ddim".
+          prior_variance, decoder_variance: of the sampler ddpm's steps: "fixed_small",
+            "fixed_large", "learned_range" if the model predicts it, or "analytic" if
+            the export has what unclip_jax.estimate_variance adds. None is what the
+            model predicts, else "fixed_small".
+          decoder_guidance_interval: (first, last) timesteps that are guided, of
+            0 (nearly the picture) ... T - 1 (noise); the others take guidance 1.
+          decoder_guidance_rescale: in [0, 1], how far guided predictions are brought
+            back to the contrast of unguided ones.
+          dynamic_threshold: in (0, 1]: pixels beyond this quantile of a prediction's
+            are clipped and all scaled back (Imagen), rather than clipped at the
+            bounds of pictures; for large guidance.
           eta: noise of the decoder's DDIM steps.
           prior: "diffusion" or "autoregressive"; "auto" is the one that the export
             has, the diffusion prior if both.
@@ -151,7 +165,8 @@ class UnCLIP(Manipulations):
             distribution's dot_quantile.
           first: number of the first picture: prompts[a:] with first=a are drawn as
             they are within the whole list.
-          progress: called with (0, total), then (done, total) after each batch.
+          progress: called with (0, total), then (done, total) after each batch; see
+            generation.progress for more.
 
         Returns:
           uint8 (N, S, S, 3), S = image_size.
@@ -160,17 +175,38 @@ class UnCLIP(Manipulations):
           ValueError: what is wrong with an argument.
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
-        diffusion = prior_steps, prior_sampler
-        codes = temperature, top_k, top_p, dot_quantile
-        kind, embed = self._prior(
-            prior, prior_guidance, num_candidates, diffusion, codes
+        report = self._engine.listening(progress)
+        kind, embed = self._engine.prior(
+            prior,
+            guidance=prior_guidance,
+            num_candidates=num_candidates,
+            diffusion={
+                "steps": prior_steps,
+                "sampler": prior_sampler,
+                "variance": prior_variance,
+            },
+            codes={
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "dot_quantile": dot_quantile,
+            },
+            report=report,
         )
-        decode = self._decoder(
-            decoder_guidance, decoder_steps, decoder_sampler, upsampler_steps
+        decode = self._engine.decoder(
+            guidance=decoder_guidance,
+            steps=decoder_steps,
+            sampler=decoder_sampler,
+            variance=decoder_variance,
+            guidance_interval=decoder_guidance_interval,
+            guidance_rescale=decoder_guidance_rescale,
+            dynamic_threshold=dynamic_threshold,
+            upsampler_steps=upsampler_steps,
+            report=report,
         )
         eta = np.float32(checks.number("eta", eta, 0))
         seed = _seed(seed)
-        tokens = self._tokens(prompts)
+        tokens = self.tokenize(prompts)
 
         def draw(clip, prior, *rest):
             *painters, tokens, null, indices = rest
@@ -180,7 +216,8 @@ class UnCLIP(Manipulations):
 
         n = len(tokens)
         arrays = tokens, np.zeros(n, bool), _indices(first, n)
-        return self._map(draw, ("clip", kind, *self._painters), arrays, progress)
+        kinds = "clip", kind, *self._engine.painters
+        return self._engine.map(draw, kinds, arrays, progress)
 
     def sample_embeddings(
         self,
@@ -190,6 +227,7 @@ class UnCLIP(Manipulations):
         num_candidates: int = 2,
         steps: int | None = None,
         sampler: str | None = None,
+        variance: str | None = None,
         prior: str = "auto",
         temperature: float = 1.0,
         top_k: int = 0,
@@ -199,16 +237,26 @@ class UnCLIP(Manipulations):
         progress: Progress | None = None,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32."""
-        diffusion = steps, sampler
-        codes = temperature, top_k, top_p, dot_quantile
-        kind, embed = self._prior(prior, guidance, num_candidates, diffusion, codes)
-        seed, tokens = _seed(seed), self._tokens(prompts)
+        kind, embed = self._engine.prior(
+            prior,
+            guidance=guidance,
+            num_candidates=num_candidates,
+            diffusion={"steps": steps, "sampler": sampler, "variance": variance},
+            codes={
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "dot_quantile": dot_quantile,
+            },
+            report=self._engine.listening(progress),
+        )
+        seed, tokens = _seed(seed), self.tokenize(prompts)
 
         def draw(clip, prior, tokens, indices):
             return embed(clip, prior, tokens, seed, indices)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self._map(draw, ("clip", kind), arrays, progress)
+        return self._engine.map(draw, ("clip", kind), arrays, progress)
 
     def decode(
         self,
@@ -218,6 +266,10 @@ class UnCLIP(Manipulations):
         guidance: float = 8.0,
         steps: int | None = None,
         sampler: str | None = None,
+        variance: str | None = None,
+        guidance_interval: Sequence[int] | None = None,
+        guidance_rescale: float = 0.0,
+        dynamic_threshold: float | None = None,
         eta: float = 0.0,
         first: int = 0,
         noise: np.ndarray | None = None,
@@ -231,8 +283,7 @@ class UnCLIP(Manipulations):
 
         Args:
           embeddings: text embeddings do as well; the decoder was not trained on them.
-          prompts, seed, guidance, steps, sampler, eta, first, progress: as for
-            text2image.
+          others: as for text2image, where their names may begin with decoder_.
           noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it. One
             of `invert` is undone without guidance with the same steps and eta = 0.
           keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
@@ -247,7 +298,16 @@ class UnCLIP(Manipulations):
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
             canvas = canvas._replace(known=known, keep=mask)
-        run = self._decoder(guidance, steps, sampler)
+        run = self._engine.decoder(
+            guidance=guidance,
+            steps=steps,
+            sampler=sampler,
+            variance=variance,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            dynamic_threshold=dynamic_threshold,
+            report=self._engine.listening(progress),
+        )
         eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
 
         def draw(*rest):
@@ -255,7 +315,7 @@ class UnCLIP(Manipulations):
             return run(painters, conditions, seed, indices, eta, canvas)
 
         arrays = rows, _indices(first, n), canvas
-        return self._map(draw, self._painters, arrays, progress)
+        return self._engine.map(draw, self._engine.painters, arrays, progress)
 
     def invert_pixels(
         self,
@@ -281,20 +341,20 @@ class UnCLIP(Manipulations):
         rows = self._conditions(embeddings, prompts)
         if len(images) != len(rows[0]):
             raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
-        scale = checks.number("decoder guidance", guidance)
-        run = self._program(
+        scale, drawing = settle(self.stack, "decoder", guidance=guidance, steps=steps)
+        run = self._engine.program(
             pipeline.invert_images,
             "decoder",
-            steps=self._steps("decoder", steps),
-            guided=scale != 1,
+            drawing=drawing,
+            report=self._engine.listening(progress),
         )
-
-        read = self._caption_reader()
+        read = self._engine.caption_reader()
 
         def invert(params, x, rows):
-            return run(params, x, *read(rows), np.float32(scale))
+            return run(params, x, *read(rows), scale)
 
-        return self._map(invert, ("decoder",), (_unit_range(images), rows), progress)
+        arrays = _unit_range(images), rows
+        return self._engine.map(invert, ("decoder",), arrays, progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """The x_T that `decode` would draw: float32 (count, s, s, 3)."""
@@ -316,167 +376,10 @@ class UnCLIP(Manipulations):
             embeddings = np.zeros((len(checks.prompts(prompts)), dim), np.float32)
         embeddings = checks.embeddings(embeddings, dim)
         n = len(embeddings)
-        tokens = self._tokens([""] * n if prompts is None else prompts)
+        tokens = self.tokenize([""] * n if prompts is None else prompts)
         if len(tokens) != n:
             raise ValueError(f"{len(tokens)} prompts for {n} embeddings")
         return embeddings, np.full(n, null), tokens
-
-    def _steps(self, kind, steps):
-        diffusion = self.stack.part(kind).config["diffusion"]
-        most = diffusion["num_steps"]
-        if steps is None:
-            usual = {"prior": 64, "decoder": 50}.get(kind, 27)
-            steps = min(diffusion.get("sampling_steps", usual), most)
-        return checks.integer(f"{kind} steps", steps, 1, most)
-
-    def _sampler(self, kind, sampler):
-        if sampler is None:
-            usual = {"prior": "ddpm"}.get(kind, "ddim")
-            sampler = self.stack.part(kind).config["diffusion"].get("sampler", usual)
-        return checks.sampler(f"{kind} sampler", sampler)
-
-    def _tokens(self, prompts) -> np.ndarray:
-        prompts = checks.prompts(prompts)
-        if self.tokenizer is None:
-            have = self.stack.parts
-            raise native.missing_part(self.stack.origin, native.TOKENIZER, [*have])
-        return self.tokenizer.encode(prompts)
-
-    def _program(self, function, kind, **static):
-        return self._programs.compiled(function, self.stack.part(kind), **static)
-
-    def _prior(self, prior, scale, num_candidates, diffusion, codes):
-        """The part that `prior` means, and what draws from it.
-
-        That is (clip params, its params, tokens, seed, indices) -> embeddings.
-        `diffusion` and `codes` are the options that only one kind of prior has.
-        """
-        self.stack.part("clip")
-        kind = checks.prior(prior, self.stack.parts)
-        static = {
-            "guided": checks.number("prior guidance", scale) != 1,
-            "num_candidates": checks.integer("num_candidates", num_candidates, 1, 1024),
-        }
-        encode = self._program(pipeline.encode_text, "clip")
-        if kind == "prior":
-            draw = self._diffusion_prior(np.float32(scale), static, *diffusion)
-        else:
-            draw = self._code_prior(np.float32(scale), static, *codes)
-
-        def run(clip, prior, tokens, seed, indices):
-            return draw(clip, prior, tokens, encode(clip, tokens), seed, indices)
-
-        return kind, run
-
-    def _diffusion_prior(self, scale, static, steps, sampler):
-        part = self.stack.part("prior")
-        text_states = self._program(pipeline.text_states, "clip")
-        on_states = part.module.caption == "clip_states"
-        draw = self._program(
-            pipeline.draw_embeddings,
-            "prior",
-            steps=self._steps("prior", steps),
-            sampler=self._sampler("prior", sampler),
-            **static,
-        )
-
-        def run(clip, prior, tokens, text, seed, indices):
-            states = text_states(clip, tokens) if on_states else None
-            return draw(prior, tokens, text, seed, indices, scale, states)
-
-        return run
-
-    def _code_prior(self, scale, static, temperature, top_k, top_p, dot_quantile):
-        buckets = self.stack.part("ar_prior").module.num_buckets
-        values = (
-            np.float32(checks.number("temperature", temperature, 0)),
-            np.int32(checks.integer("top_k", top_k, 0, buckets)),
-            np.float32(checks.number("top_p", top_p, 0, 1)),
-            np.float32(checks.number("dot_quantile", dot_quantile, 0, 1)),
-        )
-        draw = self._program(
-            pipeline.draw_embeddings_by_codes,
-            "ar_prior",
-            truncated=top_k > 0 or top_p < 1,
-            **static,
-        )
-
-        def run(clip, prior, tokens, text, seed, indices):
-            return draw(prior, tokens, text, seed, indices, scale, *values)
-
-        return run
-
-    def _decoder(self, scale, steps, sampler, upsampler_steps=None):
-        """(params of _painters, conditions, seed, indices, eta, canvas) -> images."""
-        scale = checks.number("decoder guidance", scale)
-        draw = self._program(
-            pipeline.draw_images,
-            "decoder",
-            steps=self._steps("decoder", steps),
-            sampler=self._sampler("decoder", sampler),
-            guided=scale != 1,
-            rounded=self._painters[-1] == "decoder",
-        )
-        read, names = self._caption_reader(), self._painters[1:]
-        larger = [
-            self._program(
-                pipeline.enlarge_images,
-                name,
-                steps=self._steps(name, upsampler_steps),
-                sampler=self._sampler(name, None),
-                rounded=self._painters[-1] == name,
-            )
-            for name in names
-        ]
-
-        def run(params, conditions, seed, indices, eta, canvas):
-            first, *rest = params
-            noisy = seed, indices, np.float32(scale), eta, canvas
-            images = draw(first, *read(conditions), *noisy)
-            for name, enlarge, weights in zip(names, larger, rest, strict=True):
-                last = name + native.LAST
-                last = self._placed(last) if last in self.stack.parts else None
-                images = enlarge(weights, images, seed, indices, last)
-            return images
-
-        return run
-
-    def _caption_reader(self):
-        """(.., tokens) -> (.., tokens, what the decoder needs of CLIP for them)."""
-        if self.stack.part("decoder").module.caption != "clip_states":
-            return lambda conditions: (*conditions, (None, None))
-        encode = self._program(pipeline.encode_text, "clip")
-        states = self._program(pipeline.text_states, "clip")
-
-        def read(conditions):
-            clip, tokens = self._placed("clip"), conditions[-1]
-            return *conditions, (encode(clip, tokens), states(clip, tokens))
-
-        return read
-
-    def _map(self, function, kinds, arrays, progress) -> np.ndarray:
-        """function(*params of kinds, *rows) over batches of the arrays' rows.
-
-        `arrays` is a tuple of arrays and of pytrees of them.
-        """
-        params = [self._placed(kind) for kind in kinds]
-        total, results = len(jax.tree.leaves(arrays)[0]), []
-        if progress is not None:
-            progress(0, total)
-        for chunk in self._programs.chunks(total):
-            rows = jax.tree.map(lambda a, chunk=chunk: a[chunk], arrays)
-            rows = self._programs.place(rows, total)
-            batch = function(*params, *rows)
-            results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
-            if progress is not None:
-                progress(chunk.stop, total)
-        return np.concatenate(results)
-
-    def _placed(self, kind):
-        if kind not in self._params:
-            part = self.stack.part(kind)
-            self._params[kind] = self._programs.place_params(part.params)
-        return self._params[kind]
 
 
 def _seed(seed: int) -> np.uint32:

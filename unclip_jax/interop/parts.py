@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unclip_jax import models
 from unclip_jax.interop import native
@@ -28,6 +29,7 @@ class Part:
       clip_fingerprint: the CLIP it is, or whose embeddings it learnt from; None for
         an upsampler, which knows of none.
       meta: what else is known of it (step, training config, ...).
+      analytic: (T,) float64, what diffusion.analytic estimates of it; None: unknown.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Part:
     config: Mapping[str, Any]
     clip_fingerprint: str | None
     meta: Mapping[str, Any]
+    analytic: np.ndarray | None = None
 
 
 def read_native(folder: str | os.PathLike, kind: str, dtype: str = "float32") -> Part:
