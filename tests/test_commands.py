@@ -199,6 +199,41 @@ def test_an_export_without_a_needed_part_is_named(root, capsys, tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
+def test_analytic_variance_is_estimated_and_used(root, capsys, tmp_path):
+    model = tmp_path / "export"
+    shutil.copytree(root / "export", model)
+    draw = (
+        f"--model={model}",
+        "--prompt=a red heart on white",
+        *("--prior_steps=3", "--prior_sampler=ddpm", "--prior_variance=analytic"),
+        *("--decoder_steps=3", "--decoder_sampler=ddpm", "--decoder_variance=analytic"),
+        f"--out={tmp_path}/x.png",
+    )
+    code = command("sample", *draw)
+    refused(capsys, code, "prior variance 'analytic'", "unclip_jax.estimate_variance")
+
+    def estimate(count):
+        flags = (f"--model={model}", f"--records={root}/records/train")
+        flags += (f"--count={count}", "--timesteps=3", "--batch_size=8")
+        assert command("estimate_variance", *flags) == 0
+        return {k: native.read_analytic(model, k) for k in ("prior", "decoder")}
+
+    from unclip_jax.interop import native
+
+    first = estimate(8)
+    assert first["prior"]["examples"] == 8
+    continued = estimate(16)
+    said = capsys.readouterr()
+    assert "decoder: from 16 examples at 3 timesteps" in said.out
+    assert said.err.count("0/8") == 4  # each time, of each part, eight were left
+    for part in ("prior", "decoder"):
+        native.write_analytic(model, part, {**first[part], "seed": "another"})
+    for part, table in estimate(16).items():
+        np.testing.assert_allclose(table["means"], continued[part]["means"], atol=1e-5)
+        assert table["examples"] == 16 and 0 < table["means"][1] < 3
+    assert command("sample", *draw) == 0 and (tmp_path / "x.png").is_file()
+
+
 def test_the_exported_model_is_the_trained_one(root):
     from unclip_jax.generation import UnCLIP
     from unclip_jax.training.checkpoint import load_run

@@ -36,6 +36,7 @@ ROOMS = {
     "sample": ("generation",),
     "app": ("generation",),
     "evaluate": ("evaluation",),
+    "estimate_variance": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("training",),
 }

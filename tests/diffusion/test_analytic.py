@@ -4,7 +4,6 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,16 +20,18 @@ EIGENVALUES = np.linalg.eigvalsh(gaussian.COVARIANCE)
 EXACT = ((1 - BAR) / (BAR * EIGENVALUES[:, None] + 1 - BAR)).mean(0)
 
 
-def conditional_predict(x, t, shift):
-    return gaussian.predictor(SCHEDULE)(x - 0 * shift, t)
-
-
 @pytest.fixture(scope="module")
 def estimated():
-    batches = [(gaussian.data(2048, seed), jnp.zeros((2048, 2))) for seed in range(4)]
     where = np.append(np.arange(0, 999, 37), 999)
-    key = jax.random.key(0)
-    return analytic.estimate(conditional_predict, SCHEDULE, batches, key, where), where
+    keys = jax.random.split(jax.random.key(0), 8192)
+    run = jax.jit(
+        lambda x, keys: analytic.square_epsilon(
+            gaussian.predictor(SCHEDULE), SCHEDULE, x, where, keys
+        )
+    )
+    of_each = run(gaussian.data(8192), keys)  # (8192, n)
+    means = np.asarray(of_each, np.float64).mean(0)
+    return analytic.interpolate(SCHEDULE, where, means), where
 
 
 def test_the_statistic_is_the_scores(estimated):
@@ -119,12 +120,15 @@ def test_few_steps_keep_the_spread_that_the_small_variance_loses():
     assert jax.jit(lambda: spread("fixed_small"))() < 0.8
 
 
-def test_estimating_needs_data_and_a_sane_model():
-    key = jax.random.key(0)
-    with pytest.raises(ValueError, match="no batches"):
-        analytic.estimate(conditional_predict, SCHEDULE, [], key, [0, 5])
-    bad = [(np.full((2, 2), np.nan, np.float32), jnp.zeros((2, 2)))]
-    with pytest.raises(ValueError, match="not finite"):
-        analytic.estimate(conditional_predict, SCHEDULE, bad, key, [0, 5])
-    with pytest.raises(ValueError, match="expected integers"):
-        analytic.estimate(conditional_predict, SCHEDULE, bad, key, [1000])
+@pytest.mark.parametrize(
+    "timesteps, means, message",
+    [
+        ([0, 5], [0.1, np.nan], "2 finite numbers"),
+        ([0, 5], [0.1], "2 finite numbers"),
+        ([0, 1000], [0.1, 0.2], "expected integers"),
+        ([5, 0], [0.1, 0.2], "expected integers"),
+    ],
+)
+def test_what_is_no_statistic_is_refused(timesteps, means, message):
+    with pytest.raises(ValueError, match=message):
+        analytic.interpolate(SCHEDULE, timesteps, means)

@@ -103,6 +103,36 @@ def test_replacing_a_part_leaves_the_others_and_no_scraps(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["clip", "prior", "unclip.json"]
 
 
+TABLE = {"timesteps": [0, 4, 9], "means": [0.1, 0.5 + 1e-12, 1.0], "examples": 7}
+
+
+def test_a_part_keeps_its_table_of_analytic_variance(folder):
+    params = random_params("prior", PRIOR)
+    native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
+    assert native.read_analytic(folder, "prior") is None
+    assert parts.read_native(folder, "prior").analytic is None
+    for table in ({**TABLE, "examples": 3}, TABLE):  # the second replaces the first
+        native.write_analytic(folder, "prior", table)
+    assert native.read_analytic(folder, "prior") == TABLE
+    part = parts.read_native(folder, "prior")
+    expected = np.interp(np.arange(10), TABLE["timesteps"], TABLE["means"])
+    np.testing.assert_array_equal(part.analytic, expected)
+    np.testing.assert_array_equal(part.params["query"], params["query"])
+    assert sorted(p.name for p in folder.iterdir()) == ["clip", "prior", "unclip.json"]
+    file = folder / "prior" / "analytic.json"
+    file.write_text(file.read_text().replace("1.0", "0.9"))
+    with pytest.raises(ValueError, match="analytic.json is not the file that was"):
+        parts.read_native(folder, "prior")
+    # other weights, another table
+    native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
+    assert parts.read_native(folder, "prior").analytic is None
+
+
+def test_a_table_needs_its_part(folder):
+    with pytest.raises(FileNotFoundError, match="has no decoder"):
+        native.write_analytic(folder, "decoder", TABLE)
+
+
 def test_a_failed_write_changes_nothing(folder, monkeypatch):
     def full_disk(*args):
         raise OSError("no space left on device")

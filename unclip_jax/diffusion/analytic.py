@@ -14,8 +14,6 @@ score = -epsilon / sqrt(bbar_t), the statistic kept is bbar_t Gamma_t, the mean 
 of the predicted epsilon: 1 for pure noise, between 0 and 1 for a perfect model.
 """
 
-from collections.abc import Callable, Iterable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +23,8 @@ from unclip_jax.diffusion.samplers.steps import make_steps, normal
 from unclip_jax.diffusion.schedule import Schedule
 
 
-def mean_square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
-    """(n,) mean square of epsilon over a batch, at each of n timesteps.
+def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
+    """(B, n) mean squares of the epsilon of each sample, at each of n timesteps.
 
     The noise's own mean square, 1 in expectation, is subtracted where it is known:
     the mean of 1 + epsilon^2 - noise^2 has the same expectation and, where the model
@@ -45,52 +43,33 @@ def mean_square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
         noise = normal(folded, x_0.shape[1:])
         t = jnp.full(x_0.shape[0], t)
         epsilon = predict(process.q_sample(schedule, x_0, t, noise), t).epsilon
-        return 1 + jnp.mean(epsilon**2 - noise**2)
+        return 1 + jnp.mean(epsilon**2 - noise**2, range(1, x_0.ndim))  # (B,)
 
-    return jax.lax.map(one, jnp.asarray(timesteps))
+    return jax.lax.map(one, jnp.asarray(timesteps)).T
 
 
-def estimate(
-    predict: Callable, schedule: Schedule, batches: Iterable, key, timesteps=None
-) -> np.ndarray:
-    """The statistic of a model over a data set.
+def interpolate(schedule: Schedule, timesteps, means) -> np.ndarray:
+    """The statistic at every timestep from its values at some, linear in between.
 
     Args:
-      predict: (x_t, t, condition) -> process.Prediction, without a clip of x0; for
-        the model that sampling uses, but without guidance.
       schedule: the process.
-      batches: of equal shapes, (x_0 float32 (B, ..., C), condition) each; a condition
-        is a pytree of arrays with the leading batch axis, or None.
-      key: PRNG key of the noise.
-      timesteps: where to evaluate the model, linear in between; all by default. The
-        cost is one call of the model per batch and timestep.
+      timesteps: (n,) rising integers.
+      means: (n,) means of `square_epsilon` over a data set: of the model that sampling
+        uses, but without guidance.
 
     Returns:
       (T,) float64, the mean of bbar_t Gamma_t.
 
     Raises:
-      ValueError: no batches, or a model whose epsilon is not finite.
+      ValueError: what are no timesteps, or means that are not (n,) finite numbers.
     """
-    every = np.arange(schedule.num_steps)
-    where = every if timesteps is None else np.unique(timesteps)
-    make_steps(schedule, where[::-1])  # refuses what are no timesteps
-
-    @jax.jit
-    def of_batch(x_0, condition, key):
-        keys = jax.random.split(key, x_0.shape[0])
-        model = lambda x, t: predict(x, t, condition)  # noqa: E731
-        return mean_square_epsilon(model, schedule, x_0, where, keys)
-
-    means = [
-        np.asarray(of_batch(x_0, condition, jax.random.fold_in(key, i)), np.float64)
-        for i, (x_0, condition) in enumerate(batches)
-    ]
-    if not means:
-        raise ValueError("no batches to estimate the statistic from")
-    table = np.interp(every, where, np.mean(means, axis=0))
-    if not np.isfinite(table).all():
-        raise ValueError("the model's epsilon is not finite at some timesteps")
-    return table
+    steps = make_steps(schedule, np.asarray(timesteps)[::-1])
+    means = np.asarray(means, np.float64)
+    if means.shape != steps.t.shape or not np.isfinite(means).all():
+        raise ValueError(
+            f"expected {len(steps.t)} finite numbers, one per timestep, got {means}"
+        )
+    return np.interp(np.arange(schedule.num_steps), steps.t[::-1], means)
 
 
 def reverse_variance(
@@ -106,7 +85,7 @@ def reverse_variance(
     Args:
       schedule: the process.
       timesteps: (n,) descending, as samplers take them.
-      statistic: (T,) what `estimate` returns; clipped to [0, 1] (theorem 2).
+      statistic: (T,) what `interpolate` returns; clipped to [0, 1] (theorem 2).
       bound: if data lie in [-bound, bound], v_t is at most bound^2 (theorem 2).
       pixels: for images in [-1, 1]: the standard deviation of the last noise added,
         that of x_s for s = timesteps[-1], is clipped so that its mean size is at

@@ -54,6 +54,32 @@ def read_examples(config, count):
     return Examples(source, indices, fields, images)
 
 
+def open_records(data):
+    """The source of config.data; ValueError if it has no embeddings."""
+    source = make_source(data)
+    if getattr(source, "manifest", {}).get("clip_fingerprint") is None:
+        raise ValueError(
+            f"config.data.source {data['source']!r} has no embeddings: make records "
+            "with `python -m unclip_jax.embed`"
+        )
+    return source
+
+
+def check_clip(source, records, model, export):
+    """The fingerprint of the CLIP that records and a model (an UnCLIP) share.
+
+    `records` and `export` are their folders. Raises ValueError if it is not the same.
+    """
+    theirs = source.manifest["clip_fingerprint"]
+    own = model.stack.part("clip").clip_fingerprint
+    if own != theirs:
+        raise ValueError(
+            f"the records in {records} are of the CLIP {theirs[:12]}..., {export} has "
+            f"{own[:12]}...: embed the data with that export"
+        )
+    return theirs
+
+
 def describe(source, i):
     """Example i without its picture, which is not decoded where the source allows."""
     if hasattr(source, "find_captions"):

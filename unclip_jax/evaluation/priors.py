@@ -23,8 +23,7 @@ import jax
 import numpy as np
 
 from unclip_jax import config as config_lib
-from unclip_jax.data.sources import make_source
-from unclip_jax.evaluation import provenance
+from unclip_jax.evaluation import inputs, provenance
 from unclip_jax.evaluation.prior_metrics import prior_metrics
 from unclip_jax.generation import UnCLIP
 
@@ -58,22 +57,11 @@ def compare_priors(config, workdir, *, model=None, log=None):
     """
     log = log or functools.partial(print, flush=True)
     check_config(config)
-    source = make_source(config.data)
-    clip = getattr(source, "manifest", {}).get("clip_fingerprint")
-    if clip is None:
-        raise ValueError(
-            f"config.data.source {config.data.source!r} has no embeddings: make "
-            "records with `python -m unclip_jax.embed`"
-        )
+    source = inputs.open_records(config.data)
     if model is None:
         wanted = ("clip", "prior", "ar_prior")
         model = UnCLIP.load(config.model, parts=wanted, batch_size=config.batch_size)
-    own = model.stack.part("clip").clip_fingerprint
-    if own != clip:
-        raise ValueError(
-            f"the records in {config.data.path} are of the CLIP {clip[:12]}..., "
-            f"{config.model} has {own[:12]}...: embed the data with that export"
-        )
+    clip = inputs.check_clip(source, config.data.path, model, config.model)
     if config.count > len(source):
         raise ValueError(
             f"config.count = {config.count}, but the data has {len(source)} examples"

@@ -237,7 +237,7 @@ def draw_images(
     Returns:
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
     """
-    sched = _schedule(decoder)
+    sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound must be undone without one; predictions
     # that guidance has pushed out of the range of pictures need it
@@ -289,12 +289,12 @@ def invert_images(
     Returns:
       x_T, float32 (B, S, S, 3).
     """
-    sched = _schedule(decoder)
+    sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
     model = decoder_model(decoder, params)
     predict = _denoiser(decoder, model, condition, scale, drawing, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
-    predict = _reported(predict, timesteps[::-1], report, "inversion")
+    predict = reported(predict, timesteps[::-1], report, "inversion")
     return samplers.ddim_inversion(predict, sched, images, timesteps)
 
 
@@ -312,14 +312,15 @@ def decoder_model(decoder: Part, params):
     return model
 
 
-def _schedule(part):
+def schedule_of(part: Part) -> schedule.Schedule:
+    """The process that the part was trained on."""
     diffusion = part.config["diffusion"]
     return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
 
 
 def _denoiser(part, model, condition, scale, drawing, bound):
     """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound."""
-    sched, kind = _schedule(part), part.config["diffusion"]["prediction"]
+    sched, kind = schedule_of(part), part.config["diffusion"]["prediction"]
     denoise = guidance.classifier_free(
         model,
         condition,
@@ -341,7 +342,7 @@ def _run_sampler(part, drawing, predict, x_T, keys, report, eta=0.0, **bounds):
       eta: of DDIM.
       **bounds: of diffusion.analytic.reverse_variance.
     """
-    sched, options = _schedule(part), {}
+    sched, options = schedule_of(part), {}
     if drawing.sampler == "ddim":
         options["eta"] = eta
     if drawing.sampler == "ddpm":
@@ -349,12 +350,12 @@ def _run_sampler(part, drawing, predict, x_T, keys, report, eta=0.0, **bounds):
     if drawing.variance == "analytic":
         options |= {"statistic": part.analytic, **bounds}
     timesteps = samplers.timesteps(drawing.sampler, sched, drawing.steps)
-    predict = _reported(predict, timesteps, report, part.kind)
+    predict = reported(predict, timesteps, report, part.kind)
     run = samplers.SAMPLERS[drawing.sampler]
     return run(predict, sched, x_T, timesteps, keys, **options)
 
 
-def _reported(predict, timesteps, report, what):
+def reported(predict, timesteps, report, what):
     """`predict`, telling the host where it is among the timesteps."""
     if report is None:
         return predict
@@ -363,11 +364,11 @@ def _reported(predict, timesteps, report, what):
     def tell(t):
         report(what, step_of[int(t)], len(step_of))
 
-    def reported(x, t):
+    def telling(x, t):
         jax.debug.callback(tell, t[0])
         return predict(x, t)
 
-    return reported
+    return telling
 
 
 def enlarge_images(
@@ -397,7 +398,7 @@ def enlarge_images(
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
-    sched = _schedule(upsampler)
+    sched = schedule_of(upsampler)
     last_t = samplers.timesteps(drawing.sampler, sched, drawing.steps)[-1]
 
     def predict(x, t):

@@ -35,7 +35,7 @@ class UnCLIP(Manipulations):
         checks.integer("batch_size", batch_size, 1, 2**20)
         self.stack = stack
         self.tokenizer = stack.tokenizer
-        self._engine = Engine(stack, mesh or make_mesh(), batch_size)
+        self.engine = Engine(stack, mesh or make_mesh(), batch_size)
 
     @classmethod
     def load(
@@ -74,7 +74,7 @@ class UnCLIP(Manipulations):
     @property
     def image_size(self) -> int:
         """Side of the pictures that text2image and variations draw, enlarged."""
-        return self.stack.part(self._engine.painters[-1]).module.image_size
+        return self.stack.part(self.engine.painters[-1]).module.image_size
 
     @property
     def clip_image_size(self) -> int:
@@ -97,14 +97,14 @@ class UnCLIP(Manipulations):
     def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
         images = checks.images(images, self.clip_image_size, "CLIP")
-        encode = self._engine.program(pipeline.encode_image, "clip")
-        return self._engine.map(encode, ("clip",), (images,), progress)
+        encode = self.engine.program(pipeline.encode_image, "clip")
+        return self.engine.map(encode, ("clip",), (images,), progress)
 
     def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
-        encode = self._engine.program(pipeline.encode_text, "clip")
+        encode = self.engine.program(pipeline.encode_text, "clip")
         arrays = (self.tokenize(prompts),)
-        return self._engine.map(encode, ("clip",), arrays, progress)
+        return self.engine.map(encode, ("clip",), arrays, progress)
 
     def text2image(
         self,
@@ -175,8 +175,8 @@ class UnCLIP(Manipulations):
           ValueError: what is wrong with an argument.
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
-        report = self._engine.listening(progress)
-        kind, embed = self._engine.prior(
+        report = self.engine.listening(progress)
+        kind, embed = self.engine.prior(
             prior,
             guidance=prior_guidance,
             num_candidates=num_candidates,
@@ -193,7 +193,7 @@ class UnCLIP(Manipulations):
             },
             report=report,
         )
-        decode = self._engine.decoder(
+        decode = self.engine.decoder(
             guidance=decoder_guidance,
             steps=decoder_steps,
             sampler=decoder_sampler,
@@ -216,8 +216,8 @@ class UnCLIP(Manipulations):
 
         n = len(tokens)
         arrays = tokens, np.zeros(n, bool), _indices(first, n)
-        kinds = "clip", kind, *self._engine.painters
-        return self._engine.map(draw, kinds, arrays, progress)
+        kinds = "clip", kind, *self.engine.painters
+        return self.engine.map(draw, kinds, arrays, progress)
 
     def sample_embeddings(
         self,
@@ -237,7 +237,7 @@ class UnCLIP(Manipulations):
         progress: Progress | None = None,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32."""
-        kind, embed = self._engine.prior(
+        kind, embed = self.engine.prior(
             prior,
             guidance=guidance,
             num_candidates=num_candidates,
@@ -248,7 +248,7 @@ class UnCLIP(Manipulations):
                 "top_p": top_p,
                 "dot_quantile": dot_quantile,
             },
-            report=self._engine.listening(progress),
+            report=self.engine.listening(progress),
         )
         seed, tokens = _seed(seed), self.tokenize(prompts)
 
@@ -256,7 +256,7 @@ class UnCLIP(Manipulations):
             return embed(clip, prior, tokens, seed, indices)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self._engine.map(draw, ("clip", kind), arrays, progress)
+        return self.engine.map(draw, ("clip", kind), arrays, progress)
 
     def decode(
         self,
@@ -298,7 +298,7 @@ class UnCLIP(Manipulations):
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
             canvas = canvas._replace(known=known, keep=mask)
-        run = self._engine.decoder(
+        run = self.engine.decoder(
             guidance=guidance,
             steps=steps,
             sampler=sampler,
@@ -306,7 +306,7 @@ class UnCLIP(Manipulations):
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
             dynamic_threshold=dynamic_threshold,
-            report=self._engine.listening(progress),
+            report=self.engine.listening(progress),
         )
         eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
 
@@ -315,7 +315,7 @@ class UnCLIP(Manipulations):
             return run(painters, conditions, seed, indices, eta, canvas)
 
         arrays = rows, _indices(first, n), canvas
-        return self._engine.map(draw, self._engine.painters, arrays, progress)
+        return self.engine.map(draw, self.engine.painters, arrays, progress)
 
     def invert_pixels(
         self,
@@ -342,19 +342,19 @@ class UnCLIP(Manipulations):
         if len(images) != len(rows[0]):
             raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
         scale, drawing = settle(self.stack, "decoder", guidance=guidance, steps=steps)
-        run = self._engine.program(
+        run = self.engine.program(
             pipeline.invert_images,
             "decoder",
             drawing=drawing,
-            report=self._engine.listening(progress),
+            report=self.engine.listening(progress),
         )
-        read = self._engine.caption_reader()
+        read = self.engine.caption_reader()
 
         def invert(params, x, rows):
             return run(params, x, *read(rows), scale)
 
         arrays = _unit_range(images), rows
-        return self._engine.map(invert, ("decoder",), arrays, progress)
+        return self.engine.map(invert, ("decoder",), arrays, progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """The x_T that `decode` would draw: float32 (count, s, s, 3)."""

@@ -37,6 +37,7 @@ PARTS = ("clip", "prior", "ar_prior", "decoder")
 KINDS = (*PARTS, "upsampler")
 LAST = "_last"
 TOKENIZER = "tokenizer"
+ANALYTIC = "analytic.json"  # of a part: see write_analytic
 STATISTICS = "statistics"  # of the CLIP embeddings that prior and decoder learnt from
 
 
@@ -157,6 +158,40 @@ def read_statistics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path / WEIGHTS)
 
 
+def write_analytic(
+    folder: str | os.PathLike, part: str, table: Mapping[str, Any]
+) -> None:
+    """Adds to a part, or replaces, what analytic variance needs to know of it.
+
+    Args:
+      folder: the export.
+      part: "prior" or "decoder". Exporting it again drops the table.
+      table: JSON-able: "timesteps" and "means" (n each) as diffusion.analytic's
+        `interpolate` takes them, and where they are from.
+
+    Raises what `part_folder` does.
+    """
+    old = part_folder(folder, part)
+    text = _json(config_lib.to_plain(table)) + "\n"
+
+    def write(new: pathlib.Path):
+        for file in old.iterdir():
+            if file.name != ANALYTIC:
+                _link(file, new / file.name)
+        (new / ANALYTIC).write_text(text)
+
+    _commit(folder, part, _read_index(folder), write)
+
+
+def read_analytic(folder: str | os.PathLike, part: str) -> dict[str, Any] | None:
+    """The table as written; None if the part has none. Raises what read_part does."""
+    entry = read_index(folder)["parts"].get(part, {"files": {}})
+    if ANALYTIC not in entry["files"]:
+        return None
+    _check_file(folder, part, ANALYTIC, entry["files"][ANALYTIC])
+    return json.loads((pathlib.Path(folder) / part / ANALYTIC).read_text())
+
+
 def read_index(folder: str | os.PathLike) -> dict[str, Any]:
     """unclip.json: {"format", "version", "parts": {name: {...}}}.
 
@@ -201,17 +236,7 @@ def part_folder(folder: str | os.PathLike, part: str) -> pathlib.Path:
     if part not in index["parts"]:
         raise missing_part(folder, part, index["parts"])
     for name, expected in index["parts"][part]["files"].items():
-        file = folder / part / name
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} is missing, though {INDEX} lists it: export the {part} again"
-            )
-        found = _sha256(file)
-        if found != expected:
-            raise ValueError(
-                f"{file} is not the file that was exported (sha256 {found[:12]}..., "
-                f"{INDEX} says {expected[:12]}...): export the {part} again"
-            )
+        _check_file(folder, part, name, expected)
     return folder / part
 
 
@@ -333,6 +358,20 @@ def _check_same_clip(folder, index):
         )
 
 
+def _check_file(folder, part, name, expected):
+    file = pathlib.Path(folder) / part / name
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing, though {INDEX} lists it: export the {part} again"
+        )
+    found = _sha256(file)
+    if found != expected:
+        raise ValueError(
+            f"{file} is not the file that was exported (sha256 {found[:12]}..., "
+            f"{INDEX} says {expected[:12]}...): export the {part} again"
+        )
+
+
 def _commit(folder, part, index, write):
     """Writes a part's files, renames them into place, then replaces the index."""
     folder = pathlib.Path(folder)
@@ -356,6 +395,13 @@ def _commit(folder, part, index, write):
         index_file.replace(folder / INDEX)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _link(file, to):
+    try:
+        os.link(file, to)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, to)
 
 
 def _sync(file):

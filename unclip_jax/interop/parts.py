@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax import models
+from unclip_jax.diffusion import analytic
+from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.interop import native
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -29,7 +31,7 @@ class Part:
       clip_fingerprint: the CLIP it is, or whose embeddings it learnt from; None for
         an upsampler, which knows of none.
       meta: what else is known of it (step, training config, ...).
-      analytic: (T,) float64, what diffusion.analytic estimates of it; None: unknown.
+      analytic: (T,) float64, the statistic of diffusion.analytic; None: not known.
     """
 
     kind: str
@@ -48,7 +50,14 @@ def read_native(folder: str | os.PathLike, kind: str, dtype: str = "float32") ->
     """
     config, params, meta = native.read_part(folder, kind)
     where = f"the {kind} of {folder}"
-    return make(kind, config, params, meta, dtype=dtype, where=where)
+    part = make(kind, config, params, meta, dtype=dtype, where=where)
+    table = native.read_analytic(folder, kind)
+    if table is None:
+        return part
+    process = config["diffusion"]["schedule"], config["diffusion"]["num_steps"]
+    points = table["timesteps"], table["means"]
+    found = analytic.interpolate(make_schedule(*process), *points)
+    return dataclasses.replace(part, analytic=found)
 
 
 def make(

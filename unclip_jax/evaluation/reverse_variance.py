@@ -1,0 +1,100 @@
+"""What `python -m unclip_jax.estimate_variance` does: tables for analytic variance.
+
+A table is the mean, over examples drawn from records, of what diffusion.analytic asks
+for. Example i and its noise depend on (seed, i) only, so that a table of few examples
+is continued to one of many.
+"""
+
+import time
+import types
+from collections.abc import Callable
+
+import numpy as np
+
+from unclip_jax.evaluation import inputs
+from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
+from unclip_jax.generation.progress import ProgressLine, Within
+from unclip_jax.interop import native
+
+PARTS = ("prior", "decoder")
+SAVE_EVERY = 60  # seconds between saves of a table that is not finished
+
+
+def estimate_variance(args: types.SimpleNamespace, log: Callable = print) -> None:
+    """Adds tables to the export args.model.
+
+    Args:
+      args: the flags of unclip_jax.estimate_variance.
+      log: called with a sentence per part.
+
+    Raises:
+      ValueError, FileNotFoundError: what was wrong with the flags, an export in another
+        format than native, records of another CLIP.
+    """
+    for flag in ("count", "timesteps", "batch_size"):
+        if getattr(args, flag) < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    have = native.read_index(args.model)["parts"]
+    wanted = args.parts.split(",")
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise ValueError(f"--parts {unknown[0]!r}: expected some of {','.join(PARTS)}")
+    parts = [part for part in wanted if part in have]
+    if not parts:
+        raise native.missing_part(args.model, wanted[0], [*have])
+    source = inputs.open_records({"source": "records", "path": args.records})
+    if "decoder" in parts and source.image_size is None:
+        raise ValueError(f"the records in {args.records} have no images: --parts=prior")
+    options = {"dtype": args.dtype, "batch_size": args.batch_size}
+    model = UnCLIP.load(args.model, parts=("clip", *parts), **options)
+    inputs.check_clip(source, args.records, model, args.model)
+    for kind in parts:
+        timesteps = spread_timesteps(model.stack.part(kind), args.timesteps)
+        table = _estimate(model, kind, source, timesteps, args)
+        log(
+            f"{kind}: from {table['examples']} examples at {args.timesteps} timesteps; "
+            f"draw with --{kind}_sampler=ddpm --{kind}_variance=analytic"
+        )
+
+
+def _estimate(model, kind, source, timesteps, args):
+    """The table of a part, which is also in the export then."""
+    table = {
+        "timesteps": timesteps,
+        "seed": args.seed,
+        "data_fingerprint": source.fingerprint,
+        "examples": 0,
+        "means": [0.0] * len(timesteps),
+    }
+    found = native.read_analytic(args.model, kind)
+    about = ("timesteps", "seed", "data_fingerprint")
+    if found and all(found[key] == table[key] for key in about):
+        table = found
+    random = np.random.default_rng(args.seed)
+    chosen = random.integers(len(source), size=args.count)  # a prefix of any longer one
+    progress, saved = ProgressLine(kind), time.monotonic()
+    todo = args.count - table["examples"]
+    for start in range(table["examples"], args.count, args.batch_size):
+        rows = chosen[start : start + args.batch_size]
+        examples = [source[int(i)] for i in rows]
+        images = None
+        if kind == "decoder":
+            images = model.fit_for_decoder([example["image"] for example in examples])
+        found = square_epsilon(
+            model,
+            kind,
+            [example["caption"] for example in examples],
+            np.stack([example["clip_image"] for example in examples]),
+            images,
+            timesteps,
+            args.seed,
+            start,
+            Within(progress, start - args.count + todo, todo),
+        )
+        before, after = start, start + len(rows)
+        total = before * np.array(table["means"]) + found.sum(0, dtype=np.float64)
+        table |= {"means": (total / after).tolist(), "examples": after}
+        if after == args.count or time.monotonic() - saved > SAVE_EVERY:
+            native.write_analytic(args.model, kind, table)
+            saved = time.monotonic()
+    return table
