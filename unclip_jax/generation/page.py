@@ -3,6 +3,8 @@
 Each tab is a form and a function of a model; `make_page` lays them out with Gradio.
 """
 
+import contextvars
+import functools
 import importlib.util
 import pathlib
 from typing import Any
@@ -62,16 +64,29 @@ def _describe(model: UnCLIP) -> str:
 
 
 def _settings(gr, model) -> list[Any]:
-    """What every tab takes: seed, pictures, both guidances, decoder steps."""
+    """What every tab takes: seed, pictures, both guidances, decoder steps, and two
+    remedies against large guidance."""
     most = model.stack.part("decoder").config["diffusion"]["num_steps"]
     with gr.Row():
-        return [
+        common = [
             gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed"),
             gr.Slider(1, 16, 4, step=1, label="Pictures", elem_id="count"),
             gr.Slider(0, 16, 4, step=0.25, label="Prior guidance"),
             gr.Slider(0, 16, 8, step=0.25, label="Decoder guidance"),
             gr.Slider(1, most, min(50, most), step=1, label="Decoder steps"),
         ]
+    with gr.Row():
+        return [
+            *common,
+            gr.Slider(0, 1, 0, step=0.05, label="Guidance rescale"),
+            gr.Slider(0.5, 1, 1, step=0.005, label="Dynamic threshold, 1 is none"),
+        ]
+
+
+def _against_guidance(rescale, threshold) -> dict[str, float | None]:
+    """The last two of `_settings` as options of Manipulations."""
+    threshold = threshold if threshold < 1 else None
+    return {"guidance_rescale": rescale, "dynamic_threshold": threshold}
 
 
 def _text_tab(gr, model, settings):
@@ -81,7 +96,9 @@ def _text_tab(gr, model, settings):
 
     bar = gr.Progress()
 
-    def draw(prompt, seed, count, prior, decoder, steps, progress=bar):
+    def draw(
+        prompt, seed, count, prior, decoder, steps, rescale, threshold, progress=bar
+    ):
         with _errors(gr):
             images = model.text2image(
                 [prompt] * int(count),
@@ -89,7 +106,9 @@ def _text_tab(gr, model, settings):
                 prior_guidance=prior,
                 decoder_guidance=decoder,
                 decoder_steps=int(steps),
-                progress=_report(progress),
+                decoder_guidance_rescale=rescale,
+                dynamic_threshold=threshold if threshold < 1 else None,
+                progress=_Report(progress),
             )
             return [
                 (image, f"seed {int(seed)}, number {i}")
@@ -111,7 +130,9 @@ def _variations_tab(gr, model, settings):
 
     bar = gr.Progress()
 
-    def vary(image, eta, seed, count, _, decoder, steps, progress=bar):
+    def vary(
+        image, eta, seed, count, _, decoder, steps, rescale, threshold, progress=bar
+    ):
         with _errors(gr):
             return list(
                 model.variations(
@@ -120,7 +141,8 @@ def _variations_tab(gr, model, settings):
                     eta=eta,
                     guidance=decoder,
                     steps=int(steps),
-                    progress=_report(progress),
+                    progress=_Report(progress),
+                    **_against_guidance(rescale, threshold),
                 )
             )
 
@@ -139,7 +161,9 @@ def _interpolation_tab(gr, model, settings):
 
     bar = gr.Progress()
 
-    def interpolate(a, b, frames, seed, _, __, decoder, steps, progress=bar):
+    def interpolate(
+        a, b, frames, seed, _, __, decoder, steps, rescale, threshold, progress=bar
+    ):
         with _errors(gr):
             drawn = model.interpolate(
                 [_picture(a, "a picture to go from")],
@@ -149,7 +173,8 @@ def _interpolation_tab(gr, model, settings):
                 seed=int(seed),
                 guidance=decoder,
                 decoder_steps=int(steps),
-                progress=_report(progress),
+                progress=_Report(progress),
+                **_against_guidance(rescale, threshold),
             )[0]
             return drawn, drawn[0], 0
 
@@ -172,7 +197,7 @@ def _text_diff_tab(gr, model, settings):
 
     bar = gr.Progress()
 
-    def change(image, source, target, far, _, count, __, ___, steps, progress=bar):
+    def change(image, source, target, far, count, steps, progress=bar):
         with _errors(gr):
             thetas = np.linspace(0, far, max(int(count), 2))
             drawn = model.text_diff(
@@ -181,11 +206,13 @@ def _text_diff_tab(gr, model, settings):
                 target,
                 thetas=thetas,
                 steps=int(steps),
-                progress=_report(progress),
+                progress=_Report(progress),
             )[0]
             return [(x, f"theta {t:.2f}") for x, t in zip(drawn, thetas, strict=True)]
 
-    button.click(change, [image, source, target, farthest, *settings], gallery)
+    _, count, _, _, steps, *_ = settings  # the picture's own noise, without guidance
+    inputs = [image, source, target, farthest, count, steps]
+    button.click(change, inputs, gallery)
 
 
 def _picture(image, what: str) -> np.ndarray:
@@ -194,13 +221,20 @@ def _picture(image, what: str) -> np.ndarray:
     return image
 
 
-def _report(progress):
+class _Report:
     """The page's progress bar as the `progress` of UnCLIP's methods."""
 
-    def report(done: int, total: int):
-        progress((done, total), unit="pictures")
+    def __init__(self, bar):
+        self._bar = bar
+        self._context = contextvars.copy_context()  # it says whose bar it is
 
-    return report
+    def __call__(self, done: int, total: int):
+        self._bar((done, total), unit="pictures")
+
+    def step(self, what: str, step: int, steps: int):
+        """Called by another thread than the page's."""
+        show = functools.partial(self._bar, (step, steps), desc=what, unit="steps")
+        self._context.copy().run(show)
 
 
 class _errors:
