@@ -30,7 +30,7 @@ class ProgressLine:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        self._loop, self._rows = None, f"{done}/{total}"
+        self._loop, self._rows = None, f"{done}/{total}, "
         left = ""
         if done == 0:
             left = ", compiling"
@@ -54,7 +54,7 @@ class ProgressLine:
 
     def _write(self, now, more, end=False):
         self._shown = now
-        text = f"{self._what}: {self._rows}, {now - self._start:.0f} s{more}"
+        text = f"{self._what}: {self._rows}{now - self._start:.0f} s{more}"
         if self._tty:
             self._stream.write(f"\r{text:<79}" + ("\n" if end else ""))
         else:

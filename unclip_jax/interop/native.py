@@ -4,6 +4,7 @@
     clip/config.json                with their sha256, and the CLIP it belongs to
     clip/model.safetensors          tensors named by their '/'-joined path
     prior/... decoder/... tokenizer/...
+    decoder/analytic.json           if unclip_jax.estimate_variance has been run
 
 A part is written beside the old one and renamed; unclip.json is replaced last. Nothing
 is pickled, and nothing but numpy is needed to read it.
