@@ -73,14 +73,14 @@ def _estimate(model, kind, source, timesteps, args):
     random = np.random.default_rng(args.seed)
     chosen = random.integers(len(source), size=args.count)  # a prefix of any longer one
     progress, saved = ProgressLine(kind), time.monotonic()
-    todo = args.count - table["examples"]
-    for start in range(table["examples"], args.count, args.batch_size):
+    begun = table["examples"]
+    for start in range(begun, args.count, args.batch_size):
         rows = chosen[start : start + args.batch_size]
         examples = [source[int(i)] for i in rows]
         images = None
         if kind == "decoder":
             images = model.fit_for_decoder([example["image"] for example in examples])
-        found = square_epsilon(
+        each = square_epsilon(
             model,
             kind,
             [example["caption"] for example in examples],
@@ -89,12 +89,12 @@ def _estimate(model, kind, source, timesteps, args):
             timesteps,
             args.seed,
             start,
-            Within(progress, start - args.count + todo, todo),
+            Within(progress, start - begun, args.count - begun),
         )
-        before, after = start, start + len(rows)
-        total = before * np.array(table["means"]) + found.sum(0, dtype=np.float64)
-        table |= {"means": (total / after).tolist(), "examples": after}
-        if after == args.count or time.monotonic() - saved > SAVE_EVERY:
+        done = start + len(rows)
+        total = start * np.array(table["means"]) + each.sum(0, dtype=np.float64)
+        table |= {"means": (total / done).tolist(), "examples": done}
+        if done == args.count or time.monotonic() - saved > SAVE_EVERY:
             native.write_analytic(args.model, kind, table)
             saved = time.monotonic()
     return table

@@ -94,6 +94,7 @@ class Manipulations:
         it with guidance = 1, which inverts exactly.
         """
         options = self._check(guidance=guidance, steps=steps, **drawing)
+        checks.number("eta", eta, 0)
         noise = None
         if inverted:
             z, noise = self.invert(images, steps, guidance, StepsOnly(progress))
@@ -211,6 +212,7 @@ class Manipulations:
         """
         options = dict(guidance=guidance, steps=steps, sampler=sampler, **drawing)
         settle(self.stack, "decoder", **options)  # complain before anything is drawn
+        checks.number("eta", eta, 0)
         pixels = self.fit_for_decoder(images)
         n = len(pixels)
         masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
