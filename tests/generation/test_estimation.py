@@ -79,7 +79,7 @@ def test_drawing_with_it_has_the_spread_of_the_data(exact, found):
     drawn = model.sample_embeddings(PROMPTS, **options, variance="analytic")
     np.testing.assert_allclose(drawn.var() / VARIANCE, 1, atol=0.15)
     drawn = model.sample_embeddings(PROMPTS, **options)
-    assert drawn.var() / VARIANCE < 0.85
+    assert drawn.var() / VARIANCE < 0.8
 
 
 def test_without_it_the_command_is_named(exact):
