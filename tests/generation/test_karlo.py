@@ -10,6 +10,7 @@ import pytest
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP, pipeline
 from unclip_jax.generation.loading import check_together, load_stack
+from unclip_jax.generation.options import Drawing
 from unclip_jax.interop import native, parts
 
 PROMPTS = ["a red heart", "a blue cat on teal"]
@@ -85,8 +86,8 @@ def test_the_last_network_takes_the_last_step_alone(networks):
     def enlarge(params, last, steps):
         inputs = images, np.uint32(0), np.zeros(1, np.int32)
         run = pipeline.enlarge_images
-        options = dict(steps=steps, sampler="ddpm", rounded=False)
-        return run(first, params, *inputs, last, **options)
+        drawing = Drawing(steps, "ddpm")
+        return run(first, params, *inputs, last, drawing=drawing, rounded=False)
 
     a, b = first.params, last.params
     alone = enlarge(a, None, 3)
