@@ -65,11 +65,11 @@ LIBRARIES = {
     "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
     "training": ("etils", "jax", "flax", "ml_collections", "optax", "orbax", "PIL")
-    + ("tensorboardX",),
+    + ("tensorboardX", "wandb"),
 }
 # Heavy or optional: never imported by importing a module of ours.
 ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
-ONLY_IN_FUNCTIONS += ("transformers",)
+ONLY_IN_FUNCTIONS += ("transformers", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from unclip_jax import config as config_lib
 
 FLAGS = {
     "restore_step": (int, "go on from this checkpoint; newer ones are set aside"),
+    "profile_steps": ("", "first:last: write a profiler's trace of these steps"),
     "distributed": ("auto", "auto, on or off: join the other processes of the run"),
     "coordinator": ("", "host:port of process 0"),
     "num_processes": (0, "processes of the run, with --coordinator"),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from unclip_jax.data import order
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.loop import train
 
@@ -54,7 +55,15 @@ def test_the_loss_falls_and_is_written(finished):
     assert [row["step"] for row in written] == [2, 4, 6, 8, 10, 12]
     assert written[-1]["loss"] < written[0]["loss"]
     wanted = {"loss", "largest", "grad_norm", "images_per_second", "data_wait"}
-    assert wanted <= set(written[0])
+    wanted |= {"step_seconds", "images_per_second_per_chip", "goodput"}
+    assert all(wanted <= set(row) for row in written)
+    assert ["compile_seconds" in row for row in written] == [True] + 5 * [False]
+    assert not {"mfu", "hbm_gib"} & set(written[0])  # a CPU has no such thing
+    for row in written:
+        rate = row["images_per_second"]
+        assert rate == pytest.approx(16 / row["step_seconds"])
+        assert row["images_per_second_per_chip"] == pytest.approx(rate / 8)
+        assert 0 < row["goodput"] < 1
     assert list((workdir / "tensorboard").iterdir())
     assert "params/" in (workdir / "sharding.txt").read_text()
 
@@ -145,16 +154,34 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
     np.testing.assert_allclose(one[1]["grad_norm"], four[1]["grad_norm"], rtol=1e-5)
 
 
-def test_a_poisoned_step_is_skipped_and_counted(tmp_path):
-    state = run(tmp_path / "toy", data=toy.Data(poison={5}))
-    assert int(state.skipped) == 1 and int(state.step) == 12
+def test_poisoned_steps_are_skipped_counted_and_their_examples_written(tmp_path):
+    config = toy.make_config(max_skipped=3)
+    state = run(tmp_path / "toy", config, data=toy.Data(poison={4, 5, 9}))
+    assert int(state.skipped) == 3 and int(state.step) == 12
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(jax.device_get(state)))
-    assert rows(tmp_path / "toy")[-1]["skipped_steps"] == 1
+    counts = [row["skipped_steps"] for row in rows(tmp_path / "toy")]
+    assert counts == [0, 0, 2, 2, 3, 3]
+    skipped = tmp_path / "toy" / "skipped_steps.jsonl"
+    found = [json.loads(line) for line in skipped.read_text().splitlines()]
+    assert [row["step"] for row in found] == [5, 6, 10]
+    for row in found:  # steps are counted from 1 where people read them
+        wanted = order.batch_indices(0, row["step"] - 1, 16, 1000)
+        assert row["examples"] == wanted.tolist()
 
 
 def test_nothing_but_poison_stops_the_run(tmp_path):
-    with pytest.raises(ValueError, match="no loss or gradient was finite"):
-        run(tmp_path / "toy", data=toy.Data(poison=range(100)))
+    config = toy.make_config(max_skipped=5)
+    with pytest.raises(ValueError, match="finite in 5 steps in a row.*up to step 6"):
+        run(tmp_path / "toy", config, data=toy.Data(poison=range(100)))
+    with pytest.raises(ValueError, match="finite in 2 steps in a row"):  # log_every
+        run(tmp_path / "other", data=toy.Data(poison=range(100)))
+
+
+def test_some_steps_are_traced(tmp_path):
+    with pytest.raises(ValueError, match="profile_steps=9:5: expected first:last"):
+        run(tmp_path / "toy", profile_steps="9:5")
+    run(tmp_path / "toy", toy.make_config(steps=4), profile_steps="2:3")
+    assert list((tmp_path / "toy" / "profile").rglob("*.xplane.pb"))
 
 
 def test_previews_are_grids_of_pictures(tmp_path):
@@ -179,6 +206,8 @@ def test_previews_are_grids_of_pictures(tmp_path):
         ({"optimizer": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
         ({"sharding_rules": (("nothing_like_it", ()),)}, "decides nothing"),
         ({"stepz": 3}, "did you mean 'steps'"),
+        ({"max_skipped": 0}, "config.max_skipped must be at least 1"),
+        ({"watchdog": {"warn": -1.0}}, "config.watchdog: warn and stop"),
     ],
 )
 def test_bad_configs_are_refused(tmp_path, change, message):

@@ -26,6 +26,7 @@ def train(args, load_initial) -> None:
             args.workdir,
             load_initial=load_initial,
             restore_step=args.restore_step,
+            profile_steps=args.profile_steps,
         )
 
     together(

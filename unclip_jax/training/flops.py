@@ -17,6 +17,32 @@ def count_flops(function: Callable, *args) -> int:
     return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
+def model_flops(stage, batch_size: int, params) -> int:
+    """Operations that the model itself takes for one training step, on all devices.
+
+    3 F, where F is the loss of the global batch, forward: the sum over its
+
+        matrix products   2 M N K        (attention's included)
+        convolutions      2 (outputs) (kernel taps) (input channels per group)
+
+    and 3, because the backward pass multiplies twice for each product: for the gradient
+    of its input, and of its weights. As in PaLM (Chowdhery et al. 2022, appendix B),
+    what rematerialisation computes again, elementwise work and the optimizer do not
+    count.
+
+    Args:
+      stage: of training (see stages/).
+      batch_size: global.
+      params: of the stage; may be ShapeDtypeStructs.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in stage.batch_spec.items()
+    }
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    return 3 * count_flops(stage.loss, params, rng, batch, 0)
+
+
 def _of_jaxpr(jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 

@@ -21,16 +21,21 @@ from unclip_jax.training import (
     optimizer,
     preflight,
     previews,
+    profiling,
     program,
     run_config,
     run_folder,
     state,
     timing,
+    wandb_board,
+    watchdog,
 )
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.mirror import Mirror
 from unclip_jax.training.progress import Progress, duration
+from unclip_jax.training.skipped_steps import SkippedSteps
+from unclip_jax.training.utilisation import Utilisation
 from unclip_jax.training.writers import Writer
 
 
@@ -43,6 +48,7 @@ def train(
     stream=None,
     load_initial=None,
     restore_step=None,
+    profile_steps="",
 ) -> state.TrainState:
     """Trains a stage from a config, or goes on with the run in `workdir`.
 
@@ -54,6 +60,7 @@ def train(
       load_initial: (config.init_from, meta of the run) -> parameters to start from;
         those it leaves out are as the stage makes them.
       restore_step: go on from this checkpoint instead of the newest, see Checkpoints.
+      profile_steps: "first:last" to trace, see profiling.py.
 
     Returns:
       The final state, on the devices.
@@ -62,7 +69,10 @@ def train(
       ValueError, FileNotFoundError: something asked for cannot be; nothing is lost.
       KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
+    began = time.perf_counter()
     run_config.check_config(config)
+    wandb_board.check(config)
+    tracing = profiling.parse_steps(profile_steps)
     plain = config_lib.to_plain(config)
     build = config_lib.build
     saving = build(run_config.CheckpointOptions, config.checkpoint, "config.checkpoint")
@@ -93,6 +103,8 @@ def train(
         drawing,
         stream,
         load_initial,
+        tracing,
+        began,
     )
     with (
         jax.set_mesh(mesh),
@@ -118,6 +130,8 @@ class _Run:
     drawing: run_config.PreviewOptions
     stream: Any
     load_initial: Any
+    tracing: tuple[int, int] | None  # steps
+    began: float  # time.perf_counter() of the start
 
     def __post_init__(self):
         self.progress = Progress(
@@ -138,7 +152,7 @@ class _Run:
             say("no checkpoint was saved yet: starting from step 0")
         rng = jax.device_put(jax.random.key(config.seed), self.replicated)
         judges = evaluators.Evaluators(config, self.stage, self.data, self.mesh)
-        step = self._compile(abstract)
+        step, compile_seconds = self._compile(abstract)
         rows = parallel_batches.process_rows(self.mesh, config.batch_size)
         placing = sharding.batch_sharding(self.mesh)
         batches = parallel_batches.Prefetch(
@@ -162,14 +176,23 @@ class _Run:
                 config.seed,
                 self.replicated,
             )
-        writer = Writer(self.workdir, start)
-        window = timing.Window(config.batch_size)
+        writer = Writer(self.workdir, start, meta["config"])
+        window = timing.Window(
+            config.batch_size, self.mesh.size, int(jax.device_get(current.skipped))
+        )
+        log = _Log(self, start, abstract.params, writer, compile_seconds)
+        profile = profiling.Profile(self.workdir, self.tracing)
+        dog = watchdog.Watchdog(
+            self.workdir,
+            config_lib.build(watchdog.Options, config.get("watchdog", {})),
+        )
         # XLA:CPU's devices share one thread pool: programs with collectives that
         # overlap can take each other's threads and wait for ever
         one_by_one = self.mesh.size > 1 and jax.default_backend() == "cpu"
         try:
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, dog:
                 for n in range(start, config.steps):
+                    dog.waiting_for(f"saves, previews and evaluators of step {n}")
                     if n > start and n % self.saving.every == 0:
                         checkpoints.save(n, current, meta)
                         window.pause()
@@ -179,12 +202,16 @@ class _Run:
                     if judges.due(n):
                         judges.run(n, current, writer)
                         window.pause()
+                    profile.before(n + 1)
                     with jax.transfer_guard("disallow"):
+                        dog.waiting_for(f"the data, at step {n + 1}")
                         batch = batches.take(window.busy)
+                        dog.waiting_for(f"the devices, at step {n + 1}")
                         current, metrics = step(current, rng, batch)
                     window.add(metrics, one_by_one)
+                    profile.after(n + 1, metrics)
                     if (n + 1) % config.log_every == 0 or n + 1 == config.steps:
-                        self._log(n + 1, window, batches, writer)
+                        log.write(n + 1, window, batches)
                     received = interrupts.at_step(n + 1)
                     if received and n + 1 < config.steps:
                         checkpoints.save(n + 1, current, meta)
@@ -193,12 +220,14 @@ class _Run:
                         if received.name == "SIGINT":
                             raise KeyboardInterrupt
                         return current
+                dog.waiting_for("the last save, preview and evaluators")
                 checkpoints.save(config.steps, current, meta)
                 checkpoints.wait()
                 if preview:
                     preview.draw(config.steps, current, writer)
                 judges.run(config.steps, current, writer)
         finally:
+            profile.close()
             writer.close()
         say(f"done: {config.steps} steps, in {self.workdir}")
         return current
@@ -258,19 +287,32 @@ class _Run:
         compiled = program.lower_step(
             self.stage, self.tx, self.mesh, self.config, abstract
         ).compile()
-        self.progress.say(f"compiled in {duration(time.perf_counter() - began)}")
-        return compiled
+        seconds = time.perf_counter() - began
+        self.progress.say(f"compiled in {duration(seconds)}")
+        return compiled, seconds
 
-    def _log(self, n, window, batches, writer):
+
+class _Log:
+    """What is written every log_every steps."""
+
+    def __init__(self, run: _Run, start, params, writer, compile_seconds):
+        config = run.config
+        self._writer, self._progress = writer, run.progress
+        self._once = {"compile_seconds": compile_seconds}
+        self._goodput = timing.Goodput(run.workdir, start, run.began)
+        self._devices = Utilisation(run.stage, run.mesh, config.batch_size, params)
+        self._skipped = SkippedSteps(run.workdir, config, len(run.data))
+
+    def write(self, n: int, window, batches) -> None:
+        """Closes the window at step `n`. ValueError: too many steps were skipped."""
         waited, batches.waited = batches.waited, 0.0
-        values = window.close(waited)
-        writer.scalars(n, values)
-        self.progress.update(
+        values, self._once = window.close(waited) | self._once, {}
+        seconds = values["step_seconds"]
+        working = seconds * len(window.skipped) * (1 - values["data_wait"])
+        values |= self._devices.at(seconds)
+        values["goodput"] = self._goodput.add(n, working)
+        self._writer.scalars(n, values)
+        self._progress.update(
             n, values["loss"], values["images_per_second"], values["data_wait"]
         )
-        if values["skipped_now"] >= window.last_count:
-            raise ValueError(
-                f"no loss or gradient was finite in the last {window.last_count} steps "
-                f"up to step {n}: nothing was changed by them. Lower "
-                "config.optimizer.learning_rate, or set grad_clip_norm"
-            )
+        self._skipped.note(n, window.skipped)

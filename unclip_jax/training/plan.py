@@ -30,6 +30,7 @@ from unclip_jax.data.degradations import make_degradation
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.training import optimizer, program, run_config
+from unclip_jax.training.chips import CHIPS, GIB
 from unclip_jax.training.flops import count_flops
 from unclip_jax.training.topology import (
     CHIPS,

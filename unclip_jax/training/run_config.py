@@ -3,7 +3,7 @@
 import dataclasses
 
 from unclip_jax import config as config_lib
-from unclip_jax.training import evaluators
+from unclip_jax.training import evaluators, watchdog
 
 KEYS = (
     "stage",
@@ -27,6 +27,9 @@ KEYS = (
 OPTIONAL = (
     "init_from",  # folder of the parameters to start from
     "evaluators",  # see training/evaluators.py
+    "max_skipped",  # steps in a row without a finite loss; log_every by default
+    "wandb",  # see training/wandb_board.py
+    "watchdog",  # see training/watchdog.py
 )
 
 
@@ -65,6 +68,10 @@ def check_config(config) -> None:
     for key in ("steps", "batch_size", "grad_accum", "log_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}")
+    config_lib.build(watchdog.Options, config.get("watchdog", {}), "config.watchdog")
+    most = config.get("max_skipped", 1)
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"config.max_skipped must be at least 1, got {most!r}")
     if config.checkpoint.every < 1:
         raise ValueError(
             f"config.checkpoint.every must be at least 1, got {config.checkpoint.every}"

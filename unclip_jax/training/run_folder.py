@@ -8,6 +8,7 @@ metrics.jsonl    one row per logged step (in a bucket: see mirror.py)
 tensorboard/     the same, as curves, and the previews
 previews/        grids of pictures, one per preview step
 tokenizer/       where the run trained one
+goodput.json     see timing.py; skipped_steps.jsonl, hung/, profile/: when there are any
 """
 
 import json
@@ -25,6 +26,9 @@ FREE = (
     "mesh",
     "sharding_rules",
     "data.feed",
+    "max_skipped",
+    "wandb",
+    "watchdog",
 )
 
 

@@ -1,22 +1,31 @@
-"""Where the time of a run goes."""
+"""Where the time of a run goes: its steps, its waiting, and what came of it."""
 
+import json
 import time
 
 import jax
 import numpy as np
+from etils import epath
+
+from unclip_jax.training import run_folder
 
 
 class Window:
-    """The steps since the last log: their metrics and their time."""
+    """The steps since the last log: their metrics and their time.
 
-    def __init__(self, batch_size):
-        self._batch_size = batch_size
+    Attributes:
+      skipped: of each step of the window closed last, whether it changed nothing.
+    """
+
+    def __init__(self, batch_size: int, devices: int, skipped: int = 0):
+        """`skipped`: so many steps were skipped before."""
+        self._batch_size, self._devices = batch_size, devices
         self._metrics = []
-        self._skipped = 0
+        self._skipped = skipped
+        self.skipped = []
         self._began = time.perf_counter()
         self._paused = 0.0
         self._mark = self._began
-        self.last_count = 0
 
     def add(self, metrics, wait: bool) -> None:
         self._metrics.append(metrics)
@@ -47,15 +56,54 @@ class Window:
         }
         finite = [row["loss"] for row in host if np.isfinite(row["loss"])]
         values["loss"] = float(np.mean(finite)) if finite else float("nan")
-        total = int(host[-1]["skipped"])
-        self.last_count = len(host)
+        totals = [self._skipped, *(int(row["skipped"]) for row in host)]
+        self.skipped = [b > a for a, b in zip(totals, totals[1:], strict=False)]
+        rate = self._batch_size * len(host) / seconds
         values |= {
-            "skipped_steps": total,
-            "skipped_now": total - self._skipped,
-            "images_per_second": self._batch_size * len(host) / seconds,
+            "skipped_steps": totals[-1],
+            "step_seconds": seconds / len(host),
+            "images_per_second": rate,
+            "images_per_second_per_chip": rate / self._devices,
             "data_wait": min(waited / seconds, 1.0),
         }
-        self._skipped = total
+        self._skipped = totals[-1]
         self._metrics, self._paused = [], 0.0
         self._began = self._mark = now
         return values
+
+
+class Goodput:
+    """The share of a run's time that went into steps it still has, over all its starts.
+
+        goodput = productive / up
+
+    `up` are the seconds from each start to its last log: restoring, compiling, saving,
+    drawing, evaluating and waiting for data are in it, the time between two starts is
+    not. `productive` are those of the steps, less the waiting for data; when a crash
+    undid some of the steps, it loses their share. Both are kept in goodput.json.
+    """
+
+    FILE = "goodput.json"
+
+    def __init__(self, workdir, start_step: int, began: float):
+        """`began`: time.perf_counter() when the program was started."""
+        self._path, self._began = epath.Path(workdir) / self.FILE, began
+        found = {"step": 0, "up_seconds": 0.0, "productive_seconds": 0.0}
+        if self._path.exists():
+            found |= json.loads(self._path.read_text())
+        self._up = found["up_seconds"]
+        left = min(start_step / found["step"], 1.0) if found["step"] else 0.0
+        self._productive = left * found["productive_seconds"]
+
+    def add(self, step: int, productive: float) -> float:
+        """Counts the productive seconds up to `step`; the goodput so far, in [0, 1]."""
+        self._productive += productive
+        up = self._up + time.perf_counter() - self._began
+        if jax.process_index() == 0:
+            row = {
+                "step": step,
+                "up_seconds": up,
+                "productive_seconds": self._productive,
+            }
+            run_folder.write_atomically(self._path, json.dumps(row) + "\n")
+        return self._productive / up

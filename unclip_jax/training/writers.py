@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: metrics.jsonl, TensorBoard and previews/."""
+"""Where numbers and pictures go: metrics.jsonl, TensorBoard, previews/, W&B."""
 
 import json
 import math
@@ -9,15 +9,19 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from unclip_jax.training import wandb_board
 from unclip_jax.training.mirror import Mirror
 
 
 class Writer:
     """Writes the metrics and previews of one run; in the first process only."""
 
-    def __init__(self, workdir, start_step: int = 0):
-        """Rows after `start_step` belong to a future that a crash undid: they go."""
-        self._file = self._board = None
+    def __init__(self, workdir, start_step: int = 0, config=None):
+        """Rows after `start_step` belong to a future that a crash undid: they go.
+
+        `config` (plain) may ask for Weights & Biases.
+        """
+        self._file = self._board = self._wandb = None
         if jax.process_index() != 0:
             return
         from tensorboardX import SummaryWriter
@@ -31,6 +35,8 @@ class Writer:
         self._board = SummaryWriter(
             str(self._workdir / "tensorboard"), purge_step=start_step + 1
         )
+        if options := wandb_board.check(config or {}):
+            self._wandb = wandb_board.WandbBoard(workdir, options, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row. Numbers that are not finite are null in the file."""
@@ -41,6 +47,8 @@ class Writer:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.scalars(step, values)
         self._mirror.sync()
 
     def images(self, step: int, images: np.ndarray, columns: int) -> None:
@@ -55,12 +63,16 @@ class Writer:
         zoom = max(1, 96 // images.shape[1])
         Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1)).save(path)
         self._board.add_image("preview", grid, step, dataformats="HWC")
+        if self._wandb:
+            self._wandb.image(step, grid)
 
     def close(self) -> None:
         if self._file is None:
             return
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.close()
         self._mirror.close()
 
 

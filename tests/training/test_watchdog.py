@@ -1,0 +1,68 @@
+"""A run that hangs says what it waits for; a loader that really blocks."""
+
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import toy  # noqa: E402
+
+
+def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
+    code = """
+    import sys, threading
+    import toy
+    from unclip_jax.training.loop import train
+
+    class Blocked(toy.Data):
+        def batches(self, *args, **kwargs):
+            for i, batch in enumerate(super().batches(*args, **kwargs)):
+                if i == 7:
+                    self.wait_for_a_disk_that_never_answers()
+                yield batch
+
+        def wait_for_a_disk_that_never_answers(self):
+            threading.Event().wait()
+
+    config = toy.make_config(watchdog={"warn": 0.5, "stop": 2.0})
+    train(config, sys.argv[1], stage=toy.Stage(), data=Blocked())
+    """
+    workdir = tmp_path / "toy"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(workdir)],
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
+    # two batches are read ahead of the step that waits
+    assert "watchdog: waiting for the data, at step 6 since 0 s" in done.stderr
+    assert "error: hung: waited 2 s for the data, at step 6" in done.stderr
+    stacks = (workdir / "hung" / "process-0.txt").read_text()
+    for text in (done.stderr, stacks):
+        assert "wait_for_a_disk_that_never_answers" in text
+    assert (workdir / "checkpoints" / "4").is_dir()  # to go on from
+
+
+def test_a_run_whose_data_come_late_goes_on(tmp_path, capsys):
+    from unclip_jax.training.loop import train
+
+    class Late(toy.Data):
+        def batches(self, *args, **kwargs):
+            for i, batch in enumerate(super().batches(*args, **kwargs)):
+                time.sleep(1.5 if i == 7 else 0)
+                yield batch
+
+    config = toy.make_config(watchdog={"warn": 0.5, "stop": 60.0})
+    out = io.StringIO()
+    state = train(config, tmp_path / "toy", stage=toy.Stage(), data=Late(), stream=out)
+    assert int(state.step) == 12
+    errors = capsys.readouterr().err
+    assert "watchdog: waiting for the data, at step 6" in errors
+    assert "watchdog: the data, at step 6 came" in errors and "error" not in errors

@@ -1,0 +1,65 @@
+"""Curves and previews on Weights & Biases, with a stand-in for its package."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from unclip_jax.training import wandb_board
+from unclip_jax.training.writers import Writer
+
+
+class Service(types.ModuleType):
+    """What of the package is used, remembering what it was told."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.started, self.rows, self.finished = [], [], 0
+
+    def init(self, **options):
+        self.started.append(options)
+        return self
+
+    def define_metric(self, name, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def finish(self):
+        self.finished += 1
+
+    @staticmethod
+    def Image(grid):
+        return grid.shape
+
+
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path, monkeypatch):
+    service = Service()
+    (tmp_path / "run").mkdir()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    config = {"stage": "toy", "wandb": {"project": "unclip"}}
+    for start in (0, 2):
+        writer = Writer(tmp_path / "run", start, config)
+        writer.scalars(start + 2, {"loss": 0.5})
+        writer.close()
+    assert service.rows == [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.5}]
+    first, second = service.started
+    assert first == second and first["resume"] == "allow" and len(first["id"]) == 12
+    assert (first["project"], first["name"]) == ("unclip", "run")
+    assert first["config"] == config and service.finished == 2
+
+    writer = Writer(tmp_path / "run", 4, config)
+    writer.images(4, np.zeros((4, 8, 8, 3), np.uint8), columns=2)
+    writer.close()
+    assert service.rows[-1] == {"step": 4, "preview": (16, 16, 3)}
+
+
+def test_without_the_package_it_says_so_and_unasked_it_is_not_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert wandb_board.check({}) is None
+    with pytest.raises(ValueError, match="pip install wandb"):
+        wandb_board.check({"wandb": {"project": "unclip"}})
+    with pytest.raises(ValueError, match="did you mean 'project'"):
+        wandb_board.check({"wandb": {"projct": "unclip"}})
