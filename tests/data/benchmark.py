@@ -1,15 +1,18 @@
 """How fast batches come, and what starting late and long runs cost.
 
-    python -m tests.data.benchmark
+    python -m tests.data.benchmark [SECONDS]
 
-Makes its data in a temporary folder: records of 768 + 768 numbers without images, and
-tars of 64-pixel JPEGs. Prints examples/s of the default feed, the seconds that starting
-at step 10,000,000 takes more than at 0, and the growth of memory.
+Makes its data in a temporary folder: records of 768 + 768 numbers without images,
+records of 64-pixel PNGs, and tars of 64-pixel JPEGs. Reads each for SECONDS (10) and
+prints examples/s of the default feed, the seconds that starting at step 10,000,000
+takes more than at 0, and the memory in use at ten moments.
 """
 
+import dataclasses
 import io
+import os
 import pathlib
-import resource
+import sys
 import tarfile
 import tempfile
 import time
@@ -19,19 +22,22 @@ from PIL import Image
 
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.record_writer import RecordWriter
+from unclip_jax.data.sources.webdataset import WebDataset
 from unclip_jax.data.tokenizer import train_tokenizer
 
 LENGTH, WIDTH = 32, 768
 LATE = 10_000_000
 
 
-def write_records(folder, count=40_000, shards=4):
+def write_records(folder, count=40_000, shards=4, tars=None):
+    """Records of pairs; with the pictures of `tars`, if given."""
+    pictures = tars and WebDataset(str(tars))
     tokenizer = train_tokenizer(["a picture of number 0123456789"], None, 600, LENGTH)
     vector = ("float32", (WIDTH,))
     writer = RecordWriter(
         folder,
         num_shards=shards,
-        image_size=None,
+        image_size=64 if tars else None,
         arrays={
             "tokens": ("int32", (LENGTH,)),
             "clip_image": vector,
@@ -45,8 +51,10 @@ def write_records(folder, count=40_000, shards=4):
     rows = rng.normal(size=(2, 1000, WIDTH)).astype(np.float32)
     tokens = tokenizer.encode(["a picture of number 7"])[0]
     for shard in range(shards):
+        first = shard * (count // shards)
         examples = (
             {
+                **(pictures[first + i] if tars else {}),
                 "key": f"{shard}-{i}",
                 "caption": "a picture of number 7",
                 "tokens": tokens,
@@ -75,43 +83,70 @@ def write_tars(folder, count=4000, tars=2):
                     tar.addfile(info, io.BytesIO(data))
 
 
-def measure(title, data, names, batch_size, seconds=10.0):
+@dataclasses.dataclass
+class Speed:
+    """What reading costs."""
+
+    rate: float  # examples/s
+    early: float  # seconds to the first batch from step 0; the best of three
+    late: float  # likewise, from step LATE
+    memory: list[float]  # MB in use, at the beginning and ten times after
+
+    def __str__(self):
+        return (
+            f"{self.rate:,.0f} examples/s; the first batch after {self.early:.3f} s, "
+            f"at step {LATE:,} after {self.late:.3f} s; MB in use: "
+            + " ".join(f"{size:.0f}" for size in self.memory)
+        )
+
+
+def measure(data, names, batch_size, seconds=10.0) -> Speed:
     def start(step):
         began = time.perf_counter()
         batches = data.batches(names, 0, batch_size, start_step=step)
         next(batches)
-        return batches, time.perf_counter() - began
+        taken = time.perf_counter() - began
+        batches.close()  # ends its reading ahead
+        return taken
 
-    start(0)[0].close()  # TensorFlow itself starts
-    _, early = start(0)
-    batches, late = start(LATE)
+    start(0)  # TensorFlow itself starts
+    early, late = (min(start(step) for _ in range(3)) for step in (0, LATE))
+    batches = data.batches(names, 0, batch_size)
     for _ in range(20):
         next(batches)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        count += len(next(batches)[names[0]])
+    memory, count, began = [in_use()], 0, time.perf_counter()
+    for moment in range(1, 11):
+        while time.perf_counter() - began < moment * seconds / 10:
+            count += len(next(batches)[names[0]])
+        memory.append(in_use())
     rate = count / (time.perf_counter() - began)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(
-        f"{title}: {rate:,.0f} examples/s; the first batch after {early:.3f} s, at "
-        f"step {LATE:,} after {late:.3f} s; memory grew by {grown:.0f} MB over "
-        f"{count:,} examples",
-        flush=True,
-    )
+    batches.close()
+    return Speed(rate, early, late, memory)
 
 
-def main():
+def in_use() -> float:
+    """MB of this process's resident memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main(seconds=10.0):
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        write_records(root / "records")
-        data = open_data({"source": "records", "path": str(root / "records")})
-        names = ["clip_image", "clip_text", "tokens"]
-        measure("records of 768-d pairs", data, names, 1024)
+        write_records(root / "pairs")
         write_tars(root / "tars")
-        data = open_data({"source": "webdataset", "path": str(root / "tars")})
-        measure("64-pixel JPEGs in tars", data, ["image", "tokens"], 256)
+        write_records(root / "pictures", count=4000, tars=root / "tars")
+        pairs = ["clip_image", "clip_text", "tokens"]
+        for title, source, names, batch_size in (
+            ("records of 768-d pairs", "pairs", pairs, 1024),
+            ("records of 64-pixel PNGs", "pictures", ["image", *pairs], 256),
+            ("tars of 64-pixel JPEGs", "tars", ["image", "tokens"], 256),
+        ):
+            kind = "webdataset" if source == "tars" else "records"
+            data = open_data({"source": kind, "path": str(root / source)})
+            speed = measure(data, names, batch_size, seconds)
+            print(f"{title}: {speed}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(float, sys.argv[1:]))

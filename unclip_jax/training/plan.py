@@ -33,8 +33,6 @@ from unclip_jax.training import optimizer, program, run_config
 from unclip_jax.training.chips import CHIPS, GIB
 from unclip_jax.training.flops import count_flops
 from unclip_jax.training.topology import (
-    CHIPS,
-    GIB,
     count_devices,
     fill_axes,
     make_devices,

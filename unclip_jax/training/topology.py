@@ -1,37 +1,9 @@
-"""TPU slices that are not there: their devices, as jax sees them, and their chips."""
+"""TPU slices that are not there: their devices, as jax sees them."""
 
-import dataclasses
 import math
 import os
 
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU generation, per device of jax (a v4 or v5p chip is one device).
-
-    Attributes:
-      name: as in a topology, "v5p".
-      hbm: bytes of memory.
-      peak: bfloat16 operations per second.
-    """
-
-    name: str
-    hbm: int
-    peak: float
-
-
-# Google Cloud's published figures.
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("v4", 32 * GIB, 275e12),
-        Chip("v5e", 16 * GIB, 197e12),
-        Chip("v5p", 95 * GIB, 459e12),
-        Chip("v6e", 32 * GIB, 918e12),
-    )
-}
+from unclip_jax.training.chips import CHIPS
 
 
 def count_devices(topology: str) -> int:
