@@ -1,12 +1,7 @@
 """The benchmark in small: memory stays as it is, and a late start costs nothing."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-import benchmark  # noqa: E402
-
-from unclip_jax.data.loader import open_data  # noqa: E402
+from tests.data import benchmark
+from unclip_jax.data.loader import open_data
 
 
 def test_memory_stays_and_a_late_start_costs_nothing(tmp_path):
