@@ -149,7 +149,9 @@ class GroupNorm(nn.Module):
     """GroupNorm over (B, H, W, C) with an optional per-sample scale and shift.
 
     Norm, affine, scale and shift collapse into one multiply-add per pixel, the
-    cheapest form on a bandwidth-bound operation. Statistics are two-pass float32.
+    cheapest form on a bandwidth-bound operation. Statistics are two-pass float32, of
+    channels first: one reduction over pixels and groups is 4 to 7 times as slow on
+    XLA:CPU where there are many pixels.
     """
 
     groups: int = 32
@@ -166,13 +168,10 @@ class GroupNorm(nn.Module):
             )
         gamma = self.param("scale", nn.initializers.ones, (c,))
         beta = self.param("bias", nn.initializers.zeros, (c,))
-        grouped = x.astype(jnp.float32).reshape(b, h * w, self.groups, -1)
-        mean = grouped.mean((1, 3), keepdims=True)  # (B, 1, G, 1)
-        var = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        inv = jax.lax.rsqrt(var + self.epsilon)
-        per_channel = (b, 1, self.groups, c // self.groups)
-        mean = jnp.broadcast_to(mean, per_channel).reshape(b, c)
-        inv = jnp.broadcast_to(inv, per_channel).reshape(b, c)
+        wide = x.astype(jnp.float32)
+        mean = self._of_groups(wide.mean((1, 2)))  # (B, C)
+        var = jnp.square(wide - mean[:, None, None]).mean((1, 2))
+        inv = jax.lax.rsqrt(self._of_groups(var) + self.epsilon)
         a, d = inv * gamma, beta - mean * inv * gamma  # (B, C)
         if scale is not None:
             a, d = a * (1 + scale), d * (1 + scale)
@@ -180,6 +179,13 @@ class GroupNorm(nn.Module):
             d = d + shift
         a, d = a.astype(self.dtype), d.astype(self.dtype)
         return x.astype(self.dtype) * a[:, None, None] + d[:, None, None]
+
+    def _of_groups(self, channels):
+        """(B, C): for each channel the mean over those of its group."""
+        b, c = channels.shape
+        grouped = channels.reshape(b, self.groups, -1)
+        mean = grouped.mean(-1, keepdims=True)  # (B, G, 1)
+        return jnp.broadcast_to(mean, grouped.shape).reshape(b, c)
 
 
 class Attention(nn.Module):
