@@ -8,25 +8,25 @@ import ml_collections
 
 
 def get_config():
-    """The paper's UNet and conditioning, on patches of 4: a 16x16 grid.
+    """The paper's UNet and conditioning, on patches of 8: an 8x8 grid.
 
     As in configs/icons it predicts x0, which coarse grids need.
     """
     c = ml_collections.ConfigDict()
     c.stage = "decoder"
     c.seed = 0
-    c.steps = 10_000
+    c.steps = 1500
     c.batch_size = 64
     c.grad_accum = 1
     c.compute_dtype = "float32"
     c.data = dict(source="records", path="runs/emoji/records/train", feed="arrays")
     c.model = dict(
         channels=128,
-        channel_mult=(1, 2),
+        channel_mult=(1,),
         num_res_blocks=2,
         attention_resolutions=(8,),
         head_channels=32,
-        patch_size=4,
+        patch_size=8,
         learned_sigma=False,
         text_width=64,
         text_depth=1,
@@ -41,7 +41,7 @@ def get_config():
         preview_guidance=2.0,
     )
     c.optimizer = dict(
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         weight_decay=0.0,
         b1=0.9,
         b2=0.99,
@@ -50,10 +50,10 @@ def get_config():
         schedule="cosine",
         grad_clip_norm=1.0,
     )
-    c.ema_decay = 0.999
+    c.ema_decay = 0.995
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.sharding_rules = ()
     c.log_every = 25
-    c.checkpoint = dict(every=1000, keep=2)
-    c.preview = dict(every=1000, count=16)
+    c.checkpoint = dict(every=250, keep=2)
+    c.preview = dict(every=500, count=16)
     return c

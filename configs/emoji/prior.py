@@ -11,12 +11,12 @@ def get_config():
     c = ml_collections.ConfigDict()
     c.stage = "prior"
     c.seed = 0
-    c.steps = 4000
+    c.steps = 800
     c.batch_size = 128
     c.grad_accum = 1
     c.compute_dtype = "float32"
     c.data = dict(source="records", path="runs/emoji/records/train", feed="arrays")
-    c.model = dict(width=256, depth=6, num_heads=4)
+    c.model = dict(width=128, depth=4, num_heads=4)
     c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
     c.stage_options = dict(drop_text=0.1, embedding="standardize")
     c.optimizer = dict(
@@ -33,7 +33,7 @@ def get_config():
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.sharding_rules = ()
     c.log_every = 50
-    c.checkpoint = dict(every=1000, keep=2)
+    c.checkpoint = dict(every=400, keep=2)
     c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
     held_out = dict(path="runs/emoji/records/validation")
     c.evaluators = dict(prior=dict(every=1000, count=224, data=held_out))
