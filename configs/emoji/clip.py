@@ -62,5 +62,5 @@ def get_config():
     c.checkpoint = dict(every=200, keep=2)
     c.preview = dict(every=0, count=0)  # CLIP draws nothing
     held_out = dict(files="validation*.parquet")
-    c.evaluators = dict(retrieval=dict(every=500, count=224, data=held_out))
+    c.evaluators = dict(retrieval=dict(every=200, count=224, data=held_out))
     return c

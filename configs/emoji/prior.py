@@ -36,5 +36,5 @@ def get_config():
     c.checkpoint = dict(every=400, keep=2)
     c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
     held_out = dict(path="runs/emoji/records/validation")
-    c.evaluators = dict(prior=dict(every=1000, count=224, data=held_out))
+    c.evaluators = dict(prior=dict(every=400, count=224, data=held_out))
     return c
