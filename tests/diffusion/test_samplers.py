@@ -146,6 +146,23 @@ def test_inversion_comes_back():
     assert 3 < back[0] / back[1] < 5 and 3 < away[0] / away[1] < 5, (back, away)
 
 
+def test_inversion_returns_what_the_model_would_not_draw():
+    """Ending at the last timestep keeps what the flow carried, not the model's x_0."""
+
+    def flat(x, t):  # a model that knows no detail: its x_0 is constant in a sample
+        x0 = jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)
+        return process.interpret(SCHEDULE, "x0", x, t, x0, None)
+
+    x_0, errors = jnp.asarray(gaussian.data(64)), []
+    for to_x0 in (True, False):
+        steps = strided_timesteps(1000, 250)
+        x_T = samplers.ddim_inversion(flat, SCHEDULE, x_0, steps, to_x0=to_x0)
+        again = samplers.ddim(flat, SCHEDULE, x_T, steps, keys_of(64), to_x0=to_x0)
+        errors.append(np.abs(again - x_0).max())
+    detail = np.abs(x_0 - x_0.mean(1, keepdims=True)).max()
+    assert errors[0] > 0.9 * detail and errors[1] < 0.05 * detail, (errors, detail)
+
+
 def test_corrections_make_the_inversion_exact():
     x_0, steps = jnp.asarray(gaussian.data(256)), strided_timesteps(1000, 25)[1:]
     errors = []

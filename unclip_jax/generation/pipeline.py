@@ -239,9 +239,9 @@ def draw_images(
     """
     sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
-    # what invert_images did without a bound must be undone without one; predictions
-    # that guidance has pushed out of the range of pictures need it
-    exact = canvas.x_T is not None and not drawing.guided
+    # what invert_images did without a bound and without a step from x_0 must be undone
+    # so; predictions that guidance has pushed out of the range of pictures need both
+    exact = canvas.x_T is not None and not drawing.guided and drawing.steps > 1
     bound = None if exact else 1.0
     model = decoder_model(decoder, params)
     denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
@@ -259,8 +259,8 @@ def draw_images(
     if x_T is None:
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     keys = keys_of(seed, indices, DECODER, STEPS)
-    bounds = {"bound": 1.0, "pixels": LAST_NOISE}
-    images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **bounds)
+    options = {"bound": 1.0, "pixels": LAST_NOISE, "to_x0": not exact}
+    images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
@@ -295,7 +295,8 @@ def invert_images(
     predict = _denoiser(decoder, model, condition, scale, drawing, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
     predict = reported(predict, timesteps[::-1], report, "inversion")
-    return samplers.ddim_inversion(predict, sched, images, timesteps)
+    exact = not drawing.guided and drawing.steps > 1
+    return samplers.ddim_inversion(predict, sched, images, timesteps, to_x0=not exact)
 
 
 def decoder_model(decoder: Part, params):
@@ -333,18 +334,20 @@ def _denoiser(part, model, condition, scale, drawing, bound):
     return lambda x, t: process.interpret(sched, kind, x, t, denoise(x, t), bound)
 
 
-def _run_sampler(part, drawing, predict, x_T, keys, report, eta=0.0, **bounds):
+def _run_sampler(
+    part, drawing, predict, x_T, keys, report, eta=0.0, to_x0=True, **bounds
+):
     """x_0 of a part, by the sampler, steps and variance of `drawing`.
 
     Args:
       report: None, or called on the host as (part, step, steps) when a step starts, by
         the first device's process; it must not mind being called late.
-      eta: of DDIM.
+      eta, to_x0: of DDIM.
       **bounds: of diffusion.analytic.reverse_variance.
     """
     sched, options = schedule_of(part), {}
     if drawing.sampler == "ddim":
-        options["eta"] = eta
+        options |= {"eta": eta, "to_x0": to_x0}
     if drawing.sampler == "ddpm":
         options["variance"] = drawing.variance
     if drawing.variance == "analytic":

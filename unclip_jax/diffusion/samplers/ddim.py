@@ -14,13 +14,18 @@ from unclip_jax.diffusion.samplers.steps import (
 from unclip_jax.diffusion.schedule import Schedule
 
 
-def ddim(predict, schedule: Schedule, x_T, timesteps, noise, eta=0.0):
+def ddim(
+    predict, schedule: Schedule, x_T, timesteps, noise, eta=0.0, to_x0: bool = True
+):
     """DDIM (equation 12); arguments as in `samplers`.
 
     eta scales the noise: 0 is deterministic, 1 has DDPM's small variance. It may be
-    traced.
+    traced. Unless `to_x0`, it ends at timesteps[-1], where a trace of noise is left
+    (diffusers' set_alpha_to_one=False): the step to x_0 puts the model's x_0 in place
+    of x, which no inversion can undo.
     """
-    steps, draw = make_steps(schedule, timesteps), noise_source(noise)
+    steps = make_steps(schedule, timesteps, to_x0)
+    draw = noise_source(noise)
     alpha = (steps.signal_t / steps.signal_s) ** 2
     spread = steps.sigma_s / steps.sigma_t * np.sqrt(1 - alpha)
 
@@ -35,7 +40,14 @@ def ddim(predict, schedule: Schedule, x_T, timesteps, noise, eta=0.0):
     return scan_rows(step, x_T, (steps, spread))
 
 
-def ddim_inversion(predict, schedule: Schedule, x_0, timesteps, corrections: int = 0):
+def ddim_inversion(
+    predict,
+    schedule: Schedule,
+    x_0,
+    timesteps,
+    corrections: int = 0,
+    to_x0: bool = True,
+):
     """The x_T from which `ddim` with eta = 0 and the same timesteps returns to x_0.
 
     Takes ddim's steps backwards. ddim's own step used the epsilon of the noisier end,
@@ -49,11 +61,12 @@ def ddim_inversion(predict, schedule: Schedule, x_0, timesteps, corrections: int
       predict, schedule, timesteps: as for `ddim` (timesteps descend here too).
       x_0: (B, ..., C) float32.
       corrections: more calls of the model per step, in search of a fixed point.
+      to_x0: as for `ddim`; if not, x_0 is taken for what is at timesteps[-1].
 
     Returns:
       (B, ..., C) float32 at timesteps[0].
     """
-    steps = make_steps(schedule, timesteps)
+    steps = make_steps(schedule, timesteps, to_x0)
 
     def step(x, i, steps):
         start = jnp.where(steps.s < 0, steps.t, steps.s)

@@ -24,8 +24,10 @@ class Steps(NamedTuple):
     sigma_s: np.ndarray
 
 
-def make_steps(schedule: Schedule, timesteps) -> Steps:
+def make_steps(schedule: Schedule, timesteps, to_x0: bool = True) -> Steps:
     """The steps through `timesteps`, strictly descending integers in [0, T), to x_0.
+
+    Unless `to_x0` they end at the last of the timesteps, of which there must be two.
 
     Raises ValueError if they are not.
     """
@@ -37,7 +39,9 @@ def make_steps(schedule: Schedule, timesteps) -> Steps:
             f"timesteps {t.tolist()}: expected integers that descend from at most "
             f"{schedule.num_steps - 1} to at least 0"
         )
-    s = np.append(t[1:], -1)
+    if not to_x0 and len(t) == 1:
+        raise ValueError(f"timesteps {t.tolist()}: expected two to step between")
+    t, s = (t, np.append(t[1:], -1)) if to_x0 else (t[:-1], t[1:])
     bar = np.append(schedule.alphas_cumprod, 1.0)  # index -1 -> abar = 1
     signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
     as_int32 = (np.asarray(i, np.int32) for i in (t, s))
