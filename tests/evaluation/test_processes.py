@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 
+from tests.evaluation.test_memory import Model, evaluate_gradients
 from unclip_jax.evaluation.feature_store import FeatureStore
 from unclip_jax.evaluation.frechet import Statistics
 from unclip_jax.evaluation.gathering import merge_statistics
@@ -24,7 +25,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 import jax, numpy as np
 jax.distributed.initialize({address!r}, {count}, int(sys.argv[1]))
 import test_processes as t
-np.savez(sys.argv[2], **t.work())
+np.savez(sys.argv[2], **t.work({shared!r}))
 """
 
 
@@ -42,8 +43,13 @@ class Extractor:
         return {"a": np.asarray(jax.jit(jax.numpy.sin)(x)), "b": np.asarray(x[:, :3])}
 
 
-def work():
-    """Features of 23 pictures in chunks of 4, and the sums of every process's own."""
+def work(workdir):
+    """Features of 23 pictures in chunks of 4, and the sums of every process's own.
+
+    Besides, the scores of a whole evaluation (more than one chunk) in `workdir`.
+    """
+    results = evaluate_gradients(workdir, 600, Model())
+    scores = [score["value"] for score in results["scores"].values()]
     random = np.random.default_rng(0)
     images = ArrayImages(random.integers(0, 256, (23, 4, 4, 3), dtype=np.uint8))
     extractor = Extractor()
@@ -56,6 +62,8 @@ def work():
         "total": merged.total,
         "outer": merged.outer,
         "seen": extractor.seen,
+        "scores": scores,
+        "pictures": results["provenance"]["images_sha256"],
     }
 
 
@@ -64,7 +72,10 @@ def test_two_processes_agree_with_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     here = str(pathlib.Path(__file__).parent)
-    code = PROCESS.format(root=str(ROOT), here=here, address=address, count=2)
+    shared = str(tmp_path / "shared")
+    code = PROCESS.format(
+        root=str(ROOT), here=here, address=address, count=2, shared=shared
+    )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     files = [tmp_path / f"{i}.npz" for i in range(2)]
     started = [
@@ -79,11 +90,13 @@ def test_two_processes_agree_with_one(tmp_path):
     for process in started:
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error[-2000:]
-    one, two = work(), [dict(np.load(file)) for file in files]
+    one, two = work(tmp_path / "alone"), [dict(np.load(file)) for file in files]
     assert [int(t["seen"]) for t in two] == [12, 11]  # the work was shared
     for found in two:
         np.testing.assert_array_equal(found["a"], one["a"])
         np.testing.assert_array_equal(found["b"], one["b"])
+        np.testing.assert_array_equal(found["scores"], one["scores"])  # every digit
+        assert found["pictures"] == one["pictures"]
         assert found["n"] == one["n"] == 23 and found["total"].dtype == np.float64
         np.testing.assert_allclose(found["outer"], one["outer"], rtol=0, atol=1e-13)
     np.testing.assert_array_equal(two[0]["outer"], two[1]["outer"])

@@ -78,6 +78,11 @@ def test_labels_and_slices(prepared, number_of):
         name = "dog" if number_of(data[i]["image"]) % 2 else "tabby cat"
         assert data[i]["caption"] == f"picture of a {name}"
     assert data.fingerprint != source(prepared, **options).fingerprint
+    both = source(prepared, split="train[50%:]+train[:50%]")  # as COCO's need
+    found = [number_of(both[i]["image"]) for i in range(6)]
+    assert sorted(found) == list(range(6)) and found[3:] == [
+        number_of(data[i]["image"]) for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Tfds(PictureSource):
     def __init__(
         self,
         name: str,  # as for tfds.builder: "coco_captions/2014:1.1.0"
-        split: str = "train",  # "train[:90%]" works too
+        split: str = "train",  # "train[:90%]" and "val+test" work too
         data_dir: str = "",  # "" is TFDS's own
         image: str = "image",  # fields; "a/b" is field b inside of a
         caption: str = "",  # "" is the first one of a usual name
@@ -43,7 +43,8 @@ class Tfds(PictureSource):
         builder = _find(name, data_dir)
         if not builder.info.splits:
             raise FileNotFoundError(_not_prepared(builder, "it was never prepared"))
-        if split.partition("[")[0] not in builder.info.splits:
+        parts = [part.partition("[")[0].strip() for part in split.split("+")]
+        if any(part not in builder.info.splits for part in parts):
             raise ValueError(
                 f"{name} has no split {split!r}: {', '.join(builder.info.splits)}"
             )
