@@ -129,6 +129,18 @@ def test_sigterm_to_one_saves_the_same_step_on_both(tmp_path, together):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.parametrize("moment", ["loss", "embed"])
+def test_sigterm_while_compiling_or_evaluating(tmp_path, monkeypatch, moment):
+    """To one of two: both stop at the same place, saved, with exit code 0."""
+    monkeypatch.setenv("TOY_SIGTERM_IN", moment)
+    finished = finish(start(tmp_path / "run", 2, 4))
+    for code, out in finished:
+        assert code == 0, out
+    assert "SIGTERM: saved step 0" in finished[0][1]
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["step"] == 0 and not status["done"]
+
+
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, together):
     workdir = tmp_path / "run"
     running = start(workdir, 2, 4, pause=0.5)

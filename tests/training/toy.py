@@ -2,9 +2,13 @@
 
 python toy.py WORKDIR FSDP STEPS [PAUSE [COORDINATOR NUM_PROCESSES PROCESS_ID]]
 
-trains; PAUSE seconds pass before each batch.
+trains; PAUSE seconds pass before each batch. With TOY_SIGTERM_IN=loss (preview, embed)
+the last process sends itself a SIGTERM when that is compiled, once; it then previews
+and evaluates, too.
 """
 
+import os
+import signal
 import sys
 import time
 
@@ -19,6 +23,15 @@ class Stage:
 
     batch_spec = {"x": ((16,), "float32")}
 
+    def __init__(self, sigterm_in: str | None = None):
+        self._sigterm_in = sigterm_in
+
+    def _compiled(self, what):
+        if what == self._sigterm_in and jax.process_index() == jax.process_count() - 1:
+            self._sigterm_in = None
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)  # so that the handler has run, in whichever thread
+
     def init(self, rng):
         a, b = jax.random.split(rng)
         return {
@@ -27,14 +40,21 @@ class Stage:
         }
 
     def loss(self, params, rng, batch, step):
+        self._compiled("loss")
         noisy = batch["x"] + 0.1 * jax.random.normal(rng, batch["x"].shape)
         out = jnp.tanh(noisy @ params["in"]["kernel"]) @ params["out"]["kernel"]
         loss = jnp.square(out - batch["x"]).mean()
         return loss, {"largest": jnp.abs(out).max()}
 
     def preview(self, params, rng, batch):
+        self._compiled("preview")
         images = jnp.broadcast_to(batch["x"][:, :, None, None], (4, 16, 16, 3))
         return (jnp.abs(images) * 50).astype(jnp.uint8)
+
+    def embed(self, params, rng, batch):
+        self._compiled("embed")
+        image = batch["x"] @ params["in"]["kernel"]
+        return {"clip_image": image, "clip_text": image[:, ::-1]}
 
     def export(self):
         return {"part": "toy", "config": {"width": 32}}
@@ -92,7 +112,11 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
         from unclip_jax.training.loop import train
 
         config = make_config(int(steps), int(fsdp))
-        train(config, workdir, stage=Stage(), data=Data(float(pause)))
+        signal_in = os.environ.get("TOY_SIGTERM_IN")
+        if signal_in:
+            config.preview.every = 4
+            config.evaluators = {"retrieval": {"every": 4, "count": 64}}
+        train(config, workdir, stage=Stage(signal_in), data=Data(float(pause)))
 
     if not process:
         return run()

@@ -5,6 +5,7 @@ A checkpoint has the items `state` (TrainState without the EMA), `ema` and `meta
 onto any mesh. Saving is asynchronous; a save that failed raises at the next one.
 """
 
+import contextlib
 import gc
 import importlib.metadata
 import logging
@@ -62,12 +63,17 @@ class Checkpoints:
         if restore_step is not None:
             _set_aside_newer(self.folder, restore_step)
         self._manager = _manager(self.folder, keep)
+        self._saving = None  # the step
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        try:
+            self._manager.close()
+        except Exception:
+            if kind is None:  # or it was said already
+                raise
 
     def latest(self) -> int | None:
         """The newest committed step; half-written ones do not count."""
@@ -81,8 +87,9 @@ class Checkpoints:
         meta = {**meta, "step": step}
         sums = {name: checksums.of_tree(tree) for name, tree in items.items()}
         meta["checksums"] = {**sums, "meta": checksums.of_json(meta)}
-        try:
-            self.wait()  # Orbax would: one save at a time
+        self.wait()  # Orbax would: one save at a time
+        self._saving = step
+        with self._failures_named():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -90,17 +97,33 @@ class Checkpoints:
                     meta=ocp.args.JsonSave(meta),
                 ),
             )
-        except OSError as error:
-            raise OSError(
-                f"saving step {step} to {self.folder} failed: {error}; the checkpoint "
-                f"of step {self.latest()} is intact"
-            ) from error
+
+    def check(self) -> None:
+        """Raises what `wait` does if the last save has failed; does not wait."""
+        with self._failures_named():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when the last save is committed; raises if it failed."""
-        self._manager.wait_until_finished()
+        """Returns when the last save is committed.
+
+        Raises OSError if it failed: a full disk, a bucket out of reach.
+        """
+        with self._failures_named():
+            self._manager.wait_until_finished()
         if self.latest() is not None and jax.process_index() == 0:
             run_folder.note_saved(self._workdir, self.latest())
+
+    @contextlib.contextmanager
+    def _failures_named(self):
+        try:
+            yield
+        except Exception as error:  # Orbax raises many kinds
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            there = self._manager.all_steps(read=True)
+            kept = f"the checkpoint of step {max(there)} is intact" if there else "none"
+            raise OSError(
+                f"saving step {self._saving} to {self.folder} failed: {reason}; {kept}"
+            ) from error
 
     def restore(self, abstract: TrainState, like: dict) -> TrainState | None:
         """The newest state, or None where none was ever saved.

@@ -75,12 +75,17 @@ class Evaluators:
         options = self._options.items()
         return [name for name, o in options if step in ends or step % o.every == 0]
 
-    def run(self, step: int, current, writer) -> dict[str, float]:
-        """Scores of those that are due, which are also written."""
+    def run(self, step: int, current, writer, interrupted) -> dict[str, float]:
+        """Scores of those that are due, which are also written.
+
+        `interrupted` is asked before each batch; after a yes nothing more is done.
+        """
         scores = {}
         for name in self.due(step):
             arrays, about = self._sets[name]
-            embeddings = self._embeddings(current.ema, arrays)
+            embeddings = self._embeddings(current.ema, arrays, interrupted)
+            if embeddings is None:
+                return {}
             evaluator = EVALUATORS[name]
             if missing := [n for n in evaluator.needs if n not in embeddings]:
                 raise ValueError(
@@ -102,8 +107,9 @@ class Evaluators:
         wanted["context_length"] = data.info["context_length"]
         return loader.open_data(wanted)
 
-    def _embeddings(self, params, arrays):
-        """{name: float32 (n, D)} on the host, in batches of config.batch_size.
+    def _embeddings(self, params, arrays, interrupted):
+        """{name: float32 (n, D)} on the host, in batches of config.batch_size;
+        None when interrupted.
 
         n is the length of the longest array; the last row of a shorter one is repeated.
         """
@@ -111,6 +117,8 @@ class Evaluators:
         count = max(map(len, arrays.values()))
         placing, found = sharding.batch_sharding(self._mesh), []
         for start in range(0, count, size):
+            if interrupted():
+                return None
             rows = np.arange(start, start + size)
             batch = {k: a[np.minimum(rows, len(a) - 1)] for k, a in arrays.items()}
             batch = batches.place(batch, placing, size, self._spec)

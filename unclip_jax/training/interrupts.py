@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C end a run at a step boundary, after saving.
+"""SIGTERM and Ctrl-C end a run between two steps, or in an evaluation, after saving.
 
-With several processes all must stop at the same step: jax's preemption service, which
+With several processes all must stop at the same place: jax's preemption service, which
 catches SIGTERM itself, agrees on one (and Ctrl-C keeps its usual meaning).
 """
 
@@ -20,6 +20,7 @@ class Interrupts:
 
     def __init__(self):
         self.received = None
+        self._polls = 0
         self._old = {}
 
     def __enter__(self):
@@ -33,11 +34,15 @@ class Interrupts:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def at_step(self, step: int) -> signal.Signals | None:
-        """The signal on account of which the run should stop after `step`, if any."""
-        several = jax.process_count() > 1
-        if several and multihost_utils.reached_preemption_sync_point(step):
-            self.received = signal.SIGTERM
+    def poll(self) -> signal.Signals | None:
+        """The signal on account of which the run should stop here, if any.
+
+        All processes must ask equally often: they get the same answer to each question.
+        """
+        if self.received is None and jax.process_count() > 1:
+            self._polls += 1
+            if multihost_utils.reached_preemption_sync_point(self._polls):
+                self.received = signal.SIGTERM
         return self.received
 
     def _note(self, number, frame):

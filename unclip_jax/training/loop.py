@@ -110,9 +110,9 @@ def train(
         jax.set_mesh(mesh),
         Checkpoints(workdir, saving.keep, restore_step) as checkpoints,
     ):
-        return run.go(
-            make_meta(config.stage, plain, stage.export(), data.info), checkpoints
-        )
+        meta = make_meta(config.stage, plain, stage.export(), data.info)
+        with Interrupts() as interrupts:  # from here on a signal is kept for later
+            return run.go(meta, checkpoints, interrupts)
 
 
 @dataclasses.dataclass
@@ -139,7 +139,7 @@ class _Run:
         )
         self.replicated = sharding.replicated(self.mesh)
 
-    def go(self, meta, checkpoints) -> state.TrainState:
+    def go(self, meta, checkpoints, interrupts) -> state.TrainState:
         config, say = self.config, self.progress.say
         current, abstract = self._start(checkpoints, meta)
         start = int(jax.device_get(current.step))
@@ -190,18 +190,29 @@ class _Run:
         # overlap can take each other's threads and wait for ever
         one_by_one = self.mesh.size > 1 and jax.default_backend() == "cpu"
         try:
-            with Interrupts() as interrupts, dog:
+            with dog:
                 for n in range(start, config.steps):
                     dog.waiting_for(f"saves, previews and evaluators of step {n}")
                     if n > start and n % self.saving.every == 0:
                         checkpoints.save(n, current, meta)
                         window.pause()
-                    if preview and n % self.drawing.every == 0:
+                    if (
+                        preview
+                        and n % self.drawing.every == 0
+                        and not interrupts.poll()
+                    ):
                         preview.draw(n, current, writer)
                         window.pause()
-                    if judges.due(n):
-                        judges.run(n, current, writer)
+                    if judges.due(n) and not interrupts.poll():
+                        judges.run(n, current, writer, interrupts.poll)
                         window.pause()
+                    if received := interrupts.poll():
+                        checkpoints.save(n, current, meta)
+                        checkpoints.wait()
+                        say(f"{received.name}: saved step {n}")
+                        if received.name == "SIGINT":
+                            raise KeyboardInterrupt
+                        return current
                     profile.before(n + 1)
                     with jax.transfer_guard("disallow"):
                         dog.waiting_for(f"the data, at step {n + 1}")
@@ -212,20 +223,13 @@ class _Run:
                     profile.after(n + 1, metrics)
                     if (n + 1) % config.log_every == 0 or n + 1 == config.steps:
                         log.write(n + 1, window, batches)
-                    received = interrupts.at_step(n + 1)
-                    if received and n + 1 < config.steps:
-                        checkpoints.save(n + 1, current, meta)
-                        checkpoints.wait()
-                        say(f"{received.name}: saved step {n + 1}")
-                        if received.name == "SIGINT":
-                            raise KeyboardInterrupt
-                        return current
+                        checkpoints.check()
                 dog.waiting_for("the last save, preview and evaluators")
                 checkpoints.save(config.steps, current, meta)
                 checkpoints.wait()
                 if preview:
                     preview.draw(config.steps, current, writer)
-                judges.run(config.steps, current, writer)
+                judges.run(config.steps, current, writer, interrupts.poll)
         finally:
             profile.close()
             writer.close()
