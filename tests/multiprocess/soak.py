@@ -27,7 +27,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = ROOT / "tests" / "training" / "toy.py"
-STEPS, PAUSE, EVERY = 400, 0.05, 4  # toy.py saves every 4 steps
+STEPS, PAUSE = 160, 0.05  # toy.py saves every 4 steps
 BOUND = 60  # seconds within which the others of a killed process must have ended
 LOST = "another process of the run was lost", "The tasks have crashed"
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
@@ -91,16 +91,21 @@ class Run:
     def said(self, i=0) -> str:
         return "".join(self.output[i])
 
-    def finish(self, seconds) -> tuple[int, ...]:
-        """Exit codes; raises if a process is still there after so long."""
-        end = time.monotonic() + seconds
+    def finish(self, seconds: float = 900) -> tuple[tuple[int, ...], float]:
+        """Exit codes, and seconds until all had ended; raises if it takes too long.
+
+        Ticks are counted: where this program is stopped, so are those it waits for.
+        """
         try:
-            for process in self.running:
-                process.wait(max(0.1, end - time.monotonic()))
+            for tick in range(round(seconds / 0.1)):
+                codes = tuple(p.poll() for p in self.running)
+                if None not in codes:
+                    return codes, tick * 0.1
+                time.sleep(0.1)
         finally:
             for process in self.running:
                 process.kill()
-        return tuple(p.returncode for p in self.running)
+        raise AssertionError(f"still there after {seconds} s:\n{self.said()[-3000:]}")
 
     def committed(self) -> int:
         """The newest step whose checkpoint is whole; -1 for none."""
@@ -144,9 +149,7 @@ def kill_once(run: Run, rng: random.Random) -> Kill:
     if any(".orbax-checkpoint-tmp" in p.name for p in _there(run.workdir)):
         moment = "saving"
     run.running[victim].send_signal(number)
-    began = time.monotonic()
-    codes = run.finish(BOUND)
-    ended = time.monotonic() - began
+    codes, ended = run.finish(BOUND)
     found = Kill(
         run.name,
         signal.Signals(number).name,
@@ -185,7 +188,7 @@ def soak(seed: int, kills: int, folder: pathlib.Path) -> list[Kill]:
     for processes, count in ((1, kills // 2), (2, kills - kills // 2)):
         whole = Run(folder / f"whole-{processes}", processes)
         whole.start(pause=0)
-        assert set(whole.finish(300)) == {0}, whole.said()
+        assert set(whole.finish()[0]) == {0}, whole.said()
         run = Run(folder / f"killed-{processes}", processes)
         for _ in range(count):
             kill = kill_once(run, rng)
@@ -193,7 +196,7 @@ def soak(seed: int, kills: int, folder: pathlib.Path) -> list[Kill]:
             assert kill.saved < STEPS, "the run ended before the last kill: more STEPS"
             found.append(kill)
         run.start(pause=0)
-        assert set(run.finish(300)) == {0}, run.said()
+        assert set(run.finish()[0]) == {0}, run.said()
         _compare(whole.workdir, run.workdir)
     return found
 

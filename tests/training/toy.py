@@ -54,7 +54,7 @@ class Stage:
     def embed(self, params, rng, batch):
         self._compiled("embed")
         image = batch["x"] @ params["in"]["kernel"]
-        return {"clip_image": image, "clip_text": image[:, ::-1]}
+        return {"image": image, "text": image[:, ::-1]}
 
     def export(self):
         return {"part": "toy", "config": {"width": 32}}

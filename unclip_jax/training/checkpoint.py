@@ -103,6 +103,10 @@ class Checkpoints:
         with self._failures_named():
             self._manager.check_for_errors()
 
+    def saving(self) -> bool:
+        """Whether a save is still under way."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Returns when the last save is committed.
 
@@ -119,7 +123,8 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises many kinds
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            there = self._manager.all_steps(read=True)
+            self._manager.reload()  # it counts the one that failed
+            there = self._manager.all_steps()
             kept = f"the checkpoint of step {max(there)} is intact" if there else "none"
             raise OSError(
                 f"saving step {self._saving} to {self.folder} failed: {reason}; {kept}"
