@@ -86,7 +86,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, how):
             env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         assert done.returncode == 1
         said = done.stderr.strip().splitlines()[-1]
