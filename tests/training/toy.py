@@ -51,13 +51,17 @@ class Stage:
         images = jnp.broadcast_to(batch["x"][:, :, None, None], (4, 16, 16, 3))
         return (jnp.abs(images) * 50).astype(jnp.uint8)
 
+    def export(self):
+        return {"part": "toy", "config": {"width": 32}}
+
+
+class EmbeddingStage(Stage):
+    """With features that evaluators can score."""
+
     def embed(self, params, rng, batch):
         self._compiled("embed")
         image = batch["x"] @ params["in"]["kernel"]
         return {"image": image, "text": image[:, ::-1]}
-
-    def export(self):
-        return {"part": "toy", "config": {"width": 32}}
 
 
 class Data:
@@ -116,7 +120,8 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
         if signal_in:
             config.preview.every = 4
             config.evaluators = {"retrieval": {"every": 4, "count": 64}}
-        train(config, workdir, stage=Stage(signal_in), data=Data(float(pause)))
+        stage = EmbeddingStage(signal_in)
+        train(config, workdir, stage=stage, data=Data(float(pause)))
 
     if not process:
         return run()

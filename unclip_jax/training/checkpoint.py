@@ -6,6 +6,7 @@ onto any mesh. Saving is asynchronous; a save that failed raises at the next one
 """
 
 import contextlib
+import errno
 import gc
 import importlib.metadata
 import logging
@@ -122,13 +123,33 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax raises many kinds
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            self._manager.reload()  # it counts the one that failed
-            there = self._manager.all_steps()
-            kept = f"the checkpoint of step {max(there)} is intact" if there else "none"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if len(reason) > 400:  # what failed comes first, why comes last
+                reason = f"{reason[:200]} ... {reason[-200:]}"
             raise OSError(
-                f"saving step {self._saving} to {self.folder} failed: {reason}; {kept}"
+                f"saving step {self._saving} to {self.folder} failed: {reason}; "
+                + self._what_is_left()
             ) from error
+
+    @contextlib.contextmanager
+    def full_disk_named(self):
+        """Where other files of the run are written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                f"No space left on the disk of {self._workdir}: make some and run the "
+                f"same command again; {self._what_is_left()}"
+            ) from error
+
+    def _what_is_left(self) -> str:
+        self._manager.reload()  # it counts one whose save failed
+        there = self._manager.all_steps()
+        if not there:
+            return "there is no checkpoint yet"
+        return f"the checkpoint of step {max(there)} is intact"
 
     def restore(self, abstract: TrainState, like: dict) -> TrainState | None:
         """The newest state, or None where none was ever saved.

@@ -111,7 +111,8 @@ def train(
         Checkpoints(workdir, saving.keep, restore_step) as checkpoints,
     ):
         meta = make_meta(config.stage, plain, stage.export(), data.info)
-        with Interrupts() as interrupts:  # from here on a signal is kept for later
+        # from here on a signal is kept for later
+        with Interrupts() as interrupts, checkpoints.full_disk_named():
             return run.go(meta, checkpoints, interrupts)
 
 
