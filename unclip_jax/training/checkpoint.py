@@ -64,7 +64,7 @@ class Checkpoints:
         if restore_step is not None:
             _set_aside_newer(self.folder, restore_step)
         self._manager = _manager(self.folder, keep)
-        self._saving = None  # the step
+        self._saving = None  # the step, until it is known to be saved
 
     def __enter__(self):
         return self
@@ -100,9 +100,13 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises what `wait` does if the last save has failed; does not wait."""
-        with self._failures_named():
-            self._manager.check_for_errors()
+        """Raises what `wait` does if the last save has failed; does not wait.
+
+        Orbax's own check_for_errors does not see what its finalising thread caught.
+        """
+        if self._saving is not None and not self.saving():
+            self.wait()
+            self._saving = None
 
     def saving(self) -> bool:
         """Whether a save is still under way."""
