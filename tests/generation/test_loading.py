@@ -24,7 +24,8 @@ def folder(tmp_path_factory, stack, resized):
         part = resized(kind, vocab_size=514, eot_id=513)
         meta = {"step": 1, "clip_fingerprint": fingerprint}
         native.write_part(folder, kind, part.config, part.params, meta)
-        fingerprint = fingerprint or part.clip_fingerprint
+        if fingerprint is None:  # the CLIP comes first; the others belong to it
+            fingerprint = native.read_index(folder)["parts"][kind]["clip_fingerprint"]
     return folder
 
 

@@ -53,7 +53,8 @@ def test_processes_share_a_folder_and_none_draws_twice(tmp_path):
 
 
 def test_other_settings_are_refused(tmp_path):
-    PictureFolder(tmp_path, ["a"], {"seed": 1, "scales": (1, 2)})
+    first = PictureFolder(tmp_path, ["a"], {"seed": 1, "scales": (1, 2)})
+    first.put(0, np.zeros((2, 2, 3), np.uint8), {})
     PictureFolder(tmp_path, ["a"], {"seed": 1, "scales": (1, 2)})
     with pytest.raises(ValueError, match="seed was 1, is 2"):
         PictureFolder(tmp_path, ["a"], {"seed": 2, "scales": (1, 2)})
