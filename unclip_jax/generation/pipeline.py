@@ -241,7 +241,7 @@ def draw_images(
     condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
-    exact = canvas.x_T is not None and not drawing.guided and drawing.steps > 1
+    exact = canvas.x_T is not None and not drawing.guided
     bound = None if exact else 1.0
     model = decoder_model(decoder, params)
     denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
@@ -259,7 +259,8 @@ def draw_images(
     if x_T is None:
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     keys = keys_of(seed, indices, DECODER, STEPS)
-    options = {"bound": 1.0, "pixels": LAST_NOISE, "to_x0": not exact}
+    options = {"bound": 1.0, "pixels": LAST_NOISE}
+    options["to_x0"] = not (exact and _ends_early(drawing))
     images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
@@ -295,8 +296,17 @@ def invert_images(
     predict = _denoiser(decoder, model, condition, scale, drawing, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
     predict = reported(predict, timesteps[::-1], report, "inversion")
-    exact = not drawing.guided and drawing.steps > 1
-    return samplers.ddim_inversion(predict, sched, images, timesteps, to_x0=not exact)
+    to_x0 = not _ends_early(drawing)
+    return samplers.ddim_inversion(predict, sched, images, timesteps, to_x0=to_x0)
+
+
+def _ends_early(drawing: Drawing) -> bool:
+    """Whether inversion leaves out the step between x_0 and the last timestep.
+
+    It puts the model's x_0 in place of x, which cannot be undone; what guidance has
+    pushed out of the range of pictures needs that.
+    """
+    return not drawing.guided and drawing.steps > 1
 
 
 def decoder_model(decoder: Part, params):

@@ -285,7 +285,8 @@ class UnCLIP(Manipulations):
           embeddings: text embeddings do as well; the decoder was not trained on them.
           others: as for text2image, where their names may begin with decoder_.
           noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it. One
-            of `invert` is undone without guidance with the same steps and eta = 0.
+            of `invert` is undone without guidance with the same steps and eta = 0:
+            DDIM then ends at the last timestep, with the trace of noise there.
           keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
             the mask stays as it is in the picture, but for later enlargement.
         """
