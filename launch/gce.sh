@@ -7,6 +7,7 @@
 #   launch/gce.sh create [--provisioning-model=SPOT ...]     flags of the instance template
 #   launch/gce.sh setup
 #   launch/gce.sh run --config=configs/paper/prior.py --workdir=$BUCKET/runs/prior
+#   launch/gce.sh run embed --config=configs/paper/embed.py --workdir=data/records
 #   launch/gce.sh logs                 follows the first host
 #   launch/gce.sh stop                 SIGTERM: every host saves the same step
 #   launch/gce.sh delete
@@ -67,7 +68,7 @@ case "$action" in
 $FOLDER && $FOLDER/launch/host.sh setup $BUCKET"
     ;;
   run)
-    [ $# -gt 0 ] || { echo "error: $0 run: no flags for unclip_jax.train" >&2; exit 2; }
+    [ $# -gt 0 ] || { echo "error: $0 run: give --config=FILE --workdir=FOLDER" >&2; exit 2; }
     on "$(hosts)" "$FOLDER/launch/host.sh start$(printf ' %q' "$@")"
     ;;
   logs) on "$(hosts | head -n 1)" "$FOLDER/launch/host.sh logs" ;;
@@ -77,7 +78,7 @@ $FOLDER && $FOLDER/launch/host.sh setup $BUCKET"
     call gcloud compute instance-templates delete "$NAME" --quiet
     call gcloud compute resource-policies delete "$NAME" --region="$region" --quiet
     ;;
-  help | -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" ;;
+  help | -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0" ;;
   *)
     echo "error: $0: unknown command $action (create, setup, run, logs, stop, delete)" >&2
     exit 2

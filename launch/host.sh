@@ -3,7 +3,8 @@
 #
 #   launch/host.sh setup [BUCKET]    Python and the requirements; BUCKET appears as data/
 #   launch/host.sh start --config=configs/paper/prior.py --workdir=gs://BUCKET/runs/prior
-#   launch/host.sh logs              follows train.log
+#   launch/host.sh start embed --config=configs/paper/embed.py --workdir=data/records
+#   launch/host.sh logs              follows run.log
 #   launch/host.sh stop              SIGTERM: the run saves, on all hosts the same step
 #
 # --dry-run before the command prints what would be done.
@@ -20,7 +21,7 @@ call() {
 }
 
 running() { # and not a zombie: in a container nobody may have waited for it
-  [ -f train.pid ] && ps -o stat= -p "$(cat train.pid)" | grep -qv Z
+  [ -f run.pid ] && ps -o stat= -p "$(cat run.pid)" | grep -qv Z
 }
 
 mount_bucket() {
@@ -47,31 +48,33 @@ case "$action" in
     [ $# -eq 0 ] || mount_bucket "$1"
     ;;
   start)
-    [ $# -gt 0 ] || { echo "error: $0 start: no flags for unclip_jax.train" >&2; exit 2; }
+    program=train
+    case "${1:-}" in train | embed | evaluate) program=$1; shift ;; esac
+    [ $# -gt 0 ] || { echo "error: $0 start: no flags for unclip_jax.$program" >&2; exit 2; }
     if running; then
-      echo "error: process $(cat train.pid) trains already; $0 stop ends it" >&2
+      echo "error: process $(cat run.pid) runs already; $0 stop ends it" >&2
       exit 1
     fi
     if [ "$dry" ]; then
-      echo ".venv/bin/python -m unclip_jax.train $* > train.log"
+      echo ".venv/bin/python -m unclip_jax.$program $* > run.log"
       exit 0
     fi
     # a process that was killed leaves the lock of the TPU behind
     sudo -n rm -f /tmp/libtpu_lockfile 2>/dev/null || true
     # it shall outlive the connection that started it
-    nohup setsid .venv/bin/python -m unclip_jax.train "$@" >train.log 2>&1 </dev/null &
-    echo $! >train.pid
+    nohup setsid .venv/bin/python -m unclip_jax.$program "$@" >run.log 2>&1 </dev/null &
+    echo $! >run.pid
     sleep "${UNCLIP_START_WAIT:-5}"
     if ! running; then
       echo "error: it ended at once:" >&2
-      tail -n 5 train.log >&2
+      tail -n 5 run.log >&2
       exit 1
     fi
     ;;
-  logs) call tail -n 50 -F train.log ;;
+  logs) call tail -n 50 -F run.log ;;
   stop)
-    if running; then call kill -TERM "$(cat train.pid)"; else echo "nothing trains here"; fi
+    if running; then call kill -TERM "$(cat run.pid)"; else echo "nothing runs here"; fi
     ;;
-  help | -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+  help | -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
   *) echo "error: $0: unknown command $action (setup, start, logs, stop)" >&2; exit 2 ;;
 esac

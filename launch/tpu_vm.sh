@@ -5,6 +5,7 @@
 #   launch/tpu_vm.sh create [--spot]   waits in the queue until the slice is there
 #   launch/tpu_vm.sh setup             clones REPOSITORY and installs, on every worker
 #   launch/tpu_vm.sh run --config=configs/paper/prior.py --workdir=$BUCKET/runs/prior
+#   launch/tpu_vm.sh run embed --config=configs/paper/embed.py --workdir=data/records
 #   launch/tpu_vm.sh logs              follows worker 0
 #   launch/tpu_vm.sh stop              SIGTERM: every worker saves the same step
 #   launch/tpu_vm.sh delete
@@ -56,7 +57,7 @@ case "$action" in
 && $FOLDER/launch/host.sh setup $BUCKET"
     ;;
   run)
-    [ $# -gt 0 ] || { echo "error: $0 run: no flags for unclip_jax.train" >&2; exit 2; }
+    [ $# -gt 0 ] || { echo "error: $0 run: give --config=FILE --workdir=FOLDER" >&2; exit 2; }
     on all "$FOLDER/launch/host.sh start$(printf ' %q' "$@")"
     ;;
   logs) on 0 "$FOLDER/launch/host.sh logs" ;;
@@ -64,7 +65,7 @@ case "$action" in
   delete)
     call gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet
     ;;
-  help | -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0" ;;
+  help | -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" ;;
   *)
     echo "error: $0: unknown command $action (create, setup, run, logs, stop, delete)" >&2
     exit 2

@@ -31,11 +31,11 @@ ROOMS = {
     "evaluation": ("generation", "data", "parallel", "models", "interop"),
     "training": ("stages", "parallel", "data", "evaluation"),
     # entry points: flags in, one call, nothing else
-    "train": ("training", "interop"),  # reads what a run may start from
-    "embed": ("embedding", "training"),  # reads the run that training wrote
+    "train": ("training", "interop", "parallel"),  # reads what a run may start from
+    "embed": ("embedding", "training", "parallel"),  # reads what training wrote
     "sample": ("generation",),
     "app": ("generation",),
-    "evaluate": ("evaluation",),
+    "evaluate": ("evaluation", "parallel"),
     "estimate_variance": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("training",),
@@ -58,18 +58,18 @@ LIBRARIES = {
         "tokenizers",
         "transformers",
     ),
-    "parallel": ("jax",),
+    "parallel": ("etils", "jax"),
     "interop": ("etils", "jax", "flax", "ml_dtypes", "PIL", "safetensors", "tokenizers")
     + ("torch", "transformers"),
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
-    "training": ("etils", "jax", "flax", "ml_collections", "optax", "orbax", "PIL")
-    + ("tensorboardX", "wandb"),
+    "training": ("etils", "google", "jax", "flax", "ml_collections", "optax", "orbax")
+    + ("PIL", "tensorboardX", "wandb"),
 }
 # Heavy or optional: never imported by importing a module of ours.
 ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
-ONLY_IN_FUNCTIONS += ("transformers", "wandb")
+ONLY_IN_FUNCTIONS += ("google", "transformers", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)

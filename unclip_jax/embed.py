@@ -3,13 +3,17 @@
     python -m unclip_jax.embed --config=configs/icons/embed.py --workdir=data/icons
 
 Run the same command again to continue after an interruption. With --inspect nothing is
-embedded: the data, or the records that are there, are counted and shown.
+embedded: the data, or the records that are there, are counted and shown. On several
+hosts start it on each of them, with a workdir that all of them see: they share the
+work, file by file.
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.parallel import flags
 
 FLAGS = {
     "inspect": (False, "report on the data and draw a sheet of it; embed nothing"),
+    **flags.FLAGS,
 }
 
 
@@ -19,10 +23,10 @@ def main(args):
 
         inspect(args.config, args.workdir)
         return
-    from unclip_jax.embedding.runner import embed
+    from unclip_jax.embedding.command import run
     from unclip_jax.training.checkpoint import load_run
 
-    embed(args.config, args.workdir, load_run)
+    run(args, load_run)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ them, with a workdir that all of them see; the numbers are those of one host.
 """
 
 from unclip_jax import config
+from unclip_jax.parallel import flags
 
 FLAGS = {
     "images": ("", "folder or npz of pictures to score instead of drawing any"),
     "make_reference": ("", "file to write the reference's statistics to, and stop"),
-    "distributed": ("auto", "auto, on or off: join the other processes of the run"),
-    "coordinator": ("", "host:port of process 0"),
-    "num_processes": (0, "processes of the run, with --coordinator"),
-    "process_id": (-1, "number of this process, from 0, with --coordinator"),
+    **flags.FLAGS,
 }
 
 

@@ -7,16 +7,12 @@ elsewhere give --coordinator, --num_processes and --process_id.
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.parallel import flags
 
 FLAGS = {
     "restore_step": (int, "go on from this checkpoint; newer ones are set aside"),
     "profile_steps": ("", "first:last: write a profiler's trace of these steps"),
-    "distributed": ("auto", "auto, on or off: join the other processes of the run"),
-    "coordinator": ("", "host:port of process 0"),
-    "num_processes": (0, "processes of the run, with --coordinator"),
-    "process_id": (-1, "number of this process, from 0, with --coordinator"),
-    "connect_timeout": (300, "seconds to wait for the other processes"),
-    "heartbeat_timeout": (100, "seconds of silence that mean a process is lost"),
+    **flags.FLAGS,
 }
 
 

@@ -26,9 +26,8 @@ def get_config():
     c.batch_size = 256  # over all devices of a process
     c.shard_size = 2000  # examples per file
     c.image_format = "png"  # or "jpeg"
+    c.image_size = 0  # side in the records, e.g. 64 where CLIP sees 256; 0: the same
     c.compute_dtype = "float32"
-    c.min_similarity = (
-        -1.0
-    )  # cosine of image and caption; less similar ones are left out
+    c.min_similarity = -1.0  # cosine of image and caption; what is below is left out
     c.text_states = False  # True for a prior with model.caption="clip_states"
     return c

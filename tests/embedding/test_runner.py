@@ -7,9 +7,10 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.embedding.conftest import CONFIG
 from unclip_jax import config as config_lib
-from unclip_jax import models
 from unclip_jax.data import order
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
@@ -19,23 +20,6 @@ from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.interop import native, parts
 from unclip_jax.interop.images import fit
-
-CONFIG = {
-    "model": {
-        "embed_dim": 8,
-        "vocab_size": 514,
-        "context_length": 6,
-        "eot_id": 513,
-        "image_size": 8,
-        "patch_size": 4,
-        "vision_width": 8,
-        "vision_depth": 1,
-        "vision_heads": 2,
-        "text_width": 8,
-        "text_depth": 1,
-        "text_heads": 2,
-    }
-}
 
 
 class Pictures:
@@ -62,27 +46,6 @@ class Pictures:
 
     def captions(self, n):
         return [f"picture {i}" for i in range(n)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "tokenizer"
-    return train_tokenizer(["a"], folder, 514, context_length=6), folder
-
-
-@pytest.fixture(scope="module")
-def params():
-    shapes = parts.param_shapes("clip", models.build("clip", CONFIG["model"]))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda s: rng.normal(size=s.shape, scale=0.3).astype(np.float32), shapes
-    )
-
-
-@pytest.fixture(scope="module")
-def clip(tokenizer, params):
-    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
-    return FrozenCLIP(part, tokenizer[0], batch_size=4)
 
 
 def digest(folder):
@@ -211,6 +174,21 @@ def test_jpeg(tmp_path, clip):
     assert image.shape == (8, 8, 3) and (image != Pictures()[0]["image"]).any()
 
 
+def test_records_may_hold_smaller_pictures_than_clip_sees(tmp_path, clip):
+    source = Pictures()
+    sizes = dict(shard_size=20, image_size=4)
+    manifest = runner.embed_source(source, tmp_path, clip, **sizes)
+    assert manifest["image_size"] == 4
+    reader = RecordReader(tmp_path)
+    for i in (0, 7):
+        image = source[i]["image"]
+        shrunk = Image.fromarray(image).resize((4, 4), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(reader[i]["image"], shrunk, atol=1)
+        tokens = clip.tokenizer.encode([f"picture {i}"])
+        seen = clip.embed(image[None], tokens)["clip_image"]
+        np.testing.assert_allclose(reader[i]["clip_image"], seen[0], atol=1e-5)
+
+
 def config(**changes):
     values = {
         "clip": "exports/tiny",
@@ -258,6 +236,7 @@ def test_embed_from_a_run_and_from_its_export(tmp_path, tokenizer, params):
     [
         ({"shard_sise": 3}, "unknown key 'shard_sise' in config: did you mean 'shard"),
         ({"image_format": "gif"}, "config.image_format 'gif'"),
+        ({"image_size": -1}, "config.image_size must be at least 0, got -1"),
         ({"shard_size": 0}, "config.shard_size must be at least 1"),
         ({"batch_size": 0}, "config.batch_size must be at least 1"),
         ({"splits": {}}, "config.splits is empty"),

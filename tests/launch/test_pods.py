@@ -75,7 +75,7 @@ def test_flags_arrive_on_the_hosts_as_they_were_given(script, tmp_path):
     assert remote.startswith("unclip_jax/launch/host.sh start ")
     arguments = remote.partition(" start ")[2]
     assert run("bash", "-c", f"printf '%s\\n' {arguments}").splitlines() == [*FLAGS]
-    assert "no flags" in run(LAUNCH / script, "--dry-run", "run", code=2)
+    assert "--config=FILE" in run(LAUNCH / script, "--dry-run", "run", code=2)
 
 
 def test_an_instance_group_gets_a_policy_a_template_and_a_size():
@@ -175,9 +175,9 @@ def test_a_host_starts_follows_and_stops_one_run(tmp_path):
     python.chmod(0o755)
     env = {"UNCLIP_START_WAIT": "0.5"}
     run(host, "start", *FLAGS, **env)
-    log = tmp_path / "train.log"
+    log = tmp_path / "run.log"
     assert f"got: -m unclip_jax.train {' '.join(FLAGS)}" in log.read_text()
-    assert "trains already" in run(host, "start", *FLAGS, code=1, **env)
+    assert "runs already" in run(host, "start", *FLAGS, code=1, **env)
     run(host, "stop")
     for _ in range(50):
         if "saved" in log.read_text():
@@ -185,9 +185,16 @@ def test_a_host_starts_follows_and_stops_one_run(tmp_path):
         time.sleep(0.1)
     assert "saved" in log.read_text()
     time.sleep(0.3)
-    assert "nothing trains here" in run(host, "stop")
+    assert "nothing runs here" in run(host, "stop")
     python.write_text("#!/bin/bash\necho no such config >&2\nexit 2\n")
     assert "no such config" in run(host, "start", *FLAGS, code=1, **env)
+
+
+def test_a_host_runs_other_commands_than_training():
+    said = run(LAUNCH / "host.sh", "--dry-run", "start", "embed", *FLAGS)
+    assert f"-m unclip_jax.embed {' '.join(FLAGS)}" in said
+    refused = run(LAUNCH / "host.sh", "--dry-run", "start", "embed", code=2)
+    assert "no flags for unclip_jax.embed" in refused
 
 
 def test_a_host_is_set_up_with_the_bucket_as_data(tmp_path):

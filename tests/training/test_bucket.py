@@ -8,6 +8,10 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
+
+from unclip_jax.training import run_folder
+
 HERE = pathlib.Path(__file__).parent
 RUN = "gs://models/runs/toy"
 
@@ -26,6 +30,12 @@ def test_a_run_lives_in_a_bucket(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     left = [str(p) for p in tmp_path.rglob("*") if "gs:" in str(p) or p.is_file()]
     assert not left, "written to the disk instead"
+
+
+def test_a_bucket_without_its_client_is_refused_before_anything_else(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(ValueError, match="gs://b/r needs .* google-cloud-storage"):
+        run_folder.claim("gs://b/r", {})
 
 
 def scenario() -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def make_config(steps=12, fsdp=1, **changes):
 
 
 def main(workdir, fsdp, steps, pause=0.0, *process):
-    from unclip_jax.training import command
+    from unclip_jax.parallel.together import together
 
     def run():
         from unclip_jax.training.loop import train
@@ -126,8 +127,15 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
     if not process:
         return run()
     address, count, number = process
-    timeouts = {"connect_timeout": 20, "heartbeat_timeout": 10}
-    command.together(run, "on", address, int(count), int(number), **timeouts)
+    args = types.SimpleNamespace(
+        distributed="on",
+        coordinator=address,
+        num_processes=int(count),
+        process_id=int(number),
+        connect_timeout=20,
+        heartbeat_timeout=10,
+    )
+    together(run, args)
 
 
 if __name__ == "__main__":

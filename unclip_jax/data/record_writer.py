@@ -7,6 +7,7 @@ and no manifest; writing goes on with the shards that are missing.
 import collections
 import json
 import pathlib
+import time
 from collections.abc import Iterable, Mapping
 
 import msgpack
@@ -73,11 +74,22 @@ class RecordWriter:
         """Numbers of the shards that need not be written again."""
         if self.is_finished():
             return set(range(self.num_shards))
-        return {
-            i
-            for i in range(self.num_shards)
-            if record_files.is_shard_done(self.folder, i, self._shard(i))
-        }
+        return {i for i in range(self.num_shards) if self._is_done(i)}
+
+    def wait(self, for_manifest: bool, pause: float = 1.0) -> None:
+        """Returns when other processes have done their part.
+
+        Args:
+          for_manifest: wait until one has finished the folder, not only until all
+            shards are written.
+          pause: seconds between looks.
+        """
+        missing = set(range(self.num_shards))
+        while not self.is_finished():
+            missing = {i for i in missing if not self._is_done(i)}
+            if not missing and not for_manifest:
+                return
+            time.sleep(pause)
 
     def write_shard(
         self, i: int, examples: Iterable[Mapping], skipped: Iterable[BadRecord] = ()
@@ -162,6 +174,9 @@ class RecordWriter:
         record_files.write_bytes(self.folder / records.MANIFEST, text.encode())
         record_files.remove_unfinished(self.folder)
         return manifest
+
+    def _is_done(self, i):
+        return record_files.is_shard_done(self.folder, i, self._shard(i))
 
     def _shard(self, i):
         return f"shard-{i:05d}-of-{self.num_shards:05d}.array_record"

@@ -6,6 +6,9 @@ The config's fields:
                    CLIP (transformers' CLIPModel, OpenCLIP, diffusers' unCLIP)
     data           the source and its options, as in a training config
     splits         {name: options that replace data's}; records go to workdir/name
+    image_size     side of the pictures in the records: CLIP sees those that the source
+                   gives (data.image_size), a decoder may train on smaller ones; 0, the
+                   default, keeps the source's
     batch_size     examples per step, over all devices of a process
     shard_size     examples per file; what an interrupted run loses at most
     image_format   "png", or "jpeg" (quality 95)
@@ -39,10 +42,12 @@ from unclip_jax import config as config_lib
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.data.sources.pictures import to_square
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
 from unclip_jax.interop.images import fit
+from unclip_jax.parallel import preflight
 
 KEYS = (
     "clip",
@@ -53,7 +58,7 @@ KEYS = (
     "image_format",
     "compute_dtype",
 )
-OPTIONAL = ("text_states", "min_similarity")
+OPTIONAL = ("text_states", "min_similarity", "image_size")
 IMAGE_FORMATS = ("png", "jpeg")
 READERS = 8  # threads that read or draw examples
 
@@ -89,12 +94,18 @@ def embed(
         raise ValueError(
             f"config.shard_size must be at least 1, got {config['shard_size']}"
         )
+    if config.get("image_size", 0) < 0:
+        raise ValueError(
+            f"config.image_size must be at least 0, got {config['image_size']}"
+        )
     if not config["splits"]:
         raise ValueError("config.splits is empty: name at least one, e.g. train")
     sources = {  # all of them first: a mistake in the last should not cost hours
         split: make_source({**dict(config["data"]), **dict(options)})
         for split, options in config["splits"].items()
     }
+    fingerprints = {split: source.fingerprint for split, source in sources.items()}
+    preflight.check(workdir, config_lib.to_plain(config), str(fingerprints))
     clip = FrozenCLIP.load(
         config["clip"],
         load_run,
@@ -109,6 +120,7 @@ def embed(
             clip,
             shard_size=config["shard_size"],
             image_format=config["image_format"],
+            image_size=config.get("image_size", 0),
             min_similarity=config.get("min_similarity", -1.0),
             name=split,
         )
@@ -123,12 +135,14 @@ def embed_source(
     *,
     shard_size: int,
     image_format: str = "png",
+    image_size: int = 0,
     min_similarity: float = -1.0,
     name: str = "records",
 ) -> dict:
     """Writes the records of one source, or what is missing of them.
 
-    Processes take turns at the shards. Returns the manifest.
+    Processes take turns at the shards; they must see the same folder. Returns the
+    manifest.
 
     Raises:
       ValueError: an empty source, images that are not square or differ in size, a
@@ -147,7 +161,7 @@ def embed_source(
         return RecordWriter(
             folder,
             num_shards=-(-total // shard_size),
-            image_size=None if is_given else _image_size(source),
+            image_size=None if is_given else image_size or _image_size(source),
             arrays={"tokens": ("int32", (module.context_length,)), **clip.arrays},
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
@@ -184,15 +198,15 @@ def embed_source(
                 examples = make_examples(source, indices, clip, pool, skipped, progress)
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
+                if image_size and not is_given:
+                    examples = (_shrunk(example, image_size) for example in examples)
                 if image_format == "jpeg" and not is_given:
                     examples = map(_with_jpeg, examples)
                 writer.write_shard(shard, examples, skipped)
-    if several:
-        multihost_utils.sync_global_devices(f"wrote {name}")
+    # in the folder, not by collectives: they may time out when shards differ in length
+    writer.wait(for_manifest=not first)
     if first:
         writer.finish({} if writer.is_finished() else _constants(clip))
-    if several:
-        multihost_utils.sync_global_devices(f"finished {name}")
     manifest = writer.finish()  # on the other processes: reads it
     if first:
         print(f"{folder}: {_summary(manifest)}")
@@ -331,6 +345,11 @@ def _image_size(source) -> int:
             )
         return height
     raise ValueError("no example of the source can be read at all")
+
+
+def _shrunk(example, size: int) -> dict:
+    """With the picture scaled as sources scale theirs."""
+    return {**example, "image": to_square(Image.fromarray(example["image"]), size)}
 
 
 def _same_shape(images, batch) -> None:

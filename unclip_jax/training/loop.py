@@ -15,11 +15,10 @@ from unclip_jax import stages
 from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import mesh as mesh_lib
-from unclip_jax.parallel import sharding
+from unclip_jax.parallel import preflight, sharding
 from unclip_jax.training import (
     evaluators,
     optimizer,
-    preflight,
     previews,
     profiling,
     program,

@@ -40,9 +40,11 @@ def claim(workdir, config: dict) -> epath.Path:
       config: plain dict of the config.
 
     Raises:
-      ValueError: the folder holds something else, or a run whose config differs in
-        more than what FREE lists. Nothing has been written then.
+      ValueError: gs:// without its client; the folder holds something else, or a run
+        whose config differs in more than what FREE lists. Nothing is written then.
     """
+    if str(workdir).startswith("gs://"):
+        _check_client(workdir)
     folder = epath.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--workdir {folder} is a file, expected a folder")
@@ -123,6 +125,17 @@ def differences(a, b, prefix=""):
         name = f"{prefix}.{key}" if prefix else key
         found += differences(a.get(key), b.get(key), name)
     return found
+
+
+def _check_client(workdir) -> None:
+    """Orbax asks it for the kind of the bucket, and would say so after compiling."""
+    try:
+        import google.cloud.storage  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"--workdir={workdir} needs Google's client: "
+            "pip install 'google-cloud-storage>=2.18,<4'"
+        ) from error
 
 
 def is_bucket(path) -> bool:

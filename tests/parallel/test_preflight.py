@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unclip_jax.training import preflight
+from unclip_jax.parallel import preflight
 
 
 def test_who_differs_is_named():
@@ -20,4 +20,4 @@ def test_one_process_has_nobody_to_agree_with(tmp_path):
 
 def test_the_codes_digest_covers_every_source_file():
     assert len(preflight.code()) == 64 and preflight.code() == preflight.code()
-    assert (preflight.PACKAGE / "training" / "preflight.py").is_file()
+    assert (preflight.PACKAGE / "parallel" / "preflight.py").is_file()

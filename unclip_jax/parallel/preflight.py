@@ -40,6 +40,7 @@ def check(workdir, config: dict[str, Any], data_fingerprint: str | None) -> None
     token = multihost_utils.broadcast_one_to_all(_digest(uuid.uuid4().hex))
     probe = epath.Path(workdir) / f".preflight-{token.tobytes().hex()[:12]}"
     if jax.process_index() == 0:
+        probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text("unclip_jax")
     found = {
         "config": _digest(json.dumps(config, sort_keys=True)),

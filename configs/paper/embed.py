@@ -1,0 +1,26 @@
+"""The records of the paper's priors and decoder, on a pod or on any machines.
+
+    python -m unclip_jax.embed --config=configs/paper/embed.py --workdir=data/records
+
+Writes data/records/train and data/records/validation: 64-pixel pictures (what the
+decoder draws), captions, tokens and the embeddings that CLIP gives of 256 pixels.
+Started on several hosts, each writes its share of the files.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """See configs/icons/embed.py for every key."""
+    c = ml_collections.ConfigDict()
+    c.clip = "runs/paper/clip"  # or a public one, see README.md
+    c.data = dict(source="webdataset", path="data/train", image_size=256)
+    c.splits = dict(train=dict(), validation=dict(path="data/validation"))
+    c.image_size = 64
+    c.batch_size = 1024  # over all devices of a process
+    c.shard_size = 10_000
+    c.image_format = "jpeg"
+    c.compute_dtype = "bfloat16"
+    c.min_similarity = -1.0  # 0.3 is what LAION kept of its crawl
+    c.text_states = False
+    return c

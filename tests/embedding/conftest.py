@@ -1,0 +1,48 @@
+"""A tiny CLIP with random weights and its tokenizer, for the tests of this room."""
+
+import jax
+import numpy as np
+import pytest
+
+from unclip_jax import models
+from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.interop import parts
+
+CONFIG = {
+    "model": {
+        "embed_dim": 8,
+        "vocab_size": 514,
+        "context_length": 6,
+        "eot_id": 513,
+        "image_size": 8,
+        "patch_size": 4,
+        "vision_width": 8,
+        "vision_depth": 1,
+        "vision_heads": 2,
+        "text_width": 8,
+        "text_depth": 1,
+        "text_heads": 2,
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tokenizer"
+    return train_tokenizer(["a"], folder, 514, context_length=6), folder
+
+
+@pytest.fixture(scope="session")
+def params():
+    shapes = parts.param_shapes("clip", models.build("clip", CONFIG["model"]))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda s: rng.normal(size=s.shape, scale=0.3).astype(np.float32), shapes
+    )
+
+
+@pytest.fixture(scope="session")
+def clip(tokenizer, params):
+    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
+    return FrozenCLIP(part, tokenizer[0], batch_size=4)
