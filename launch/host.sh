@@ -62,7 +62,7 @@ case "$action" in
     # a process that was killed leaves the lock of the TPU behind
     sudo -n rm -f /tmp/libtpu_lockfile 2>/dev/null || true
     # it shall outlive the connection that started it
-    nohup setsid .venv/bin/python -m unclip_jax.$program "$@" >run.log 2>&1 </dev/null &
+    nohup setsid .venv/bin/python -m "unclip_jax.$program" "$@" >run.log 2>&1 </dev/null &
     echo $! >run.pid
     sleep "${UNCLIP_START_WAIT:-5}"
     if ! running; then

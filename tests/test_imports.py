@@ -69,7 +69,7 @@ LIBRARIES = {
 }
 # Heavy or optional: never imported by importing a module of ours.
 ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
-ONLY_IN_FUNCTIONS += ("google", "transformers", "wandb")
+ONLY_IN_FUNCTIONS += ("transformers", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_a_run_lives_in_a_bucket(tmp_path):
 
 def test_a_bucket_without_its_client_is_refused_before_anything_else(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
-    with pytest.raises(ValueError, match="gs://b/r needs .* google-cloud-storage"):
+    with pytest.raises(ValueError, match="gs://b/r needs .*google-cloud-storage"):
         run_folder.claim("gs://b/r", {})
 
 

@@ -73,43 +73,52 @@ def test_impossible_batches_and_mistyped_assumptions():
         plan.search(config, "gpu:64")
 
 
-def test_a_search_ranks_what_fits_before_what_does_not(monkeypatch):
+@pytest.mark.parametrize(
+    ("hbm", "compiled"),
+    [
+        (7, [("none", 1), ("none", 2)]),  # two halves fit: nothing else is better
+        (4, [("none", 1), ("none", 8)]),  # 2 + 9 / 4 cannot fit: not compiled
+        (3, [("none", 1), ("dots", 1), ("dots", 8)]),
+        (1, [("none", 1)]),  # not even the state
+    ],
+)
+def test_a_search_compiles_what_may_be_best(monkeypatch, hbm, compiled):
     """Recomputing less is better; what cannot be compiled is said and left out."""
+    tried = []
 
     def planned(config, topology, assume):
         if config.mesh.fsdp == 1:
             raise ValueError("too large")
-        work = {"none": 3, "dots": 3.5, "full": 4}[config.model.remat]
-        size = {"none": 9, "dots": 6, "full": 3}[config.model.remat]
+        policy, accum = config.model.remat, config.grad_accum
+        tried.append((policy, accum))
         return plan.Plan(
             topology=topology,
             devices=2,
             mesh={"data": 1, "fsdp": 2, "tensor": 1},
             batch_size=config.batch_size,
-            grad_accum=config.grad_accum,
-            remat=config.model.remat,
+            grad_accum=accum,
+            remat=policy,
             parameters=1,
             state_bytes=2 * plan.GIB,
             batch_bytes=0,
-            temp_bytes=size * plan.GIB // config.grad_accum,
-            hbm=7 * plan.GIB,
-            flops=work,
+            temp_bytes={"none": 9, "dots": 6, "full": 40}[policy] * plan.GIB // accum,
+            hbm=hbm * plan.GIB,
+            flops={"none": 3, "dots": 3.5, "full": 4}[policy],
             peak=1.0,
-            collectives={"all-gather": (1, config.grad_accum)},
+            collectives={"all-gather": (1, accum)},
         )
 
     monkeypatch.setattr(plan, "make_devices", lambda topology: [None, None])
     monkeypatch.setattr(plan, "plan", planned)
     said = []
     found = plan.search(load("paper/prior.py"), "v5e:2x1", say=said.append)
-    assert [(p.remat, p.grad_accum) for p in found[:3]] == [
-        ("none", 2),
-        ("none", 4),
-        ("none", 8),
-    ]
-    assert (found[-1].remat, found[-1].grad_accum) == ("dots", 1) and not found[-1].fits
-    assert len(found) == 12 and sum("too large" in line for line in said) == 12
-    assert plan.table(found).count(" yes") == 10
+    assert tried == compiled and len(found) == len(tried)
+    assert sum("too large" in line for line in said) == 12
+    best = found[0]
+    if hbm > 1:
+        assert best.fits and (best.remat, best.grad_accum) == compiled[-1]
+        assert plan.table(found).count(" yes") == 1
+    assert not any(p.fits for p in found[1:])
 
 
 @needs_compiler

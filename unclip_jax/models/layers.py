@@ -86,10 +86,12 @@ def merge_heads(x):
 def split_batch(x, axes: tuple[str, ...] = ("data", "fsdp")):
     """x (B, ...) with its batch split over the mesh's batch axes, if a mesh is set.
 
-    Nothing is asked of a batch that does not divide.
+    Nothing is asked of a batch that does not divide, nor inside of shard_map, where
+    each device has its own.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in axes if axis in mesh.axis_names)
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    axes = tuple(axis for axis in axes if axis in free)
     parts = math.prod(mesh.shape[axis] for axis in axes)
     if parts == 1 or x.shape[0] % parts:
         return x
@@ -238,15 +240,17 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, bias, deterministic: bool, position=None):
         width = x.shape[-1]
+        # or the compiler may split the width, as kernels are, and not the batch
+        x = split_batch(x)
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
         y = LayerNorm(dtype=self.dtype, name="ln_1")(x)
         attention = Attention(self.num_heads, self.dtype, name="attn")
-        x = x + drop(attention(y, bias, position))
+        x = split_batch(x + drop(attention(y, bias, position)))
         y = LayerNorm(dtype=self.dtype, name="ln_2")(x)
         y = nn.Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
         y = activation(self.activation)(y)
         x = x + drop(nn.Dense(width, dtype=self.dtype, name="fc_2")(y))
-        return x, None
+        return split_batch(x), None
 
 
 class Transformer(nn.Module):

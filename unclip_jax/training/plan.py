@@ -14,7 +14,6 @@ memory).
 
 import collections
 import dataclasses
-import itertools
 import math
 import re
 import time
@@ -48,6 +47,7 @@ ASSUMED = {
 IMAGE_SIZE = {"clip": 256, "decoder": 64}
 # XLA's effort levels: -1 is the least.
 QUICK = {"exec_time_optimization_effort": -1.0}
+MICRO_BATCHES = (1, 2, 4, 8)  # that a search tries
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 COLLECTIVES += ("collective-permute",)
 
@@ -224,9 +224,11 @@ def step_flops(stage, config, params) -> int:
 def search(config, topology: str, assume=None, say=print) -> list[Plan]:
     """Plans of several meshes, rematerialisations and micro-batches, best first.
 
-    Tries fsdp in powers of two up to the number of devices, the remat policies that
-    the model has, and up to 8 micro-batches. What fits comes before what does not;
-    then the least arithmetic (least recomputed), then the least communication.
+    What fits comes before what does not; then the least arithmetic (least recomputed),
+    the fewest micro-batches, the least communication. Tries fsdp in powers of two up to
+    the number of devices; for each, the remat policies that the model has and up to 8
+    micro-batches, in that order, until one fits: the others would come after it. What
+    cannot fit, by what was compiled before, is not compiled.
     """
     devices = make_devices(topology)
     if not devices:
@@ -235,33 +237,45 @@ def search(config, topology: str, assume=None, say=print) -> list[Plan]:
             f"expected one of {', '.join(CHIPS)}"
         )
     found = []
-    for change in variants(config, len(devices)):
-        trial = config.copy_and_resolve_references()
-        trial.unlock()
-        trial.mesh.update(data=-1, fsdp=change["fsdp"], tensor=1)
-        trial.grad_accum = change["grad_accum"]
-        if "remat" in trial.model:
-            trial.model.remat = change["remat"]
-        label = ", ".join(f"{key} {value}" for key, value in change.items())
-        try:
-            result = plan(trial, topology, assume)
-        except (ValueError, jax.errors.JaxRuntimeError) as error:
-            say(f"{label}: {str(error).splitlines()[0][:160]}")
-            continue
-        found.append(result)
-        say(f"{label}: {_gib(result.total_bytes)} GiB, fits: {result.fits}")
+    count = len(devices)
+    for fsdp in (2**i for i in range(count.bit_length()) if count % 2**i == 0):
+        found += _search_fsdp(config, topology, assume, fsdp, say)
     return sorted(found, key=_rank)
 
 
-def variants(config, devices: int):
-    """Dicts of fsdp, remat and grad_accum to try."""
+def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
     remat = config.model.get("remat")
     policies = {str: ("none", "dots", "full"), bool: (False, True)}
-    sizes = [2**i for i in range(devices.bit_length()) if devices % 2**i == 0]
-    for fsdp, policy, accum in itertools.product(
-        sizes, policies.get(type(remat), (None,)), (1, 2, 4, 8)
-    ):
-        yield {"fsdp": fsdp, "remat": policy, "grad_accum": accum}
+    found = []
+    for policy in policies.get(type(remat), (None,)):
+        last = None
+        for accum in MICRO_BATCHES:
+            label = f"fsdp {fsdp}, remat {policy}, grad_accum {accum}"
+            if last is not None and not _may_fit(last, accum):
+                say(f"{label}: cannot fit, by what was compiled")
+                continue
+            trial = config.copy_and_resolve_references()
+            trial.unlock()
+            trial.mesh.update(data=-1, fsdp=fsdp, tensor=1)
+            trial.grad_accum = accum
+            if policy is not None:
+                trial.model.remat = policy
+            try:
+                last = plan(trial, topology, assume)
+            except (ValueError, jax.errors.JaxRuntimeError) as error:
+                say(f"{label}: {str(error).splitlines()[0][:160]}")
+                continue
+            found.append(last)
+            say(f"{label}: {_gib(last.total_bytes)} GiB, fits: {last.fits}")
+            if last.fits or last.state_bytes > last.hbm:
+                return found
+    return found
+
+
+def _may_fit(p: Plan, grad_accum: int) -> bool:
+    """Whether more micro-batches may: at best temporary memory shrinks as they do."""
+    least = p.temp_bytes * p.grad_accum / grad_accum
+    return p.state_bytes + p.batch_bytes + least <= p.hbm
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
