@@ -131,6 +131,8 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_there():
     # the same program; of memory about as much, or more: what fits does fit
     assert quick.state_bytes == thorough.state_bytes and quick.flops == thorough.flops
     assert 0.95 <= quick.total_bytes / thorough.total_bytes <= 4
+    assert quick.step_seconds >= quick.flops / quick.peak
+    assert quick.compiler_seconds > 0  # it knows the traffic to memory, too
     text = plan.report(quick)
     assert "fits" in text and "v5e:4x2: 8 devices" in text and "quickly" in text
     assert "quickly" not in plan.report(thorough)

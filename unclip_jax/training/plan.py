@@ -69,6 +69,7 @@ class Plan:
     hbm: int | None = None
     flops: float | None = None  # of one step, with what is computed twice
     peak: float | None = None
+    compiler_seconds: float | None = None  # its bound, of a loop's body once
     lower_seconds: float | None = None
     compile_seconds: float | None = None
     thorough: bool = False
@@ -91,8 +92,10 @@ class Plan:
 
     @property
     def step_seconds(self) -> float | None:
-        """The least time of a step: all arithmetic at the chip's peak."""
-        return self.flops / self.peak if self.flops and self.peak else None
+        """The least time of a step: all arithmetic at the peak, or the compiler's."""
+        if not self.flops or not self.peak:
+            return None
+        return max(self.flops / self.peak, self.compiler_seconds or 0.0)
 
 
 def plan(
@@ -165,6 +168,7 @@ def plan(
         + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
         hbm=chip.hbm,
         peak=chip.peak,
+        compiler_seconds=compiler_seconds(compiled),
         flops=step_flops(stage, config, abstract.params) / count,
         lower_seconds=lower_seconds,
         compile_seconds=compile_seconds,
@@ -278,6 +282,16 @@ def _may_fit(p: Plan, grad_accum: int) -> bool:
     return p.state_bytes + p.batch_bytes + least <= p.hbm
 
 
+def compiler_seconds(compiled) -> float | None:
+    """What the compiler says a step takes at least, with its traffic to memory.
+
+    The body of a loop (scan_layers, grad_accum) counts once.
+    """
+    costs = compiled.cost_analysis()
+    costs = costs[0] if isinstance(costs, list) else costs  # by version of jax
+    return (costs or {}).get("optimal_seconds")
+
+
 def collectives(text: str) -> dict[str, tuple[int, int]]:
     """Collective operations of an optimised program: name -> (count, bytes).
 
@@ -324,8 +338,9 @@ def report(p: Plan) -> str:
         f"total per device     {_gib(p.total_bytes)} of {_gib(p.hbm)} GiB: {verdict}",
         f"arithmetic           {p.flops / 1e12:,.2f} TFLOP per device and step",
         f"a step takes at least {p.step_seconds:.3f} s "
-        f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device at "
-        f"{p.peak / 1e12:.0f} TFLOP/s)",
+        f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device):",
+        f"  {p.flops / p.peak:.3f} s of arithmetic at {p.peak / 1e12:.0f} TFLOP/s; "
+        f"{p.compiler_seconds or 0:.3f} s says the compiler (a loop's body once)",
         f"traced, compiled in   {p.lower_seconds:.0f} s, {p.compile_seconds:.0f} s"
         + ("" if p.thorough else " (quickly: a run's program is faster)"),
         "collectives (a loop's once):",
