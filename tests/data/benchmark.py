@@ -1,9 +1,10 @@
 """How fast batches come, and what starting late and long runs cost.
 
-    python -m tests.data.benchmark [SECONDS]
+    python -m tests.data.benchmark [SECONDS [pairs|pictures|tars ...]]
 
-Makes its data in a temporary folder: records of 768 + 768 numbers without images,
-records of 64-pixel PNGs, and tars of 64-pixel JPEGs. Reads each for SECONDS (10) and
+Makes its data in a temporary folder: `pairs`, records of 768 + 768 numbers without
+images; `pictures`, records of 64-pixel PNGs; and `tars` of 64-pixel JPEGs. Reads each (or
+those named) for SECONDS (10) and
 prints examples/s of the default feed, the seconds that starting at step 10,000,000
 takes more than at 0, and the memory in use at ten moments.
 """
@@ -130,7 +131,7 @@ def in_use() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def main(seconds=10.0):
+def main(seconds=10.0, *chosen):
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         write_records(root / "pairs")
@@ -142,6 +143,8 @@ def main(seconds=10.0):
             ("records of 64-pixel PNGs", "pictures", ["image", *pairs], 256),
             ("tars of 64-pixel JPEGs", "tars", ["image", "tokens"], 256),
         ):
+            if chosen and source not in chosen:
+                continue
             kind = "webdataset" if source == "tars" else "records"
             data = open_data({"source": kind, "path": str(root / source)})
             speed = measure(data, names, batch_size, seconds)
@@ -149,4 +152,4 @@ def main(seconds=10.0):
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    main(float((sys.argv[1:] or [10])[0]), *sys.argv[2:])
