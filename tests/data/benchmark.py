@@ -3,10 +3,10 @@
     python -m tests.data.benchmark [SECONDS [pairs|pictures|tars ...]]
 
 Makes its data in a temporary folder: `pairs`, records of 768 + 768 numbers without
-images; `pictures`, records of 64-pixel PNGs; and `tars` of 64-pixel JPEGs. Reads each (or
-those named) for SECONDS (10) and
-prints examples/s of the default feed, the seconds that starting at step 10,000,000
-takes more than at 0, and the memory in use at ten moments.
+images; `pictures`, records of 64-pixel PNGs; and `tars` of 64-pixel JPEGs. Reads each,
+or those named, for SECONDS (10) and prints examples/s of the default feed, the seconds
+that starting at step 10,000,000 takes more than at 0, and the memory in use at ten
+moments.
 """
 
 import dataclasses
