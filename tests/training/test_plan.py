@@ -3,10 +3,11 @@
 import importlib.util
 import pathlib
 
+import jax
 import pytest
 
 from unclip_jax import config as config_lib
-from unclip_jax.training import plan
+from unclip_jax.training import plan, topology
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 HLO = """
@@ -136,3 +137,23 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_there():
     text = plan.report(quick)
     assert "fits" in text and "v5e:4x2: 8 devices" in text and "quickly" in text
     assert "quickly" not in plan.report(thorough)
+
+
+@needs_compiler
+def test_a_step_that_the_compiler_refuses_does_not_fit():
+    config = small()
+    config.batch_size = 2**20
+    found = plan.plan(config, "v5e:4x2", ASSUME)
+    assert found.fits is False and found.temp_bytes > found.hbm == 15.75 * plan.GIB
+    text = plan.report(found)
+    assert "DOES NOT FIT" in text and "the compiler refuses it" in text
+    assert " no" in plan.table([found])
+    other = jax.errors.JaxRuntimeError("INTERNAL: no such thing")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no such thing"):
+        plan.too_much(other)
+
+
+@needs_compiler
+def test_both_cores_of_a_v4_are_one_device():
+    """As on the machines, whose memory they share."""
+    assert len(topology.make_devices("v4:2x2x1")) == topology.count_devices("v4:2x2x1")

@@ -12,7 +12,7 @@ class Chip:
     Attributes:
       name: as in a topology, "v5p".
       kind: jax.Device.device_kind.
-      hbm: bytes of memory.
+      hbm: bytes of memory that a program may use, as the compiler says.
       peak: bfloat16 operations per second.
     """
 
@@ -22,14 +22,14 @@ class Chip:
     peak: float
 
 
-# Google Cloud's published figures.
+# Peaks are Google Cloud's published figures; memory is a little below those.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 32 * GIB, 275e12),
-        Chip("v5e", "TPU v5 lite", 16 * GIB, 197e12),
-        Chip("v5p", "TPU v5", 95 * GIB, 459e12),
-        Chip("v6e", "TPU v6 lite", 32 * GIB, 918e12),
+        Chip("v4", "TPU v4", int(30.75 * GIB), 275e12),
+        Chip("v5e", "TPU v5 lite", int(15.75 * GIB), 197e12),
+        Chip("v5p", "TPU v5", int(95.74 * GIB), 459e12),
+        Chip("v6e", "TPU v6 lite", int(31.25 * GIB), 918e12),
     )
 }
 # How a GPU's device_kind begins -> bfloat16 operations per second of its data sheet,

@@ -113,8 +113,7 @@ def plan(
       thorough: compile as a run does, however long that takes.
 
     Raises:
-      ValueError: a topology, mesh or batch that cannot be, with the numbers; or a
-        step that the compiler refuses for want of memory.
+      ValueError: a topology, mesh or batch that cannot be, with the numbers.
     """
     run_config.check_config(config)
     stage = stages.make_stage(config, data_info(config, assume or {}))
@@ -158,23 +157,42 @@ def plan(
         began = time.perf_counter()
         lowered = program.lower_step(stage, tx, mesh, config, abstract)
         lower_seconds = time.perf_counter() - began
-        compiled = lowered.compile(compiler_options=None if thorough else QUICK)
+        try:
+            compiled = lowered.compile(compiler_options=None if thorough else QUICK)
+        except jax.errors.JaxRuntimeError as error:
+            temp_bytes, found = too_much(error), {}
+        else:
+            memory = compiled.memory_analysis()
+            more = memory.output_size_in_bytes - memory.alias_size_in_bytes
+            temp_bytes = memory.temp_size_in_bytes + max(more, 0)
+            found = {
+                "compiler_seconds": compiler_seconds(compiled),
+                "collectives": collectives(compiled.as_text()),
+            }
         compile_seconds = time.perf_counter() - began - lower_seconds
-    memory = compiled.memory_analysis()
     chip = CHIPS[topology.partition(":")[0]]
     return dataclasses.replace(
         base,
-        temp_bytes=memory.temp_size_in_bytes
-        + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
+        temp_bytes=temp_bytes,
         hbm=chip.hbm,
         peak=chip.peak,
-        compiler_seconds=compiler_seconds(compiled),
         flops=step_flops(stage, config, abstract.params) / count,
         lower_seconds=lower_seconds,
         compile_seconds=compile_seconds,
         thorough=thorough,
-        collectives=collectives(compiled.as_text()),
+        **found,
     )
+
+
+def too_much(error: jax.errors.JaxRuntimeError) -> int:
+    """The bytes that a program needs which the compiler refused for want of memory.
+
+    Raises what it is given, if that says something else.
+    """
+    found = re.search(r"RESOURCE_EXHAUSTED.* \(([\d.]+)([KMG])\) exceeds", str(error))
+    if not found:
+        raise error
+    return round(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
 
 
 def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,11 +303,13 @@ def _may_fit(p: Plan, grad_accum: int) -> bool:
 def compiler_seconds(compiled) -> float | None:
     """What the compiler says a step takes at least, with its traffic to memory.
 
-    The body of a loop (scan_layers, grad_accum) counts once.
+    The body of a loop (scan_layers, grad_accum) counts once, and each operation that
+    it cannot estimate takes a second off, so None where nothing is left.
     """
     costs = compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs  # by version of jax
-    return (costs or {}).get("optimal_seconds")
+    seconds = (costs or {}).get("optimal_seconds", -1.0)
+    return seconds if seconds > 0 else None
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
@@ -332,6 +352,7 @@ def report(p: Plan) -> str:
         return "\n".join(
             [*lines, f"activations          unknown: no compiler for an absent {kind}"]
         )
+    said = p.compiler_seconds
     verdict = "fits" if p.fits else "DOES NOT FIT"
     lines += [
         f"temporary per device {_gib(p.temp_bytes)} GiB (activations and gradients)",
@@ -339,12 +360,14 @@ def report(p: Plan) -> str:
         f"arithmetic           {p.flops / 1e12:,.2f} TFLOP per device and step",
         f"a step takes at least {p.step_seconds:.3f} s "
         f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device):",
-        f"  {p.flops / p.peak:.3f} s of arithmetic at {p.peak / 1e12:.0f} TFLOP/s; "
-        f"{p.compiler_seconds or 0:.3f} s says the compiler (a loop's body once)",
+        f"  {p.flops / p.peak:.3f} s of arithmetic at {p.peak / 1e12:.0f} TFLOP/s"
+        + (f"; {said:.3f} s says the compiler (a loop's body once)" if said else ""),
         f"traced, compiled in   {p.lower_seconds:.0f} s, {p.compile_seconds:.0f} s"
         + ("" if p.thorough else " (quickly: a run's program is faster)"),
-        "collectives (a loop's once):",
     ]
+    if p.collectives is None:
+        return "\n".join([*lines, "the compiler refuses it for want of memory"])
+    lines.append("collectives (a loop's once):")
     for name, (count, size) in p.collectives.items():
         lines.append(f"  {name:<19}{count:>5} x, {size / 2**20:,.1f} MiB in all")
     return "\n".join(lines)
@@ -385,7 +408,7 @@ def table(plans: Sequence[Plan]) -> str:
 
 
 def _rank(p: Plan):
-    moved = sum(size for _, size in p.collectives.values())
+    moved = sum(size for _, size in (p.collectives or {}).values())
     return (not p.fits, p.flops, p.grad_accum, moved, p.total_bytes)
 
 

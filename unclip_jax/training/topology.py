@@ -34,7 +34,10 @@ def make_devices(topology: str):
     # several plans at once: the lock is for the device, and none is opened
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
-        return topologies.get_topology_desc(topology, "tpu").devices
+        # by default the two cores of a v4 are devices of their own; on the machines
+        # they are one
+        cores = {"chip_config_name": "megacore"} if generation == "v4" else {}
+        return topologies.get_topology_desc(topology, "tpu", **cores).devices
     except Exception as error:  # bare RuntimeError or NotImplementedError, by version
         raise ValueError(
             f"cannot describe the TPU slice {topology} ({error}): is libtpu there "
