@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from unclip_jax import config as config_lib
-from unclip_jax.training import plan, topology
+from unclip_jax.training import plan, plan_command, topology
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 HLO = """
@@ -71,7 +71,7 @@ def test_impossible_batches_and_mistyped_assumptions():
     with pytest.raises(ValueError, match="embed_dim"):
         plan.plan(load("paper/prior.py"), "gpu:64", {"embed_dims": 768})
     with pytest.raises(ValueError, match="gpu:64 needs the device"):
-        plan.search(config, "gpu:64")
+        plan_command.search(config, "gpu:64")
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,16 @@ def test_a_search_compiles_what_may_be_best(monkeypatch, hbm, compiled):
             collectives={"all-gather": (1, accum)},
         )
 
-    monkeypatch.setattr(plan, "make_devices", lambda topology: [None, None])
+    monkeypatch.setattr(plan_command, "make_devices", lambda topology: [None, None])
     monkeypatch.setattr(plan, "plan", planned)
     said = []
-    found = plan.search(load("paper/prior.py"), "v5e:2x1", say=said.append)
+    found = plan_command.search(load("paper/prior.py"), "v5e:2x1", say=said.append)
     assert tried == compiled and len(found) == len(tried)
     assert sum("too large" in line for line in said) == 12
     best = found[0]
     if hbm > 1:
         assert best.fits and (best.remat, best.grad_accum) == compiled[-1]
-        assert plan.table(found).count(" yes") == 1
+        assert plan_command.table(found).count(" yes") == 1
     assert not any(p.fits for p in found[1:])
 
 
@@ -147,7 +147,7 @@ def test_a_step_that_the_compiler_refuses_does_not_fit():
     assert found.fits is False and found.temp_bytes > found.hbm == 15.75 * plan.GIB
     text = plan.report(found)
     assert "DOES NOT FIT" in text and "the compiler refuses it" in text
-    assert " no" in plan.table([found])
+    assert " no" in plan_command.table([found])
     other = jax.errors.JaxRuntimeError("INTERNAL: no such thing")
     with pytest.raises(jax.errors.JaxRuntimeError, match="no such thing"):
         plan.too_much(other)

@@ -47,7 +47,6 @@ ASSUMED = {
 IMAGE_SIZE = {"clip": 256, "decoder": 64}
 # XLA's effort levels: -1 is the least.
 QUICK = {"exec_time_optimization_effort": -1.0}
-MICRO_BATCHES = (1, 2, 4, 8)  # that a search tries
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 COLLECTIVES += ("collective-permute",)
 
@@ -243,63 +242,6 @@ def step_flops(stage, config, params) -> int:
     return config.grad_accum * count_flops(grad, params, rng, batch, 0)
 
 
-def search(config, topology: str, assume=None, say=print) -> list[Plan]:
-    """Plans of several meshes, rematerialisations and micro-batches, best first.
-
-    What fits comes before what does not; then the least arithmetic (least recomputed),
-    the fewest micro-batches, the least communication. Tries fsdp in powers of two up to
-    the number of devices; for each, the remat policies that the model has and up to 8
-    micro-batches, in that order, until one fits: the others would come after it. What
-    cannot fit, by what was compiled before, is not compiled.
-    """
-    devices = make_devices(topology)
-    if not devices:
-        raise ValueError(
-            f"--search compiles, which --topology={topology} needs the device for: "
-            f"expected one of {', '.join(CHIPS)}"
-        )
-    found = []
-    count = len(devices)
-    for fsdp in (2**i for i in range(count.bit_length()) if count % 2**i == 0):
-        found += _search_fsdp(config, topology, assume, fsdp, say)
-    return sorted(found, key=_rank)
-
-
-def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
-    remat = config.model.get("remat")
-    policies = {str: ("none", "dots", "full"), bool: (False, True)}
-    found = []
-    for policy in policies.get(type(remat), (None,)):
-        last = None
-        for accum in MICRO_BATCHES:
-            label = f"fsdp {fsdp}, remat {policy}, grad_accum {accum}"
-            if last is not None and not _may_fit(last, accum):
-                say(f"{label}: cannot fit, by what was compiled")
-                continue
-            trial = config.copy_and_resolve_references()
-            trial.unlock()
-            trial.mesh.update(data=-1, fsdp=fsdp, tensor=1)
-            trial.grad_accum = accum
-            if policy is not None:
-                trial.model.remat = policy
-            try:
-                last = plan(trial, topology, assume)
-            except (ValueError, jax.errors.JaxRuntimeError) as error:
-                say(f"{label}: {str(error).splitlines()[0][:160]}")
-                continue
-            found.append(last)
-            say(f"{label}: {_gib(last.total_bytes)} GiB, fits: {last.fits}")
-            if last.fits or last.state_bytes > last.hbm:
-                return found
-    return found
-
-
-def _may_fit(p: Plan, grad_accum: int) -> bool:
-    """Whether more micro-batches may: at best temporary memory shrinks as they do."""
-    least = p.temp_bytes * p.grad_accum / grad_accum
-    return p.state_bytes + p.batch_bytes + least <= p.hbm
-
-
 def compiler_seconds(compiled) -> float | None:
     """What the compiler says a step takes at least, with its traffic to memory.
 
@@ -344,8 +286,8 @@ def report(p: Plan) -> str:
         f"{p.topology}: {p.devices} devices, mesh {mesh}",
         f"batch {p.batch_size} in {p.grad_accum} micro-batch(es), remat {p.remat}",
         f"parameters           {p.parameters / 1e6:,.1f}M",
-        f"state per device     {_gib(p.state_bytes)} GiB (parameters, EMA, optimizer)",
-        f"batch per device     {_gib(p.batch_bytes)} GiB",
+        f"state per device     {gib(p.state_bytes)} GiB (parameters, EMA, optimizer)",
+        f"batch per device     {gib(p.batch_bytes)} GiB",
     ]
     if p.temp_bytes is None:
         kind = p.topology.partition(":")[0]
@@ -355,8 +297,8 @@ def report(p: Plan) -> str:
     said = p.compiler_seconds
     verdict = "fits" if p.fits else "DOES NOT FIT"
     lines += [
-        f"temporary per device {_gib(p.temp_bytes)} GiB (activations and gradients)",
-        f"total per device     {_gib(p.total_bytes)} of {_gib(p.hbm)} GiB: {verdict}",
+        f"temporary per device {gib(p.temp_bytes)} GiB (activations and gradients)",
+        f"total per device     {gib(p.total_bytes)} of {gib(p.hbm)} GiB: {verdict}",
         f"arithmetic           {p.flops / 1e12:,.2f} TFLOP per device and step",
         f"a step takes at least {p.step_seconds:.3f} s "
         f"({p.batch_size / p.step_seconds / p.devices:,.1f} examples/s per device):",
@@ -373,46 +315,8 @@ def report(p: Plan) -> str:
     return "\n".join(lines)
 
 
-def command(args) -> None:
-    """What `python -m unclip_jax.plan` does; `args` as its FLAGS."""
-    # what is compiled for absent chips cannot be loaded back from a cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    assume = {}
-    for item in args.assume:
-        name, _, value = item.partition("=")
-        if not value.isdigit():
-            raise ValueError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
-        assume[name] = int(value)
-    if not args.search:
-        found = plan(args.config, args.topology, assume, args.thorough)
-        print(report(found))
-        print((sharding.table if args.verbose else sharding.summary)(found.rows))
-        return
-    plans = search(args.config, args.topology, assume)
-    if not plans:
-        raise ValueError(f"nothing that was tried can run on {args.topology}")
-    print(table(plans))
-
-
-def table(plans: Sequence[Plan]) -> str:
-    """One line per plan, best first."""
-    head = f"{'data':>5} {'fsdp':>5} {'accum':>5} {'remat':>6} {'GiB':>7} {'of':>5}"
-    lines = [f"{head} {'TFLOP':>8}  fits"]
-    for p in plans:
-        lines.append(
-            f"{p.mesh['data']:>5} {p.mesh['fsdp']:>5} {p.grad_accum:>5} "
-            f"{p.remat!s:>6} {_gib(p.total_bytes):>7} {_gib(p.hbm):>5} "
-            f"{p.flops / 1e12:>8.2f}  {'yes' if p.fits else 'no'}"
-        )
-    return "\n".join(lines)
-
-
-def _rank(p: Plan):
-    moved = sum(size for _, size in (p.collectives or {}).values())
-    return (not p.fits, p.flops, p.grad_accum, moved, p.total_bytes)
-
-
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Bytes in GiB, for people."""
     return f"{size / GIB:.2f}"
 
 
