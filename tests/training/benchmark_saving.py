@@ -22,13 +22,15 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-EXPORT = """
-import json, resource, sys
+EXPORT = r"""
+import json, pathlib, re, sys
 from unclip_jax.interop import lazy
 from unclip_jax.interop.export import compare, export
 from unclip_jax.training.checkpoint import open_run
 run, out, work, dtype = sys.argv[1:]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def peak():  # ru_maxrss would be that of the process which started this one
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1.024e-3
 shapes, read, meta = open_run({small!r}, "ema")  # so that the libraries are loaded
 export(lazy.tree(shapes, read), meta, run, out + "-small", work, dtype)
 before = peak()

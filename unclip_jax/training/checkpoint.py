@@ -94,7 +94,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    **{k: ocp.args.StandardSave(tree) for k, tree in items.items()},
+                    **{k: ocp.args.PyTreeSave(tree) for k, tree in items.items()},
                     meta=ocp.args.JsonSave(meta),
                 ),
             )
@@ -187,8 +187,8 @@ class Checkpoints:
             step,
             self.folder,
             meta["checksums"],
-            state=ocp.args.StandardRestore(_without_ema(abstract)),
-            ema=ocp.args.StandardRestore(abstract.ema),
+            state=_restore_args(_without_ema(abstract)),
+            ema=_restore_args(abstract.ema),
         )
         return TrainState(**restored["state"], ema=restored["ema"])
 
@@ -315,9 +315,12 @@ def _manager(folder, keep):
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # what killed runs left half-written
     )
+    # numbers of float32 hardly shrink: compressing a state of 1 GB cost two steps'
+    # worth of two cores, and a second copy of it in host memory
+    arrays = {"use_compression": False}
     handlers = {  # named, or Orbax warns that it cannot guess them
-        "state": ocp.StandardCheckpointHandler(),
-        "ema": ocp.StandardCheckpointHandler(),
+        "state": ocp.PyTreeCheckpointHandler(**arrays),
+        "ema": ocp.PyTreeCheckpointHandler(**arrays),
         "meta": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
@@ -343,6 +346,11 @@ def _set_aside_newer(folder, step: int) -> None:
                 target.rmtree()
             (folder / str(newer)).rename(target)
     multihost_utils.sync_global_devices("newer checkpoints are set aside")
+
+
+def _restore_args(abstract):
+    wanted = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=wanted)
 
 
 def _without_ema(state: TrainState) -> dict:
