@@ -53,6 +53,8 @@ def get_config(variant=""):
         decoder_steps=250,
     )
     c.reference = dict(data=dict(), count=-1, images="", statistics="")  # -1: all
+    # for FD-DINOv2 add dinov2=dict(weights="dinov2-large"), and to the metrics
+    # frechet=dict(features="dinov2")
     c.extractors = dict(
         inception=dict(
             convention="pytorch-fid",  # or torch-fidelity, clean

@@ -14,6 +14,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.evaluation import provenance
+from unclip_jax.evaluation.dinov2 import DinoExtractor
 from unclip_jax.evaluation.inception import InceptionExtractor
 from unclip_jax.generation import UnCLIP
 from unclip_jax.interop import inception as inception_weights
@@ -64,8 +65,23 @@ def _clip(layers, model="", batch_size=32):
     return ClipExtractor(loaded, provenance.of_folder(model))
 
 
+def _dinov2(layers, weights="", batch_size=32):
+    if any(layers):
+        raise ValueError(f"DINOv2 has no layers to choose: {layers[-1]!r}")
+    if not weights:
+        raise ValueError(
+            "an extractor 'dinov2' needs `weights`, a folder of transformers' "
+            "Dinov2Model (facebook/dinov2-large, as the literature)"
+        )
+    return DinoExtractor(weights, batch_size)
+
+
 # Kind -> maker(layers asked for, **options); a config may set the options.
-KINDS: dict[str, Callable] = {"inception": _inception, "clip": _clip}
+KINDS: dict[str, Callable] = {
+    "inception": _inception,
+    "clip": _clip,
+    "dinov2": _dinov2,
+}
 
 
 def check(config):

@@ -4,10 +4,10 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from unclip_jax.evaluation import conventions
+from unclip_jax.evaluation.batched import run_batched
 from unclip_jax.generation.programs import Programs
 from unclip_jax.interop.inception import Inception
 from unclip_jax.models.inception import LAYERS, InceptionV3
@@ -70,28 +70,11 @@ class InceptionExtractor:
         Raises:
           ValueError: other pictures.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(
-                f"pictures must be uint8 (N, H, W, 3), got {images.dtype} "
-                f"{images.shape}"
-            )
-        found, pending = [], None
-        for rows in self._programs.chunks(len(images)):
-            (batch,) = self._programs.place([images[rows]], len(images))
-            batch = prepare(batch, self.convention)
-            running = features(self._variables, batch, self.layers)
-            if pending:  # fetched while the devices work on the next batch
-                found.append(self._fetch(*pending))
-            pending = running, rows
-        if pending:
-            found.append(self._fetch(*pending))
-        return {
-            layer: np.concatenate([f[i] for f in found])
-            if found
-            else np.zeros((0, LAYERS[layer]), np.float32)
-            for i, layer in enumerate(self.layers)
-        }
 
-    def _fetch(self, arrays, rows):
-        return [self._programs.fetch(array, rows.stop - rows.start) for array in arrays]
+        def run(batch):
+            x = prepare(batch, self.convention)
+            return features(self._variables, x, self.layers)
+
+        widths = [LAYERS[layer] for layer in self.layers]
+        found = run_batched(self._programs, images, run, widths)
+        return dict(zip(self.layers, found, strict=True))
