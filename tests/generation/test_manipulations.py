@@ -191,6 +191,28 @@ def test_bad_arguments(model, images, call, message):
         call(model, images)
 
 
+class Steps:
+    """A progress that keeps what it is told."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def __call__(self, done, total):
+        pass
+
+    def step(self, what, step, steps):
+        self.seen.add((what, step, steps))
+
+
+def test_the_steps_that_are_made_are_those_that_are_counted(model, images):
+    """Between three timesteps there are two, there and back."""
+    progress = Steps()
+    model.reconstruct(images, steps=3, progress=progress)
+    jax.effects_barrier()
+    ways = {(way, i, 2) for way in ("inversion", "decoder") for i in range(2)}
+    assert progress.seen == ways
+
+
 def test_options_of_drawing_stay_out_of_inversion(model, images):
     latents = model.invert(images, steps=3)
     options = {"guidance": 1.0, "steps": 3, "dynamic_threshold": 0.5}

@@ -295,8 +295,9 @@ def invert_images(
     model = decoder_model(decoder, params)
     predict = _denoiser(decoder, model, condition, scale, drawing, None)
     timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
-    predict = reported(predict, timesteps[::-1], report, "inversion")
     to_x0 = not _ends_early(drawing)
+    visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
+    predict = reported(predict, visited, report, "inversion")
     return samplers.ddim_inversion(predict, sched, images, timesteps, to_x0=to_x0)
 
 
@@ -363,7 +364,8 @@ def _run_sampler(
     if drawing.variance == "analytic":
         options |= {"statistic": part.analytic, **bounds}
     timesteps = samplers.timesteps(drawing.sampler, sched, drawing.steps)
-    predict = reported(predict, timesteps, report, part.kind)
+    visited = timesteps if options.get("to_x0", True) else timesteps[:-1]
+    predict = reported(predict, visited, report, part.kind)
     run = samplers.SAMPLERS[drawing.sampler]
     return run(predict, sched, x_T, timesteps, keys, **options)
 
