@@ -229,7 +229,8 @@ def table(kills: list[Kill], seed: int) -> str:
         f"`python tests/multiprocess/soak.py --seed={seed} --kills={len(kills)}` on "
         f"{os.cpu_count()} {platform.machine()} cores: {len(kills)} of {len(kills)} "
         "survived; both runs ended with the parameters, moving averages, optimizer "
-        "state and losses of an unbroken run, bit for bit.",
+        "state and losses of an unbroken run, bit for bit (rows of metrics that "
+        "average fewer steps, after a resume between two rows, apart).",
         "",
         "| processes x devices | signal | to process | while | logged | saved | lost "
         "steps | all ended after | exit codes |",
