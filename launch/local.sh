@@ -45,11 +45,11 @@ trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM
 trap 'kill -INT "${pids[@]}" 2>/dev/null' INT
 code=0
 for ((left = processes; left > 0; left--)); do
-  wait -n "${pids[@]}"
+  wait -n "${pids[@]}" 2>/dev/null  # those that have ended are no jobs any more
   found=$?
   # a trapped signal interrupts the wait without any process having ended
   while [ "$found" -gt 128 ] && [ "$(jobs -rp | wc -l)" -ge "$left" ]; do
-    wait -n "${pids[@]}"
+    wait -n "${pids[@]}" 2>/dev/null
     found=$?
   done
   if [ "$found" -ne 0 ] && [ "$code" -eq 0 ]; then
