@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import pytest
@@ -151,6 +152,21 @@ def test_a_step_that_the_compiler_refuses_does_not_fit():
     other = jax.errors.JaxRuntimeError("INTERNAL: no such thing")
     with pytest.raises(jax.errors.JaxRuntimeError, match="no such thing"):
         plan.too_much(other)
+
+
+@needs_compiler
+def test_the_table_of_plans_is_true():
+    """Of the paper's models the prior is compiled soonest; other compilers may differ
+    a little."""
+    text = (CONFIGS.parent / "docs" / "pods.md").read_text()
+    (row,) = re.findall(r"`prior.py`.*\n\| \| (`v5e:16x16` .*) \|\n", text)
+    topology, _, state, temp, total, flops, seconds, _ = row.split(" | ")
+    found = plan.plan(load("paper/prior.py"), topology.strip("`"))
+    assert found.state_bytes / plan.GIB == pytest.approx(float(state), abs=0.01)
+    assert found.temp_bytes / plan.GIB == pytest.approx(float(temp), rel=0.1)
+    assert found.flops / 1e12 == pytest.approx(float(flops), rel=0.01)
+    assert found.step_seconds == pytest.approx(float(seconds[:-2]), rel=0.05)
+    assert found.fits and total.endswith("of 15.75")
 
 
 @needs_compiler

@@ -35,8 +35,9 @@ def prepare(images, size=SIZE):
 
 @functools.partial(jax.jit, static_argnames="module")
 def features(params, x, module):
-    """float32 (N, S, S, 3) -> float32 (N, W)."""
-    return module.apply({"params": params}, x)
+    """float32 (N, S, S, 3) -> float32 (N, W); in float32 on accelerators, too."""
+    with jax.default_matmul_precision("highest"):
+        return module.apply({"params": params}, x)
 
 
 class DinoExtractor:
