@@ -6,7 +6,8 @@
 `saving` trains a network whose state has the given size (Adam, EMA: four copies of the
 parameters), saves once, and prints how long the step loop stood still, how much longer
 the steps took until the checkpoint was committed, in steps, and the most host memory
-beyond what training alone takes. On a CPU the state itself is host memory, too.
+beyond what training alone takes. On a CPU the state itself is host memory, too. A save
+with no training beside it then tells what CPU time it takes.
 `exporting` saves a prior of that state and exports it in a process of its own.
 """
 
@@ -126,6 +127,10 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
         committed = time.perf_counter() - began
         saved.wait()
         extra = memory.most - plain
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        saved.save(3, current, meta)  # with nothing beside it
+        saved.wait()
+        after = resource.getrusage(resource.RUSAGE_SELF)
     slower = sum(later) - usual * len(later)
     return {
         "state_gb": size / 1e9,
@@ -135,6 +140,8 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
         "blocked_steps": blocked / usual,
         "stalled_steps": (blocked + slower) / usual,
         "host_memory_of_state": extra / size,
+        "program_cpu_s": after.ru_utime - before.ru_utime,
+        "kernel_cpu_s": after.ru_stime - before.ru_stime,
     }
 
 
