@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.benchmark import write_tars
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
+from unclip_jax.data.loader import open_data
+from unclip_jax.data.sources import make_source
+from unclip_jax.embedding import runner
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import describe, state_shardings
 from unclip_jax.training import checkpoint, optimizer, run_config
@@ -281,6 +285,33 @@ def abstract_batch(stage, n):
         name: jax.ShapeDtypeStruct((n, *shape), dtype)
         for name, (shape, dtype) in stage.batch_spec.items()
     }
+
+
+@pytest.mark.parametrize("name", ["clip", "upsampler_256", "upsampler_1024"])
+def test_tars_are_read_at_the_papers_size(name, tmp_path):
+    """What needs no embeddings reads tars as they are."""
+    write_tars(tmp_path / "tars", count=2, tars=1)
+    config = config_lib.load(str(CONFIGS / f"paper/{name}.py")).unlock()
+    config.data.path = str(tmp_path / "tars")
+    config.data.tokenizer = ""  # the public one would be fetched
+    data = open_data(config.data)
+    assert data.info["image_size"] == SIDES[name]
+    if name == "clip":
+        assert data.info["context_length"] == PAPER["context_length"]
+    else:
+        made = make_degradation(config.data.degradation, SIDES[name])
+        assert data.info["low_res_size"] == made.low_res_size
+        assert made.crop == SIDES[name] // 4
+
+
+def test_records_are_made_of_tars_at_the_papers_sizes(tmp_path):
+    """CLIP sees its own size; the decoder gets its own."""
+    write_tars(tmp_path / "tars", count=2, tars=1)
+    config = config_lib.load(str(CONFIGS / "paper/embed.py"))
+    source = make_source({**config.data, "path": str(tmp_path / "tars")})
+    assert source[0]["image"].shape == (SIDES["clip"],) * 2 + (3,)
+    assert config.image_size == SIDES["decoder"]
+    assert set(config) <= {*runner.KEYS, *runner.OPTIONAL}
 
 
 @pytest.mark.parametrize("name", sorted(TABLE_3))

@@ -19,9 +19,15 @@ def get_config():
     c.batch_size = 32_768
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
-    # Radford et al. read 77 tokens; the records decide, and the paper's prior and
-    # decoder read 256 of the same ones
-    c.data = dict(source="records", path="data/clip/train", feed="tf")
+    # Radford et al. read 77 tokens; the paper's prior and decoder read 256 of the same
+    c.data = dict(
+        source="webdataset",  # or any other of docs/data.md
+        path="data/train",
+        image_size=256,
+        feed="tf",
+        tokenizer="openai/clip-vit-large-patch14",  # a public name or a folder
+        context_length=256,
+    )
     c.model = dict(
         embed_dim=1024,
         patch_size=16,
@@ -60,6 +66,6 @@ def get_config():
     # prepared by TFDS: zero_shot=dict(every=2000, classes={"n01440764": "tench", ...},
     # data=dict(source="tfds", name="imagenet2012", split="validation", template="{}",
     # image_size=256))
-    held_out = dict(path="data/clip/validation")
+    held_out = dict(path="data/validation")
     c.evaluators = dict(retrieval=dict(every=2000, count=8192, data=held_out))
     return c

@@ -27,8 +27,9 @@ def get_config(variant=""):
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
     c.data = dict(  # pictures of 1024 pixels, of which crops of a quarter are seen
-        source="records",
-        path="data/1024/train",
+        source="webdataset",  # or any other of docs/data.md
+        path="data/train",
+        image_size=1024,
         feed="tf",
         degradation=dict(kind="bsr", crop=256, scale=4),
     )

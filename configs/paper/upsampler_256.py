@@ -25,8 +25,9 @@ def get_config(variant=""):
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
     c.data = dict(  # pictures of 256 pixels, of which crops of a quarter are seen
-        source="records",
-        path="data/256/train",
+        source="webdataset",  # or any other of docs/data.md
+        path="data/train",
+        image_size=256,
         feed="tf",
         degradation=dict(kind="crop", crop=64),
     )

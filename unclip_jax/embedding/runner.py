@@ -203,8 +203,8 @@ def embed_source(
                 if image_format == "jpeg" and not is_given:
                     examples = map(_with_jpeg, examples)
                 writer.write_shard(shard, examples, skipped)
-    # in the folder, not by collectives: they may time out when shards differ in length
-    writer.wait(for_manifest=not first)
+    if several:  # in the folder: collectives may time out when shards differ in length
+        writer.wait(for_manifest=not first)
     if first:
         writer.finish({} if writer.is_finished() else _constants(clip))
     manifest = writer.finish()  # on the other processes: reads it

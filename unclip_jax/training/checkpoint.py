@@ -315,8 +315,8 @@ def _manager(folder, keep):
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # what killed runs left half-written
     )
-    # numbers of float32 hardly shrink: compressing a state of 1 GB cost two steps'
-    # worth of two cores, and a second copy of it in host memory
+    # numbers of float32 hardly shrink, and what is compressed is a second copy of the
+    # state in host memory
     arrays = {"use_compression": False}
     handlers = {  # named, or Orbax warns that it cannot guess them
         "state": ocp.PyTreeCheckpointHandler(**arrays),
