@@ -20,16 +20,24 @@ PACKAGE = "unclip_jax"
 # Room or entry point -> the other rooms it may know. Every one may know config.py.
 ROOMS = {
     "config": (),
+    # the ground floor
+    "files": (),
+    "images": (),
+    "progress": (),
+    "tokenizer": (),
     "models": (),
     "diffusion": (),
     "stages": ("models", "diffusion"),
-    "data": (),
+    "data": ("tokenizer",),
     "parallel": (),
     "interop": ("models", "diffusion"),
-    "embedding": ("models", "interop", "data", "parallel", "generation"),  # its grids
-    "generation": ("models", "diffusion", "interop", "parallel"),
-    "evaluation": ("generation", "data", "parallel", "models", "interop"),
-    "training": ("stages", "parallel", "data", "evaluation"),
+    "embedding": ("models", "interop", "data", "parallel", "images", "tokenizer")
+    + ("generation",),  # its grids
+    "generation": ("models", "diffusion", "interop", "parallel", "images", "progress"),
+    "evaluation": ("generation", "data", "parallel", "models", "interop", "files")
+    + ("images", "progress"),
+    "training": ("stages", "parallel", "data", "evaluation", "tokenizer"),
+    "planning": ("training", "stages", "parallel", "data"),
     # entry points: flags in, one call, nothing else
     "train": ("training", "interop", "parallel"),  # reads what a run may start from
     "embed": ("embedding", "training", "parallel"),  # reads what training wrote
@@ -38,12 +46,15 @@ ROOMS = {
     "evaluate": ("evaluation", "parallel"),
     "estimate_variance": ("evaluation",),
     "export": ("interop", "training"),  # likewise
-    "plan": ("training",),
+    "plan": ("planning", "training"),
 }
 
 # Room -> the libraries it may know besides the standard one and numpy.
 LIBRARIES = {
     "config": ("absl", "ml_collections"),
+    "files": ("jax",),
+    "images": ("PIL",),
+    "tokenizer": ("tokenizers", "transformers"),
     "models": ("jax", "flax"),
     "diffusion": ("jax",),
     "stages": ("jax", "flax", "optax"),
@@ -64,6 +75,7 @@ LIBRARIES = {
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
     "evaluation": ("jax", "PIL"),
+    "planning": ("jax", "flax", "ml_collections"),
     "training": ("etils", "google", "jax", "flax", "ml_collections", "optax", "orbax")
     + ("PIL", "tensorboardX", "wandb"),
 }
@@ -230,7 +242,7 @@ def test_an_offence_is_caught(module, source, reason):
         ("data.loader", "def f():\n    import tensorflow as tf"),
         ("interop.openai", "def f():\n    import torch"),
         ("stages.prior", "from ..diffusion import process\nimport unclip_jax"),
-        ("evaluation.provenance", "from unclip_jax import __version__"),
+        ("files", "from unclip_jax import __version__"),
         ("train", "def main():\n    from unclip_jax.training import loop"),
     ],
 )

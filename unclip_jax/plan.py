@@ -20,7 +20,7 @@ FLAGS = {
 
 
 def main(args):
-    from unclip_jax.training.plan_command import command
+    from unclip_jax.planning.search import command
 
     command(args)
 

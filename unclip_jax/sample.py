@@ -73,7 +73,7 @@ FLAGS = {
 
 
 def main(args):
-    from unclip_jax.generation.command import sample
+    from unclip_jax.generation.cli.command import sample
 
     sample(args)
 

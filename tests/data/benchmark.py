@@ -24,7 +24,7 @@ from PIL import Image
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources.webdataset import WebDataset
-from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.tokenizer import train_tokenizer
 
 LENGTH, WIDTH = 32, 768
 LATE = 10_000_000

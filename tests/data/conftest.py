@@ -5,7 +5,7 @@ import pytest
 
 from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources.icons import Icons
-from unclip_jax.data.tokenizer import train_tokenizer
+from unclip_jax.tokenizer import train_tokenizer
 
 COUNT, WIDTH, LENGTH, SHARDS = 50, 6, 12, 3
 

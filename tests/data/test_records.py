@@ -10,7 +10,7 @@ import pytest
 from unclip_jax.data import record_files
 from unclip_jax.data.records import RecordReader, decode_image, encode_image
 from unclip_jax.data.sources import BadRecord, make_source
-from unclip_jax.data.tokenizer import Tokenizer
+from unclip_jax.tokenizer import Tokenizer
 
 
 def test_what_goes_in_comes_out(records, examples):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.interop import parts
+from unclip_jax.tokenizer import train_tokenizer
 
 CONFIG = {
     "model": {

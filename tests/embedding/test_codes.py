@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from unclip_jax.data.record_writer import RecordWriter
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import codes
+from unclip_jax.tokenizer import train_tokenizer
 
 RNG = np.random.default_rng(0)
 TURN = np.linalg.qr(RNG.standard_normal((400, 400)))[0]

@@ -10,10 +10,10 @@ from pyarrow import parquet
 from unclip_jax import models, stages
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources import BadRecord, make_source
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.interop import parts
+from unclip_jax.tokenizer import train_tokenizer
 
 COUNT, PARTS = 12, 2
 MODEL = dict(

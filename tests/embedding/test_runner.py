@@ -15,11 +15,11 @@ from unclip_jax.data import order
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
 from unclip_jax.data.sources import BadRecord, LeftOut
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.images import fit
 from unclip_jax.interop import native, parts
-from unclip_jax.interop.images import fit
+from unclip_jax.tokenizer import train_tokenizer
 
 
 class Pictures:

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from tests.parity import fid_programs
-from unclip_jax.evaluation import frechet
+from unclip_jax.evaluation.metrics import frechet
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIMENSIONS = 2048

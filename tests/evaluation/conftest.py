@@ -130,7 +130,7 @@ class Inception:
 @pytest.fixture
 def inception(monkeypatch):
     """The list of stand-ins that config.extractors of that kind have made."""
-    from unclip_jax.evaluation import extractors
+    from unclip_jax.evaluation.features import extractors
 
     made = []
 

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import extractors, sweep
+from unclip_jax.evaluation import sweep
+from unclip_jax.evaluation.features import extractors
 from unclip_jax.evaluation.runner import check_config, complete
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax.evaluation import frechet, image_sets
-from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation import image_sets
+from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.image_sets import ArrayImages, FolderImages, open_images
+from unclip_jax.evaluation.metrics import frechet
 
 
 def picture(seed, height, width):

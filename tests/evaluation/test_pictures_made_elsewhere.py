@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from unclip_jax.config import load
-from unclip_jax.evaluation import frechet, statistics_file
+from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.image_sets import open_images
+from unclip_jax.evaluation.metrics import frechet
 from unclip_jax.evaluation.runner import evaluate
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -104,7 +105,7 @@ def test_a_made_reference_is_used_and_checked(
     images = np.stack([source[i]["image"] for i in range(50)])
     features = inception[-1].image(images)["2048"].astype(np.float32)
     mean, covariance = frechet.statistics(features)
-    kept = statistics_file.read(path)
+    kept = gaussian.read(path)
     np.testing.assert_allclose(kept.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(kept.covariance, covariance, rtol=1e-12, atol=1e-15)
 
@@ -114,8 +115,8 @@ def test_a_made_reference_is_used_and_checked(
     assert numbers(got)["fid"] == pytest.approx(numbers(want)["fid"], rel=1e-9)
     assert got["provenance"]["reference"]["n"] == 50
 
-    other = statistics_file.GaussianStatistics(mean, covariance, {"layer": "64"})
-    statistics_file.write(path, other)
+    other = gaussian.GaussianStatistics(mean, covariance, {"layer": "64"})
+    gaussian.write(path, other)
     with pytest.raises(ValueError, match="layer = '64'.*--make_reference"):
         run(fid_config, tmp_path / "w", make_model())
     with fid_config.unlocked():

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from tests.evaluation.test_memory import Model, evaluate_gradients
-from unclip_jax.evaluation.feature_store import FeatureStore
-from unclip_jax.evaluation.frechet import Statistics
+from unclip_jax.evaluation.features.inception import InceptionExtractor
+from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.gathering import merge_statistics
 from unclip_jax.evaluation.image_sets import ArrayImages
-from unclip_jax.evaluation.inception import InceptionExtractor
+from unclip_jax.evaluation.metrics.frechet import Statistics
 from unclip_jax.interop.inception import load_inception
 from unclip_jax.parallel.mesh import make_mesh
 

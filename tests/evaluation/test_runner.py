@@ -158,7 +158,7 @@ def test_other_size_is_explained(config, make_model, tmp_path):
 
 
 def test_every_registered_metric_runs(config, make_model, inception, tmp_path):
-    from unclip_jax.evaluation.registry import REGISTRY
+    from unclip_jax.evaluation.metrics.registry import REGISTRY
 
     random = np.random.default_rng(0)
     shapes = {"0.weight": (4, 67), "0.bias": 4, "2.weight": (1, 4), "2.bias": 1}

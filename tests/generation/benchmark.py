@@ -21,8 +21,8 @@ import time
 import numpy as np
 
 from tests.parity.unclip_pipeline import Sizes, make_pipeline
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.generation import UnCLIP
+from unclip_jax.tokenizer import train_tokenizer
 
 MEDIUM = Sizes(
     embed_dim=256,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.pipeline import CODES, PRIOR, keys_of
+from unclip_jax.generation.sampling import CODES, PRIOR, keys_of
 from unclip_jax.models.ar_sampling import sample
 
 PROMPTS = [f"a picture number {chr(97 + i) * (i + 1)}" for i in range(11)]

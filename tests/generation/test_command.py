@@ -9,7 +9,7 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
-from unclip_jax.generation import command, modes
+from unclip_jax.generation.cli import command, modes
 from unclip_jax.generation.images import read_image
 from unclip_jax.generation.loading import Statistics
 from unclip_jax.generation.picture_files import read_metadata

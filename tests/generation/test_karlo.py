@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.generation import UnCLIP, pipeline
+from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.generation.options import Drawing
 from unclip_jax.interop import native, parts
@@ -85,7 +85,7 @@ def test_the_last_network_takes_the_last_step_alone(networks):
     @functools.partial(jax.jit, static_argnums=2)
     def enlarge(params, last, steps):
         inputs = images, np.uint32(0), np.zeros(1, np.int32)
-        run = pipeline.enlarge_images
+        run = sampling.enlarge_images
         drawing = Drawing(steps, "ddpm")
         return run(first, params, *inputs, last, drawing=drawing, rounded=False)
 

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.interop import native, parts
+from unclip_jax.tokenizer import train_tokenizer
 
 CAPTIONS = ["a red heart", "a blue cat on teal", "the green umbrella"]
 

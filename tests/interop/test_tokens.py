@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.interop.tokens import read_tokenizer
+from unclip_jax.tokenizer import train_tokenizer
 
 CAPTIONS = [
     "a red umbrella on a teal background",

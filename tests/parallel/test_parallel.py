@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from unclip_jax.parallel import batches, processes, sharding
+from unclip_jax.parallel import batches, distributed, sharding
 from unclip_jax.parallel.mesh import AXES, make_mesh
 
 TREE = {
@@ -143,7 +143,7 @@ def test_prefetch_stays_ahead_and_counts_the_wait():
 
 
 def test_launchers_announce_their_processes():
-    count = processes.announced_processes
+    count = distributed.announced_processes
     assert count({}) == 1
     assert count({"SLURM_STEP_NUM_TASKS": "4"}) == 4
     assert count({"TPU_WORKER_HOSTNAMES": "a,b"}) == 2
@@ -151,7 +151,7 @@ def test_launchers_announce_their_processes():
 
 def test_contradicting_process_flags_are_refused():
     with pytest.raises(ValueError, match="given, 0 <= process_id < num_processes"):
-        processes.initialize(coordinator="localhost:1234")
+        distributed.initialize(coordinator="localhost:1234")
     with pytest.raises(ValueError, match="auto, on or off"):
-        processes.initialize(mode="maybe")
-    processes.initialize()  # one process: nothing to join
+        distributed.initialize(mode="maybe")
+    distributed.initialize()  # one process: nothing to join

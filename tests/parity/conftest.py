@@ -49,7 +49,7 @@ def randomised():
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory) -> Reference:
     """The tiny pipeline, saved by the libraries' own save_pretrained."""
-    from unclip_jax.data.tokenizer import train_tokenizer
+    from unclip_jax.tokenizer import train_tokenizer
 
     root = tmp_path_factory.mktemp("diffusers")
     train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)

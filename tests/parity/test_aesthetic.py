@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unclip_jax.evaluation.aesthetic import aesthetic, layers_of
+from unclip_jax.evaluation.metrics.aesthetic import aesthetic, layers_of
 from unclip_jax.interop.tensor_files import read_tensors
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)

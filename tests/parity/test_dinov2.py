@@ -10,8 +10,9 @@ from PIL import Image
 
 from tests.parity.unclip_pipeline import randomise
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import extractors, frechet
-from unclip_jax.evaluation.dinov2 import MEAN, STD, DinoExtractor
+from unclip_jax.evaluation.features import extractors
+from unclip_jax.evaluation.features.dinov2 import MEAN, STD, DinoExtractor
+from unclip_jax.evaluation.metrics import frechet
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.interop.dinov2 import load_dinov2, resample_positions
 from unclip_jax.models.dinov2 import DinoV2

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from tests.parity import fid_programs
-from unclip_jax.evaluation import statistics_file
-from unclip_jax.evaluation.frechet import (
+from unclip_jax.evaluation.features import gaussian
+from unclip_jax.evaluation.features.inception import InceptionExtractor
+from unclip_jax.evaluation.metrics.frechet import (
     frechet_distance,
     frechet_from_features,
     statistics,
 )
-from unclip_jax.evaluation.inception import InceptionExtractor
 from unclip_jax.interop.inception import load_inception
 
 pytestmark = pytest.mark.programs
@@ -52,8 +52,8 @@ def inception(fid_folder):
 def theirs(fid_folder, inception, sets):
     extractor = InceptionExtractor(inception, "pytorch-fid", [LAYER], batch_size=16)
     b = extractor.image(sets["b"])[LAYER]
-    ours = statistics_file.GaussianStatistics(*statistics(b), {"n": len(b)})
-    statistics_file.write(fid_folder / "ours.npz", ours)
+    ours = gaussian.GaussianStatistics(*statistics(b), {"n": len(b)})
+    gaussian.write(fid_folder / "ours.npz", ours)
     return fid_programs.reference("distances", fid_folder, LAYER)
 
 
@@ -72,7 +72,7 @@ def test_the_conventions_differ(theirs):
 
 
 def test_statistics_files_go_both_ways(fid_folder, theirs):
-    a, b = (statistics_file.read(fid_folder / f"{x}.npz") for x in ("theirs", "ours"))
+    a, b = (gaussian.read(fid_folder / f"{x}.npz") for x in ("theirs", "ours"))
     got = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     assert theirs["ours"] == pytest.approx(theirs["pytorch-fid"], rel=1e-5)
     assert got == pytest.approx(theirs["ours"], rel=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from unclip_jax.interop.images import fit
+from unclip_jax.images import fit
 from unclip_jax.models.clip import OPENAI_MEAN, OPENAI_STD
 
 

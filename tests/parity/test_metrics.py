@@ -7,12 +7,12 @@ import torch
 from torchmetrics.functional.multimodal.clip_score import _clip_score_update
 
 from tests.parity import fid_programs
-from unclip_jax.evaluation.clip_score import clip_score
-from unclip_jax.evaluation.cmmd import cmmd
-from unclip_jax.evaluation.density_coverage import density_coverage
-from unclip_jax.evaluation.inception_score import inception_score
-from unclip_jax.evaluation.kid import kid
-from unclip_jax.evaluation.precision_recall import precision_recall
+from unclip_jax.evaluation.metrics.clip_score import clip_score
+from unclip_jax.evaluation.metrics.cmmd import cmmd
+from unclip_jax.evaluation.metrics.density_coverage import density_coverage
+from unclip_jax.evaluation.metrics.inception_score import inception_score
+from unclip_jax.evaluation.metrics.kid import kid
+from unclip_jax.evaluation.metrics.precision_recall import precision_recall
 
 
 @pytest.fixture(scope="module")

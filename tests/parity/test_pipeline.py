@@ -13,7 +13,7 @@ import pytest
 
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
-from unclip_jax.generation import UnCLIP, pipeline
+from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.options import Drawing, settle
 from unclip_jax.interop.diffusers import CLASSES
 
@@ -33,8 +33,8 @@ def fold(keys, i):
 
 def our_noise(stream, what, shape, step=None):
     """(B, *shape) of the pictures 0, 1, ... as generation draws it."""
-    keys = pipeline.keys_of(np.uint32(SEED), np.arange(len(PROMPTS)), *stream, what)
-    if stream == (pipeline.PRIOR,):
+    keys = sampling.keys_of(np.uint32(SEED), np.arange(len(PROMPTS)), *stream, what)
+    if stream == (sampling.PRIOR,):
         keys = fold(keys, 0)  # the only candidate
     if step is not None:
         keys = fold(keys, step)
@@ -72,10 +72,10 @@ def theirs(reference, monkeypatch, request, tmp_path):
         pipe = rebuilt(reference, tmp_path)
     pipe.set_progress_bar_config(disable=True)
     streams = {
-        "prior": ((pipeline.PRIOR,), EMBEDDING, STEPS["prior_steps"]),
-        "decoder": ((pipeline.DECODER,), SMALL, STEPS["decoder_steps"]),
+        "prior": ((sampling.PRIOR,), EMBEDDING, STEPS["prior_steps"]),
+        "decoder": ((sampling.DECODER,), SMALL, STEPS["decoder_steps"]),
         "super_res": (
-            (pipeline.UPSAMPLER, LARGE),
+            (sampling.UPSAMPLER, LARGE),
             (LARGE, LARGE, 3),
             STEPS["upsampler_steps"],
         ),
@@ -83,7 +83,7 @@ def theirs(reference, monkeypatch, request, tmp_path):
     queue = []
     for stream, shape, steps in streams.values():
         for step in range(steps - 1):  # none at t = 0
-            noise = our_noise(stream, pipeline.STEPS, shape, step)
+            noise = our_noise(stream, sampling.STEPS, shape, step)
             queue.append(to_torch(noise))
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_unclip.randn_tensor",
@@ -109,7 +109,7 @@ def theirs(reference, monkeypatch, request, tmp_path):
             values = torch.as_tensor(values, dtype=torch.float64)
             monkeypatch.setattr(scheduler, table, values)
     latents = {
-        f"{name}_latents": to_torch(our_noise(stream, pipeline.START, shape))
+        f"{name}_latents": to_torch(our_noise(stream, sampling.START, shape))
         for name, (stream, shape, _) in streams.items()
     }
     with torch.no_grad():
@@ -143,7 +143,7 @@ def compare(model, theirs):
 
 
 def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
-    monkeypatch.setattr(pipeline.process, "to_uint8", lambda x: x.clip(-1, 1))
+    monkeypatch.setattr(sampling.process, "to_uint8", lambda x: x.clip(-1, 1))
     embedding, pixels = compare(ours, theirs)
     assert embedding <= 1e-4, embedding
     # x0 of the first step is noise over 5e-5, clipped: now and then one of 6,000 values

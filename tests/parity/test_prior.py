@@ -238,7 +238,8 @@ def test_at_full_size_names_and_shapes_are_the_public_ones(name, dim, count):
 def test_the_config_is_karlos():
     from unclip_jax import config as config_lib
     from unclip_jax import stages
-    from unclip_jax.training import plan, run_config
+    from unclip_jax.planning import plan
+    from unclip_jax.training import run_config
 
     file = pathlib.Path(__file__).parents[2] / "configs" / "karlo" / "prior.py"
     config = config_lib.load(file)

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from unclip_jax.data.tokenizer import train_tokenizer
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
+from unclip_jax.images import fit
 from unclip_jax.interop import mapping, open_clip, public_clip, transformers_clip
 from unclip_jax.interop.export import compare, export
-from unclip_jax.interop.images import fit
+from unclip_jax.tokenizer import train_tokenizer
 
 from .conftest import IMAGE, randomise
 

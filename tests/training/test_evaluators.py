@@ -17,8 +17,8 @@ from unclip_jax.data import loader
 from unclip_jax.data.sources import make_source
 from unclip_jax.evaluation import class_prompts
 from unclip_jax.evaluation.evaluators import EVALUATORS, ZeroShotOptions
-from unclip_jax.evaluation.retrieval import retrieval
-from unclip_jax.evaluation.zero_shot import zero_shot_accuracy
+from unclip_jax.evaluation.metrics.retrieval import retrieval
+from unclip_jax.evaluation.metrics.zero_shot import zero_shot_accuracy
 from unclip_jax.training.loop import train
 from unclip_jax.training.run_config import check_config
 

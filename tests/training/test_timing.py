@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.training import timing
-from unclip_jax.training.chips import GIB, peak_flops
+from unclip_jax.training.hardware import GIB, peak_flops
 from unclip_jax.training.utilisation import Utilisation
 
 

@@ -13,7 +13,7 @@ Importing this room imports no TensorFlow; only the feed "tf" ever does.
 from unclip_jax.data.loader import Dataset, open_data
 from unclip_jax.data.order import batch_indices
 from unclip_jax.data.sources import BadRecord, make_source
-from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
+from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = [
     "BadRecord",

@@ -29,7 +29,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.data import order, record_files
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
-from unclip_jax.data.tokenizer import Tokenizer, train_tokenizer
+from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
 FEEDS = ("tf", "arrays")
 MANY_CAPTIONS = 100_000  # as many as a tokenizer is trained on

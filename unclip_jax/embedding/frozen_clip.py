@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unclip_jax.data.tokenizer import Tokenizer
 from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.export import tokenizer_folder
 from unclip_jax.parallel.mesh import batch_shards, make_mesh
 from unclip_jax.parallel.sharding import batch_sharding, replicated
+from unclip_jax.tokenizer import Tokenizer
 
 # (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
 LoadRun = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]

@@ -46,7 +46,7 @@ from unclip_jax.data.sources.pictures import to_square
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.embedding.progress import Progress
-from unclip_jax.interop.images import fit
+from unclip_jax.images import fit
 from unclip_jax.parallel import preflight
 
 KEYS = (

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from unclip_jax.evaluation import class_prompts
-from unclip_jax.evaluation.prior_metrics import prior_metrics
-from unclip_jax.evaluation.retrieval import retrieval
-from unclip_jax.evaluation.zero_shot import zero_shot
+from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
+from unclip_jax.evaluation.metrics.retrieval import retrieval
+from unclip_jax.evaluation.metrics.zero_shot import zero_shot
 
 
 @dataclasses.dataclass(frozen=True)

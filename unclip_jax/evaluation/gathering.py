@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from unclip_jax.evaluation.frechet import Statistics
+from unclip_jax.evaluation.metrics.frechet import Statistics
 
 
 def gather_exactly(array):

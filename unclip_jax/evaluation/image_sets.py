@@ -12,8 +12,8 @@ import pathlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unclip_jax.evaluation import provenance
-from unclip_jax.evaluation.statistics_file import read_npz
+from unclip_jax import files
+from unclip_jax.evaluation.features.gaussian import read_npz
 
 EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -64,7 +64,7 @@ class Images:
             raise ValueError(f"crop {crop!r} needs the size of the pictures")
         self._count, self._crop, self._size = count, crop, size
         self.about = {"crop": crop, "size": size if crop else 0}
-        self.fingerprint = provenance.of_json([fingerprint, self.about])
+        self.fingerprint = files.of_json([fingerprint, self.about])
 
     def __len__(self):
         return self._count
@@ -100,15 +100,15 @@ class FolderImages(Images):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"folder of pictures {str(folder)!r} is not there")
-        files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
-        self.paths = sorted(files)
+        paths = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+        self.paths = sorted(paths)
         if not self.paths:
             raise FileNotFoundError(
                 f"no picture in {str(folder)!r}; known: {', '.join(sorted(EXTENSIONS))}"
             )
         stats = [(p.name, p.stat()) for p in self.paths]
         listing = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
-        super().__init__(len(self.paths), provenance.of_json(listing), crop, size)
+        super().__init__(len(self.paths), files.of_json(listing), crop, size)
 
     def _picture(self, i):
         try:
@@ -126,7 +126,7 @@ class ArrayImages(Images):
                 f"{where} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
             )
         self._images = images
-        super().__init__(len(images), provenance.of_array(images), crop, size)
+        super().__init__(len(images), files.of_array(images), crop, size)
 
     def __getitem__(self, rows):
         if not self._crop:
@@ -143,8 +143,8 @@ class SourceImages(Images):
     def __init__(self, source, indices, crop="", size=0):
         self._source, self.indices = source, np.asarray(indices)
         self.threads = hasattr(source, "load")  # sources of files, which may
-        which = [source.fingerprint, provenance.of_array(self.indices)]
-        super().__init__(len(self.indices), provenance.of_json(which), crop, size)
+        which = [source.fingerprint, files.of_array(self.indices)]
+        super().__init__(len(self.indices), files.of_json(which), crop, size)
 
     def first(self, count):
         """The first `count` of them."""

@@ -10,7 +10,7 @@ import zipfile
 import jax
 import numpy as np
 
-from unclip_jax.evaluation import provenance
+from unclip_jax import files
 from unclip_jax.evaluation.image_sets import Images
 
 _NAME = re.compile(r"images_(\d{8})_(\d{8})\.npz")
@@ -81,7 +81,7 @@ class ImageStore:
 
     def _note(self, path, start, images):
         for row, image in enumerate(images[: max(self.count - start, 0)]):
-            self._kept[start + row] = path, row, provenance.of_array(image)
+            self._kept[start + row] = path, row, files.of_array(image)
 
 
 class StoredImages(Images):

@@ -9,7 +9,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data.sources import make_source
-from unclip_jax.evaluation import statistics_file
+from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.image_sets import SourceImages, open_images
 
 SELECT = ("first", "random")
@@ -123,7 +123,7 @@ def read_reference(config):
         )
     crop = (config.crop.name, config.crop.size)
     if wanted.get("statistics"):
-        found = statistics_file.read(wanted.statistics)
+        found = gaussian.read(wanted.statistics)
     elif wanted.get("images"):
         found = open_images(wanted.images, *crop)
     elif wanted.get("count"):

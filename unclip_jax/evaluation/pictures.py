@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 
-from unclip_jax.evaluation.feature_store import FeatureStore
-from unclip_jax.evaluation.statistics_file import GaussianStatistics, check_fits
+from unclip_jax.evaluation.features.gaussian import GaussianStatistics, check_fits
+from unclip_jax.evaluation.features.store import FeatureStore
 
 
 class Pictures:

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import inputs, provenance
-from unclip_jax.evaluation.prior_metrics import prior_metrics
+from unclip_jax import files
+from unclip_jax.evaluation import inputs
+from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
 from unclip_jax.generation import UnCLIP
 
 KEYS = ("model", "data", "count", "seed", "batch_size", "priors")
@@ -87,7 +88,7 @@ def compare_priors(config, workdir, *, model=None, log=None):
         "config": config_lib.to_plain(config),
         "data_fingerprint": source.fingerprint,
         "clip_fingerprint": clip,
-        "versions": provenance.versions(),
+        "versions": files.versions(),
     }
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)

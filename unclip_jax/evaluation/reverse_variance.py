@@ -14,8 +14,8 @@ import numpy as np
 from unclip_jax.evaluation import inputs
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
-from unclip_jax.generation.progress import ProgressLine, Within
 from unclip_jax.interop import native
+from unclip_jax.progress import ProgressLine, Within
 
 PARTS = ("prior", "decoder")
 SAVE_EVERY = 60  # seconds between saves of a table that is not finished

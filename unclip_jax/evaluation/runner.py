@@ -23,23 +23,19 @@ import time
 from typing import Any
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import (
-    extractors,
-    inputs,
-    outputs,
-    provenance,
-    registry,
-    report,
-    sweep,
-)
+from unclip_jax import files
+from unclip_jax.evaluation import inputs, sweep
 from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
-from unclip_jax.evaluation.feature_store import FeatureStore
+from unclip_jax.evaluation.features import extractors
+from unclip_jax.evaluation.features.gaussian import GaussianStatistics
+from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.image_sets import CROPS, open_images
 from unclip_jax.evaluation.image_store import ImageStore
+from unclip_jax.evaluation.metrics import registry
 from unclip_jax.evaluation.pictures import Pictures
 from unclip_jax.evaluation.priors import compare_priors
+from unclip_jax.evaluation.report import artifacts, html
 from unclip_jax.evaluation.scoring import measure
-from unclip_jax.evaluation.statistics_file import GaussianStatistics
 from unclip_jax.generation import UnCLIP
 
 KEYS = ("reference", "metrics")
@@ -135,7 +131,7 @@ def evaluate(
     reference = inputs.read_reference(config)
     needs_model = given is None or extractors.OWN in asked
     if model is None and needs_model:
-        fingerprint = provenance.of_folder(config.model)
+        fingerprint = files.of_folder(config.model)
         batch_size = config.generation.batch_size
         model = UnCLIP.load(config.model, batch_size=batch_size)
     elif needs_model and fingerprint is None:
@@ -199,14 +195,14 @@ def _score(config, loaded, workdir, log, given=None, selected=None, curves=None)
             "extractor_labels": labels,
             "covariance": "float64, ddof 1",
             "selected": selected,
-            "versions": provenance.versions(),
+            "versions": files.versions(),
             "config": config_lib.to_plain(config),
         },
     }
     if curves is not None:
         found = (results, per_picture, curves)
-        outputs.write_results(workdir, *found, fields, generated, true, config.report)
-        log(report.table(results))
+        artifacts.write_results(workdir, *found, fields, generated, true, config.report)
+        log(html.table(results))
         log(f"written: {workdir}/results.json, samples.png, report.html")
     return results
 
@@ -224,7 +220,7 @@ def _generated(config, loaded, workdir, log):
         "captions": captions,
         "generation": options,
     }
-    folder = workdir / "generated" / provenance.of_json(setting)[:12]
+    folder = workdir / "generated" / files.of_json(setting)[:12]
     store = ImageStore(folder, config.count)
     generate(loaded.model, captions[: config.count], store, config, log)
     about = {"model": {"path": str(config.model), "fingerprint": loaded.fingerprint}}
@@ -248,7 +244,7 @@ def _make_reference(config, workdir, path, checked, asked, log):
     ((layer,),) = asked.values()
     store = FeatureStore(workdir / "features")
     statistics = store.statistics(reference, extractor, layer or extractor.default)
-    outputs.write_statistics(path, statistics)
+    artifacts.write_statistics(path, statistics)
     log(f"written: {path}, {len(reference)} pictures, {name}: {extractor.label}")
     return dict(statistics.about)
 
@@ -329,8 +325,8 @@ def _about_captions(examples, count):
     captions = [example["caption"] for example in examples.fields[:count]]
     return {
         "source_fingerprint": examples.source.fingerprint,
-        "indices_sha256": provenance.of_array(examples.indices[:count]),
-        "captions_sha256": provenance.of_json(captions),
+        "indices_sha256": files.of_array(examples.indices[:count]),
+        "captions_sha256": files.of_json(captions),
     }
 
 

@@ -12,8 +12,9 @@ import json
 import jax
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import outputs, plots, registry
 from unclip_jax.evaluation.drawing import GENERATION_KEYS
+from unclip_jax.evaluation.metrics import registry
+from unclip_jax.evaluation.report import artifacts, plots
 
 OWN_KEYS = ("count", "select")
 FIDELITY = (
@@ -114,11 +115,11 @@ def run(config, score, workdir, log):
     drawn = _curves(config, rows, selected)
     if jax.process_index() == 0:
         table = [{**row, "selected": row is best} for row in rows]
-        outputs.write(workdir / "sweep.csv", outputs.csv_text(table))
+        artifacts.write(workdir / "sweep.csv", artifacts.csv_text(table))
         text = json.dumps({"points": table, "selected": selected}, indent=1)
-        outputs.write(workdir / "sweep.json", text + "\n")
+        artifacts.write(workdir / "sweep.json", text + "\n")
         for name, svg, _ in drawn:
-            outputs.write(workdir / f"{name}.svg", svg)
+            artifacts.write(workdir / f"{name}.svg", svg)
     log(selected["note"])
     return selected, [(svg, text) for _, svg, text in drawn]
 

@@ -43,7 +43,7 @@ def images(values, size: int, what: str) -> np.ndarray:
     if values.shape[1:] != (size, size, 3):
         raise ValueError(
             f"{what} takes images (N, {size}, {size}, 3), got {values.shape}; "
-            f"unclip_jax.interop.images.fit(image, {size}) scales and crops one"
+            f"unclip_jax.images.fit(image, {size}) scales and crops one"
         )
     return values
 

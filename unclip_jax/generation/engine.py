@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from unclip_jax.generation import checks, pipeline
+from unclip_jax.generation import checks, sampling
+from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import settle
-from unclip_jax.generation.programs import Programs
-from unclip_jax.generation.progress import Progress
 from unclip_jax.interop import native
+from unclip_jax.progress import Progress
 
 
 class Engine:
@@ -89,7 +89,7 @@ class Engine:
         static = {
             "num_candidates": checks.integer("num_candidates", num_candidates, 1, 1024)
         }
-        encode = self.program(pipeline.encode_text, "clip")
+        encode = self.program(sampling.encode_text, "clip")
         if kind == "prior":
             draw = self._diffusion_prior(guidance, static, report, **diffusion)
         else:
@@ -102,10 +102,10 @@ class Engine:
 
     def _diffusion_prior(self, guidance, static, report, **options):
         scale, drawing = settle(self.stack, "prior", guidance=guidance, **options)
-        text_states = self.program(pipeline.text_states, "clip")
+        text_states = self.program(sampling.text_states, "clip")
         on_states = self.stack.part("prior").module.caption == "clip_states"
         draw = self.program(
-            pipeline.draw_embeddings, "prior", drawing=drawing, report=report, **static
+            sampling.draw_embeddings, "prior", drawing=drawing, report=report, **static
         )
 
         def run(clip, prior, tokens, text, seed, indices):
@@ -124,7 +124,7 @@ class Engine:
             np.float32(checks.number("dot_quantile", dot_quantile, 0, 1)),
         )
         draw = self.program(
-            pipeline.draw_embeddings_by_codes,
+            sampling.draw_embeddings_by_codes,
             "ar_prior",
             guided=scale != 1,
             truncated=top_k > 0 or top_p < 1,
@@ -143,7 +143,7 @@ class Engine:
         """
         scale, drawing = settle(self.stack, "decoder", **options)
         draw = self.program(
-            pipeline.draw_images,
+            sampling.draw_images,
             "decoder",
             drawing=drawing,
             rounded=self.painters[-1] == "decoder",
@@ -152,7 +152,7 @@ class Engine:
         read, names = self.caption_reader(), self.painters[1:]
         larger = [
             self.program(
-                pipeline.enlarge_images,
+                sampling.enlarge_images,
                 name,
                 drawing=settle(self.stack, name, steps=upsampler_steps)[1],
                 rounded=self.painters[-1] == name,
@@ -176,8 +176,8 @@ class Engine:
         """(.., tokens) -> (.., tokens, what the decoder needs of CLIP for them)."""
         if self.stack.part("decoder").module.caption != "clip_states":
             return lambda conditions: (*conditions, (None, None))
-        encode = self.program(pipeline.encode_text, "clip")
-        states = self.program(pipeline.text_states, "clip")
+        encode = self.program(sampling.encode_text, "clip")
+        states = self.program(sampling.text_states, "clip")
 
         def read(conditions):
             clip, tokens = self.placed("clip"), conditions[-1]

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import analytic, process, schedule
-from unclip_jax.generation import checks, pipeline
-from unclip_jax.generation.progress import Progress
+from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.interop.parts import Part
+from unclip_jax.progress import Progress
 
 ESTIMATE = 3  # the stream of randomness, beside those of pipeline
 
@@ -58,8 +58,8 @@ def square_epsilon(
     if kind == "decoder":
         rows.append(checks.images(images, model.draw_size, "the decoder"))
     indices = np.arange(first, first + len(embeddings), dtype=np.int32)
-    encode = engine.program(pipeline.encode_text, "clip")
-    states = engine.program(pipeline.text_states, "clip")
+    encode = engine.program(sampling.encode_text, "clip")
+    states = engine.program(sampling.text_states, "clip")
     run = engine.program(
         {"prior": of_embeddings, "decoder": of_images}[kind],
         kind,
@@ -94,7 +94,7 @@ def of_embeddings(
 ):
     """(B, n) of raw image embeddings (B, D), by the prior; others as pipeline's."""
     x_0 = prior.module.apply({"params": params}, clip_image, method="normalize")
-    model, condition = pipeline.prior_model(prior, params), (tokens, *caption)
+    model, condition = sampling.prior_model(prior, params), (tokens, *caption)
     return _estimate(prior, model, condition, x_0, seed, indices, timesteps, report)
 
 
@@ -116,19 +116,19 @@ def of_images(
     if decoder.module.caption != "clip_states":
         caption = None, None
     null = jnp.zeros(len(images), bool)
-    model = pipeline.decoder_model(decoder, params)
+    model = sampling.decoder_model(decoder, params)
     condition = clip_image, null, tokens, caption
     return _estimate(decoder, model, condition, x_0, seed, indices, timesteps, report)
 
 
 def _estimate(part, model, condition, x_0, seed, indices, timesteps, report):
-    sched = pipeline.schedule_of(part)
+    sched = sampling.schedule_of(part)
     kind, drop = part.config["diffusion"]["prediction"], jnp.zeros(len(x_0), bool)
 
     def predict(x, t):
         output = model(x, t, condition, drop)
         return process.interpret(sched, kind, x, t, output, None)
 
-    predict = pipeline.reported(predict, timesteps, report, part.kind)
-    keys = pipeline.keys_of(seed, indices, ESTIMATE)
+    predict = sampling.reported(predict, timesteps, report, part.kind)
+    keys = sampling.keys_of(seed, indices, ESTIMATE)
     return analytic.square_epsilon(predict, sched, x_0, timesteps, keys)

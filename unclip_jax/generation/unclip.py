@@ -8,15 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unclip_jax.diffusion import samplers
-from unclip_jax.generation import checks, pipeline
+from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.options import settle
-from unclip_jax.generation.progress import Progress
+from unclip_jax.images import fit
 from unclip_jax.interop import diffusers, native
-from unclip_jax.interop.images import fit
 from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.progress import Progress
 
 
 class UnCLIP(Manipulations):
@@ -97,12 +97,12 @@ class UnCLIP(Manipulations):
     def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
         images = checks.images(images, self.clip_image_size, "CLIP")
-        encode = self.engine.program(pipeline.encode_image, "clip")
+        encode = self.engine.program(sampling.encode_image, "clip")
         return self.engine.map(encode, ("clip",), (images,), progress)
 
     def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
-        encode = self.engine.program(pipeline.encode_text, "clip")
+        encode = self.engine.program(sampling.encode_text, "clip")
         arrays = (self.tokenize(prompts),)
         return self.engine.map(encode, ("clip",), arrays, progress)
 
@@ -211,7 +211,7 @@ class UnCLIP(Manipulations):
         def draw(clip, prior, *rest):
             *painters, tokens, null, indices = rest
             z = embed(clip, prior, tokens, seed, indices)
-            canvas = pipeline.Canvas()
+            canvas = sampling.Canvas()
             return decode(painters, (z, null, tokens), seed, indices, eta, canvas)
 
         n = len(tokens)
@@ -293,7 +293,7 @@ class UnCLIP(Manipulations):
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
         side = self.draw_size
-        canvas = pipeline.Canvas()
+        canvas = sampling.Canvas()
         if noise is not None:
             canvas = canvas._replace(x_T=checks.noise(noise, (n, side, side, 3)))
         if keep is not None:
@@ -344,7 +344,7 @@ class UnCLIP(Manipulations):
             raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
         scale, drawing = settle(self.stack, "decoder", guidance=guidance, steps=steps)
         run = self.engine.program(
-            pipeline.invert_images,
+            sampling.invert_images,
             "decoder",
             drawing=drawing,
             report=self.engine.listening(progress),
@@ -360,7 +360,7 @@ class UnCLIP(Manipulations):
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """The x_T that `decode` would draw: float32 (count, s, s, 3)."""
         side = self.draw_size
-        keys = pipeline.start_keys(_seed(seed), _indices(first, count))
+        keys = sampling.start_keys(_seed(seed), _indices(first, count))
         return np.asarray(samplers.normal(keys, (side, side, 3)))
 
     def fit_for_clip(self, images) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from unclip_jax.parallel import processes
+from unclip_jax.parallel import distributed
 
 
 def together(run: Callable[[], None], args) -> None:
@@ -21,7 +21,7 @@ def together(run: Callable[[], None], args) -> None:
     says why and exits at once with code 1 (2 for a mistake in what was asked): waiting
     for the others, which wait for it in the middle of a step, could take minutes.
     """
-    processes.initialize(
+    distributed.initialize(
         args.distributed,
         args.coordinator,
         args.num_processes,
@@ -38,7 +38,7 @@ def together(run: Callable[[], None], args) -> None:
         _leave(f"{me}: {error}", 2)
     except Exception as error:
         runtime = isinstance(error, jax.errors.JaxRuntimeError)
-        if not (runtime and processes.lost_peer(error)):
+        if not (runtime and distributed.lost_peer(error)):
             traceback.print_exc()
             _leave(f"{me} failed", 1)
         reason = " ".join(str(error).split())[:300]

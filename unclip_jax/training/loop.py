@@ -21,11 +21,11 @@ from unclip_jax.training import (
     optimizer,
     previews,
     profiling,
-    program,
     run_config,
     run_folder,
     state,
     timing,
+    train_step,
     wandb_board,
     watchdog,
 )
@@ -238,7 +238,7 @@ class _Run:
 
     def _start(self, checkpoints, meta):
         """The restored or a fresh state, and its shapes with shardings."""
-        abstract = program.abstract_state(
+        abstract = train_step.abstract_state(
             self.stage, self.tx, self.mesh, self.config.sharding_rules
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
@@ -252,7 +252,7 @@ class _Run:
         if restored is not None:
             return restored, abstract
         # jitted as one program, so that each buffer is made where it will live
-        init = program.init_function(self.stage, self.tx)
+        init = train_step.init_function(self.stage, self.tx)
         shardings = jax.tree.map(lambda s: s.sharding, abstract)
         rng = jax.random.key(self.config.seed)
         fresh = jax.jit(init, out_shardings=shardings)(rng)
@@ -288,7 +288,7 @@ class _Run:
     def _compile(self, abstract):
         self.progress.say("compiling the training step")
         began = time.perf_counter()
-        compiled = program.lower_step(
+        compiled = train_step.lower_step(
             self.stage, self.tx, self.mesh, self.config, abstract
         ).compile()
         seconds = time.perf_counter() - began

@@ -1,7 +1,7 @@
 """How much of the devices a run uses: arithmetic (MFU) and memory."""
 
-from unclip_jax.training.chips import GIB, peak_flops
 from unclip_jax.training.flops import model_flops
+from unclip_jax.training.hardware import GIB, peak_flops
 
 
 class Utilisation:

@@ -1,0 +1,1 @@
+"""Feature extractors, their preprocessing, and files that keep features."""

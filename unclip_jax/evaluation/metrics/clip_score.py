@@ -1,0 +1,37 @@
+"""CLIP score: how well a picture agrees with its caption, as a CLIP sees it.
+
+Three conventions are in use, and the number means nothing without its name:
+
+  hessel        2.5 * max(cos, 0), averaged over pairs; its authors prefix captions
+                with "A photo depicts" (Hessel et al. 2021).  The prefix is the
+                caller's business: it changes the text features.
+  torchmetrics  100 * mean cos, clamped at 0 after averaging.
+  cosine        the plain mean cosine.
+"""
+
+import numpy as np
+
+from unclip_jax.evaluation.metrics.checks import as_features, paired_cosine, same_rows
+
+CONVENTIONS = ("hessel", "torchmetrics", "cosine")
+HESSEL_PREFIX = "A photo depicts "
+
+
+def clip_score(image, text, convention="cosine"):
+    """CLIP score of paired CLIP features image (N, D) and text (N, D): a float.
+
+    Raises:
+      ValueError: unknown convention, unpaired shapes, NaN features.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f"clip_score convention {convention!r}: expected one of {CONVENTIONS}"
+        )
+    image, text = as_features(image, "image"), as_features(text, "text")
+    same_rows(image, text)
+    cosine = paired_cosine(image, text)
+    if convention == "hessel":
+        return float(2.5 * np.maximum(cosine, 0.0).mean())
+    if convention == "torchmetrics":
+        return float(max(100.0 * cosine.mean(), 0.0))
+    return float(cosine.mean())

@@ -1,0 +1,31 @@
+"""Inception Score (Salimans et al. 2016): exp E KL(p(y|x) | p(y)), from logits."""
+
+import numpy as np
+
+from unclip_jax.evaluation.metrics.checks import as_features
+
+
+def inception_score(logits, splits=10, seed=2020):
+    """(mean, population std over splits) from classifier logits (N, classes).
+
+    Rows are shuffled by RandomState(seed).permutation first (torch-fidelity's way);
+    split i is rows i*N//splits to (i+1)*N//splits.
+
+    Raises:
+      ValueError: fewer rows than splits.
+    """
+    logits = as_features(logits, "logits", minimum=splits)
+    n = logits.shape[0]
+    logits = logits[np.random.RandomState(seed).permutation(n)]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    scores = []
+    for i in range(splits):
+        rows = slice(i * n // splits, (i + 1) * n // splits)
+        marginal = p[rows].mean(axis=0)
+        # Where p underflows to 0 its term is 0; the marginal is then floored.
+        log_marginal = np.log(np.maximum(marginal, np.finfo(np.float64).tiny))
+        kl = np.sum(p[rows] * (log_p[rows] - log_marginal), axis=1)
+        scores.append(np.exp(kl.mean()))
+    return float(np.mean(scores)), float(np.std(scores))

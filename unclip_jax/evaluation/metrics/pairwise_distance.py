@@ -1,0 +1,18 @@
+"""Diversity as the mean distance between the pictures of one set."""
+
+import numpy as np
+
+from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
+
+
+def pairwise_distance(x):
+    """Mean cosine distance 1 - cos over all pairs of different rows of x (N, D).
+
+    0 when all pictures are the same.  Linear in N: the pairs' cosines sum to
+    |sum of unit rows|^2.
+    """
+    x = unit_rows(as_features(x, minimum=2))
+    n = x.shape[0]
+    total = x.sum(axis=0)
+    off_diagonal = total @ total - np.sum(x * x)
+    return float(1.0 - off_diagonal / (n * (n - 1)))

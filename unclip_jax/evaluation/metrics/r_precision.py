@@ -1,0 +1,49 @@
+"""R-precision: can the caption be told from the picture?
+
+For each picture, the CLIP cosine ranks its own caption among `pool - 1` captions of
+other pictures; the score is how often its own comes first (Xu et al. 2018, with
+CLIP as the ranker, Park et al. 2021).  Chance is 1 / pool.
+"""
+
+import numpy as np
+
+from unclip_jax.evaluation.metrics.checks import as_features, same_rows, unit_rows
+from unclip_jax.evaluation.metrics.ranking import hit_rate_at
+
+
+def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
+    """Fraction of pictures whose own caption is among the k best of `pool`.
+
+    Args:
+      image, text: paired CLIP features (N, D).
+      pool: candidates per picture, its own caption included.
+      k: how many guesses are allowed.
+      seed: draws the mismatched captions; picture i's draw depends on (seed, i).
+      meanings: optional N hashable values (the captions, or what they say); a text
+        that means the same as the picture's own is never drawn as a mismatch.
+
+    Raises:
+      ValueError: fewer than `pool` candidates for some picture.
+    """
+    image, text = as_features(image, "image"), as_features(text, "text")
+    same_rows(image, text)
+    n = image.shape[0]
+    if not 1 <= k <= pool or pool < 2:
+        raise ValueError(f"r_precision needs 1 <= k <= pool >= 2, got {k=}, {pool=}")
+    image, text = unit_rows(image), unit_rows(text)
+    number = {}  # meaning -> a number of its own
+    meanings = range(n) if meanings is None else meanings
+    meaning = np.array([number.setdefault(m, len(number)) for m in meanings])
+    hits = np.empty(n)
+    for i in range(n):
+        others = np.flatnonzero(meaning != meaning[i])
+        if others.size < pool - 1:
+            raise ValueError(
+                f"r_precision pool = {pool} needs {pool - 1} other captions, but "
+                f"only {others.size} of {n} differ from number {i}; evaluate more "
+                f"captions or set pool to at most {others.size + 1}"
+            )
+        draw = np.random.default_rng((seed, i)).choice(others, pool - 1, replace=False)
+        scores = text[np.append(draw, i)] @ image[i]
+        hits[i] = hit_rate_at(scores[-1:], scores[None], k)[0]
+    return float(hits.mean())

@@ -1,0 +1,20 @@
+"""Vendi score (Friedman and Dieng 2023): the effective number of distinct pictures.
+
+exp of the Shannon entropy of the eigenvalues of K / N, K the cosine similarities: 1
+when all pictures are the same, N when all are orthogonal.
+"""
+
+import numpy as np
+
+from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
+
+
+def vendi(x):
+    """Vendi score of features x (N, D): a float between 1 and min(N, D)."""
+    x = unit_rows(as_features(x))
+    # The non-zero eigenvalues of x x^T and x^T x are the same: take the smaller.
+    gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+    values = np.linalg.eigvalsh(gram / x.shape[0])
+    values = values[values > 0]
+    values = values / values.sum()
+    return float(np.exp(-np.sum(values * np.log(values))))

@@ -1,0 +1,69 @@
+"""The files an evaluation leaves, each whole or absent; written by process 0 alone."""
+
+import csv
+import io
+import json
+import os
+
+import jax
+
+from unclip_jax.evaluation.features import gaussian
+from unclip_jax.evaluation.report import html
+
+
+def write_results(
+    workdir, results, per_picture, curves, fields, generated, true, options
+):
+    """Write results.json, results.csv, pictures.jsonl, samples.png and report.html.
+
+    Args:
+      results: as in results.json.
+      per_picture: {quantity: N values}.
+      curves: [(svg, what it says)] of a sweep.
+      fields: N dicts of the examples, or None.
+      generated, true: pictures (true: or None); the first of them are shown.
+      options: config.report.
+    """
+    if jax.process_index():
+        return
+    rows = []
+    for i in range(len(generated)):
+        example = fields[i] if fields else {"caption": ""}
+        plain = {k: v for k, v in example.items() if isinstance(v, str | int | float)}
+        got = {name: values[i] for name, values in per_picture.items()}
+        rows.append({"index": i, **plain, "results": got})
+    count = min(options.pictures, len(rows))
+    shown = (rows[:count], generated[:count], None if true is None else true[:count])
+    lines = "".join(json.dumps(r) + "\n" for r in rows)
+    write(workdir / "pictures.jsonl", lines)
+    write(workdir / "samples.png", html.samples_png(*shown, options.columns))
+    write(workdir / "report.html", html.html(results, *shown, curves))
+    columns = ("value", "stderr", "true_pictures", "chance", "better")
+    scores = results["scores"].items()
+    table = [{"metric": n, **{c: s[c] for c in columns}} for n, s in scores]
+    write(workdir / "results.csv", csv_text(table))
+    text = json.dumps(results, indent=1, allow_nan=False)
+    write(workdir / "results.json", text + "\n")
+
+
+def write_statistics(path, statistics):
+    """A statistics file, by process 0."""
+    if not jax.process_index():
+        gaussian.write(path, statistics)
+
+
+def csv_text(rows):
+    """Dicts with the same keys as CSV, str."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def write(path, content):
+    """Write str or bytes so that the file is whole or absent."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,111 @@
+"""What `python -m unclip_jax.sample` does: flags in, pictures out."""
+
+import hashlib
+import pathlib
+import types
+
+from unclip_jax.generation.cli import modes
+from unclip_jax.generation.grids import caption_grid
+from unclip_jax.generation.images import read_image
+from unclip_jax.generation.picture_files import FORMATS, describe, save_picture
+from unclip_jax.generation.picture_folder import PictureFolder
+from unclip_jax.generation.unclip import UnCLIP
+from unclip_jax.progress import ProgressLine, Within
+
+# Flags that every mode takes; all others are options of modes.
+COMMON = ("model", "out", "mode", "seed", "batch_size", "dtype", "format", "columns")
+COMMON += ("process", "processes", "debug")
+GRID_MOST = 100  # pictures of a folder's grid
+
+
+def sample(args: types.SimpleNamespace) -> None:
+    """Draws pictures and writes them.
+
+    `args` has the attributes of unclip_jax.sample.FLAGS. `out` ending in .png or .webp
+    is one file: the picture itself if there is one, else a captioned grid. Any other
+    `out` is a folder of numbered pictures, and their grid if they are few. Every file
+    holds the prompt, the seed, the settings and the versions.
+
+    Raises:
+      ValueError, FileNotFoundError: what was wrong with the arguments, before any
+        model is loaded where possible.
+    """
+    given = {
+        flag: value
+        for flag, value in vars(args).items()
+        if flag not in COMMON and value not in (None, [])
+    }
+    options = modes.settle(args.mode, given)
+    _check(args, options)
+    settings = {"mode": args.mode, "model": str(args.model), **options}
+    options["seed"] = args.seed
+    mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
+    if mode.captions is None:
+        images, captions, columns = mode.draw(_load(args), options, ProgressLine())
+    else:
+        captions, columns = mode.captions(options), args.columns
+        if not out.suffix:
+            return _fill(mode, options, captions, settings, args, out)
+        rows = slice(0, len(captions))
+        images = mode.draw(_load(args), options, captions, rows, ProgressLine())
+    texts = describe(args.seed, settings, prompt="\n".join(captions))
+    if out.suffix:
+        alone = len(images) == 1
+        page = images[0] if alone else caption_grid(images, captions, columns)
+        save_picture(out, page, texts | ({"index": 0} if alone else {}))
+    else:
+        for i, image in enumerate(images):
+            more = {"prompt": captions[i], "index": i}
+            path = out / f"{i:06d}.{args.format}"
+            save_picture(path, image, describe(args.seed, settings, **more))
+        save_picture(out / "grid.png", caption_grid(images, captions, columns), texts)
+    print(f"{len(images)} pictures in {out}")
+
+
+def _fill(mode, options, captions, settings, args, out):
+    """A list's pictures into a folder: those that it lacks, this process's share."""
+    index = next(pathlib.Path(args.model).glob("*.json"), None)
+    model_sha256 = index and hashlib.sha256(index.read_bytes()).hexdigest()
+    kept = settings | {"seed": args.seed, "dtype": args.dtype}
+    folder = PictureFolder(
+        out, captions, kept | {"model_sha256": model_sha256}, args.format
+    )
+    chunks = [*folder.chunks(args.batch_size, args.process, args.processes)]
+    if chunks:
+        model, progress = _load(args), ProgressLine()
+        total, done = sum(rows.stop - rows.start for rows in chunks), 0
+        for rows in chunks:
+            within = Within(progress, done, total)
+            images = mode.draw(model, options, captions, rows, within)
+            for i, image in enumerate(images, rows.start):
+                more = {"prompt": captions[i], "index": i}
+                folder.put(i, image, describe(args.seed, settings, **more))
+            done += len(images)
+    left = len(folder.missing())
+    if not left and len(captions) <= GRID_MOST:
+        images = [read_image(folder.path(i)) for i in range(len(captions))]
+        texts = describe(args.seed, settings, prompt="\n".join(captions))
+        page = caption_grid(images, captions, args.columns)
+        save_picture(out / "grid.png", page, texts)
+    print(f"{len(captions) - left} of {len(captions)} pictures in {out}")
+
+
+def _load(args):
+    return UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
+
+
+def _check(args, options):
+    counts = ("samples", "frames", "processes", "batch_size", "columns")
+    for flag in counts:
+        value = options.get(flag, getattr(args, flag, None))
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {value}")
+    if not 0 <= args.process < args.processes:
+        raise ValueError(
+            f"--process must be from 0 to {args.processes - 1}, got {args.process}"
+        )
+    if args.format not in FORMATS:
+        raise ValueError(f"--format {args.format!r}: expected one of {FORMATS}")
+    suffix = pathlib.Path(args.out).suffix.lower()
+    if suffix and suffix.removeprefix(".") not in FORMATS:
+        raise ValueError(f"--out {args.out!r} must be a .png or .webp file or a folder")

@@ -1,0 +1,176 @@
+"""Modes that draw one figure: the paper's, from this model.
+
+Each takes (model, options, progress) and returns a Figure.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unclip_jax.generation.cli import listings
+from unclip_jax.generation.images import find_pictures, fit, read_image
+
+
+class Figure(NamedTuple):
+    """Pictures row after row.
+
+    Attributes:
+      images: uint8 (N, H, W, 3).
+      captions: N.
+      columns: pictures per row.
+    """
+
+    images: np.ndarray
+    captions: list[str]
+    columns: int
+
+
+def interpolate(model, options, progress) -> Figure:
+    """Figures 4: rows from each picture to the next one given."""
+    files = find_pictures(options["image"])
+    if len(files) < 2:
+        raise ValueError(f"--mode=interpolate needs two pictures, got {len(files)}")
+    pictures = [read_image(file) for file in files]
+    paint = listings.decoder_options(options)
+    drawn = model.interpolate(
+        pictures[:-1],
+        pictures[1:],
+        steps=options["frames"],
+        noise=options["noise"],
+        seed=options["seed"],
+        decoder_steps=paint.pop("steps"),
+        progress=progress,
+        **paint,
+    )
+    row = [f"{t:.2f}" for t in np.linspace(0, 1, options["frames"])]
+    return _rows(drawn, row * len(drawn))
+
+
+def text_diff(model, options, progress) -> Figure:
+    """Figure 5: the picture, then theta after theta."""
+    files = find_pictures(options["image"])
+    pictures = [read_image(file) for file in files]
+    thetas = listings.numbers("thetas", options["thetas"])
+    drawn = model.text_diff(
+        pictures,
+        options["source"],
+        options["target"],
+        thetas,
+        progress=progress,
+        **listings.decoder_options(options),
+    )
+    row = [f"{options['target']}, {theta:g}" for theta in thetas]
+    return _beside(model, files, pictures, drawn, row)
+
+
+def pca(model, options, progress) -> Figure:
+    """Figure 7: the picture, then reconstructions from more and more components."""
+    files = find_pictures(options["image"])
+    pictures = [read_image(file) for file in files]
+    dims = listings.numbers("dims", options["dims"], int)
+    drawn = model.pca_reconstructions(
+        pictures,
+        dims,
+        seed=options["seed"],
+        progress=progress,
+        **listings.decoder_options(options),
+    )
+    return _beside(model, files, pictures, drawn, [f"{n} components" for n in dims])
+
+
+def zero_shot(model, options, progress) -> Figure:
+    """Pictures with the probabilities of the labels."""
+    files = find_pictures(options["image"])
+    pictures = [read_image(file) for file in files]
+    odds = _labels(model, options, pictures)
+    images = np.stack([fit(picture, model.clip_image_size) for picture in pictures])
+    captions = [f"{f.name}: {text}" for f, text in zip(files, odds, strict=True)]
+    return Figure(images, captions, min(len(images), 6))
+
+
+def typographic(model, options, progress) -> Figure:
+    """Figure 6: attacked pictures and their labels, beside variations."""
+    files = find_pictures(options["image"])
+    pictures = [read_image(file) for file in files]
+    samples, labels = options["samples"], _labels(model, options, pictures)
+    drawn = model.variations(
+        listings.repeat(pictures, samples),
+        options["seed"],
+        eta=options["eta"],
+        progress=progress,
+        **listings.decoder_options(options),
+    )
+    drawn = drawn.reshape(len(files), samples, *drawn.shape[1:])
+    figure = _beside(model, files, pictures, drawn, ["variation"] * samples)
+    step = figure.columns
+    figure.captions[::step] = labels
+    return figure
+
+
+def conditioning(model, options, progress) -> Figure:
+    """Figure 8: what the same decoder draws from three kinds of conditions.
+
+    The caption alone; the caption and its text embedding in place of an image
+    embedding; the caption and an image embedding from the prior.
+    """
+    prompts, seed = listings.prompts(options), options["seed"]
+    paint = {
+        "sampler": options["decoder_sampler"],
+        "variance": options["decoder_variance"],
+        "eta": options["eta"],
+        **listings.decoder_options(options),
+    }
+    text = model.encode_text(prompts)
+    with_prior = model.text2image(
+        prompts, seed, progress=progress, **listings.text_options(options)
+    )
+    rows = [
+        model.decode(None, prompts, seed, progress=progress, **paint),
+        model.decode(text, prompts, seed, progress=progress, **paint),
+        with_prior,
+    ]
+    kinds = ("caption", "text embedding", "prior")
+    captions = [f"{kind}: {prompt}" for kind in kinds for prompt in prompts]
+    return Figure(np.concatenate(rows), captions, len(prompts))
+
+
+def guidance(model, options, progress) -> Figure:
+    """One row per prompt, the same noise at rising guidance of the decoder."""
+    prompts = listings.prompts(options)
+    scales = listings.numbers("scales", options["scales"])
+    common = listings.text_options(options)
+    drawn = [
+        model.text2image(
+            prompts,
+            options["seed"],
+            decoder_guidance=scale,
+            progress=progress,
+            **common,
+        )
+        for scale in scales
+    ]
+    row = [f"guidance {scale:g}" for scale in scales]
+    return _rows(np.stack(drawn, axis=1), row * len(prompts))
+
+
+def _labels(model, options, pictures):
+    """A text per picture: its labels, the likeliest first."""
+    odds = model.zero_shot(
+        model.fit_for_clip(pictures), options["label"], options["template"]
+    )
+    return [
+        ", ".join(f"{options['label'][i]} {row[i]:.1%}" for i in np.argsort(-row)[:4])
+        for row in odds
+    ]
+
+
+def _rows(drawn, captions):
+    """A Figure of (N, K, H, W, 3)."""
+    return Figure(drawn.reshape(-1, *drawn.shape[2:]), captions, drawn.shape[1])
+
+
+def _beside(model, files, pictures, drawn, row):
+    """A Figure of rows (N, K, H, W, 3), each after the picture it was made from."""
+    given = np.stack([fit(picture, model.image_size) for picture in pictures])
+    captions = [text for file in files for text in (file.name, *row)]
+    return _rows(np.concatenate([given[:, None], drawn], axis=1), captions)

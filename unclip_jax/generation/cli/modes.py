@@ -1,0 +1,163 @@
+"""The modes of `python -m unclip_jax.sample`: which options each takes, and its row.
+
+A mode either draws a list of independent pictures, in chunks and resumable, or one
+figure. `options` maps the flags it takes to their defaults; NEEDED must be given, and
+None leaves the choice to the model.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from unclip_jax.generation.cli import figures, listings
+
+NEEDED = object()
+
+TEXTS = {"prompt": (), "prompts_file": ""}
+IMAGES = {"image": NEEDED}
+PRIOR = {
+    "prior": "auto",
+    "prior_guidance": 4.0,
+    "prior_steps": None,
+    "prior_sampler": None,
+    "prior_variance": None,
+    "num_candidates": 2,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "dot_quantile": 0.5,
+}
+GUIDED = {
+    "decoder_steps": None,
+    "decoder_guidance_interval": None,
+    "decoder_guidance_rescale": 0.0,
+    "dynamic_threshold": None,
+}
+STEPPED = {**GUIDED, "decoder_sampler": None, "decoder_variance": None, "eta": 0.0}
+DECODER = {"decoder_guidance": 8.0, **GUIDED}
+PAINT = {**DECODER, **STEPPED}
+INVERTED = {**DECODER, "decoder_guidance": 1.0, "decoder_steps": 250}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """One mode.
+
+    Attributes:
+      says: what it draws, in a few words.
+      options: flag -> default.
+      draw: of a list, (model, options, captions, slice, progress) -> uint8
+        (n, H, W, 3); of a figure, (model, options, progress) -> figures.Figure.
+      captions: of a list, options -> a caption per picture; None for a figure.
+    """
+
+    says: str
+    options: Mapping[str, Any]
+    draw: Callable
+    captions: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+
+
+MODES = {
+    "text2image": Mode(
+        "pictures of prompts",
+        {**TEXTS, "samples": 1, **PRIOR, **PAINT, "upsampler_steps": None},
+        listings.text2image,
+        listings.prompts,
+    ),
+    "variations": Mode(
+        "pictures with the content of others",
+        {**IMAGES, "samples": 1, **DECODER, "eta": 1.0, "inverted": False},
+        listings.variations,
+        listings.names,
+    ),
+    "reconstruct": Mode(
+        "pictures through their latents and back",
+        {**IMAGES, **INVERTED},
+        listings.reconstruct,
+        listings.names,
+    ),
+    "inpaint": Mode(
+        "pictures painted anew where the mask is white",
+        {**IMAGES, "mask": NEEDED, "prompt": (), "samples": 1, **PRIOR, **PAINT},
+        listings.inpaint,
+        listings.names,
+    ),
+    "interpolate": Mode(
+        "the way from one picture to another",
+        {
+            **IMAGES,
+            "frames": 8,
+            "noise": "inverted",
+            **DECODER,
+            "decoder_guidance": None,
+        },
+        figures.interpolate,
+    ),
+    "text_diff": Mode(
+        "pictures changed as a caption changes",
+        {
+            **IMAGES,
+            "source": "a photo",
+            "target": NEEDED,
+            "thetas": "0,0.1,0.2,0.3,0.4",
+            **INVERTED,
+        },
+        figures.text_diff,
+    ),
+    "pca": Mode(
+        "pictures from few principal components of their embeddings",
+        {**IMAGES, "dims": "20,30,40,80,120,160,200,320", **DECODER},
+        figures.pca,
+    ),
+    "zero_shot": Mode(
+        "which label CLIP finds likeliest",
+        {**IMAGES, "label": NEEDED, "template": ("{}",)},
+        figures.zero_shot,
+    ),
+    "typographic": Mode(
+        "CLIP's labels of attacked pictures, beside variations of them",
+        {**IMAGES, "label": NEEDED, "template": ("{}",), "samples": 3}
+        | {**DECODER, "eta": 1.0},
+        figures.typographic,
+    ),
+    "conditioning": Mode(
+        "a prompt by caption, by text embedding and by the prior's embedding",
+        {**TEXTS, **PRIOR, **PAINT},
+        figures.conditioning,
+    ),
+    "guidance": Mode(
+        "a prompt at rising guidance of the decoder",
+        {**TEXTS, "scales": "1,2,3,4,6,8", **PRIOR, **STEPPED},
+        figures.guidance,
+    ),
+}
+
+
+def find_mode(name: str) -> Mode:
+    """Raises ValueError listing the modes."""
+    if name not in MODES:
+        raise ValueError(f"--mode {name!r}: expected one of {', '.join(MODES)}")
+    return MODES[name]
+
+
+def settle(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a mode: what was given, else its defaults.
+
+    Args:
+      name: of the mode.
+      given: flag -> value, of those that were given.
+
+    Raises:
+      ValueError: a flag that the mode does not take, or lacks.
+    """
+    options = find_mode(name).options
+    for flag in given:
+        if flag not in options:
+            raise ValueError(
+                f"--{flag} means nothing to --mode={name}, which takes "
+                + ", ".join(f"--{key}" for key in options)
+            )
+    for flag, default in options.items():
+        if default is NEEDED and not given.get(flag):
+            raise ValueError(f"--mode={name} needs --{flag}")
+    return {flag: given.get(flag, default) for flag, default in options.items()}

@@ -1,0 +1,1 @@
+"""Does a config fit an accelerator slice? Compiles its step without one."""
