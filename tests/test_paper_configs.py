@@ -55,7 +55,7 @@ TABLE_3 = {
         },
         "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "x0"},
         "model": {"width": 2048, "depth": 24, "num_heads": 32},
-        "stage_options": {"drop_text": 0.1, "embedding": "unit_17.2"},
+        "stage_options": {"drop_text": 0.1, "embedding": "unit_scaled"},
     },
     "ar_prior": {
         "steps": 1_000_000,
@@ -79,7 +79,7 @@ TABLE_3 = {
             "num_components": 319,
             "num_buckets": 1024,
         },
-        "stage_options": {"drop_text": 0.1, "embedding": "unit_17.2"},
+        "stage_options": {"drop_text": 0.1, "embedding": "unit_scaled"},
     },
     "decoder": {
         "steps": 800_000,
@@ -106,7 +106,11 @@ TABLE_3 = {
             "text_heads": 32,
             "num_clip_tokens": 4,
         },
-        "stage_options": {"drop_clip": 0.1, "drop_text": 0.5, "embedding": "unit_17.2"},
+        "stage_options": {
+            "drop_clip": 0.1,
+            "drop_text": 0.5,
+            "embedding": "unit_scaled",
+        },
     },
     "upsampler_256": {
         "steps": 1_000_000,

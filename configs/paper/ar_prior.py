@@ -34,7 +34,7 @@ def get_config():
         remat="full",
     )
     c.diffusion = dict()
-    c.stage_options = dict(drop_text=0.1, embedding="unit_17.2")
+    c.stage_options = dict(drop_text=0.1, embedding="unit_scaled")
     c.optimizer = dict(
         learning_rate=1.6e-4,
         weight_decay=4.0e-2,

@@ -41,7 +41,7 @@ def get_config():
     c.stage_options = dict(
         drop_clip=0.1,
         drop_text=0.5,
-        embedding="unit_17.2",
+        embedding="unit_scaled",
         preview_steps=50,
         preview_guidance=3.0,
     )

@@ -23,7 +23,7 @@ def get_config():
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(width=2048, depth=24, num_heads=32, scan_layers=True, remat="full")
     c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
-    c.stage_options = dict(drop_text=0.1, embedding="unit_17.2")
+    c.stage_options = dict(drop_text=0.1, embedding="unit_scaled")
     c.optimizer = dict(
         learning_rate=1.1e-4,
         weight_decay=6.0e-2,

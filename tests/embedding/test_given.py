@@ -100,14 +100,14 @@ def test_records_without_images_train_a_prior(folder, tmp_path, clip):
             data=dict(source="records"),
             model=dict(width=8, depth=1, num_heads=2),
             diffusion=dict(),
-            stage_options=dict(embedding="unit_17.2"),
+            stage_options=dict(embedding="unit_scaled"),
         )
     )
     stage = stages.make_stage(config, records.info)
     assert set(stage.batch_spec) <= set(records.shapes)
     stage.init(jax.random.key(0))
     config.stage_options.embedding = "standardize"
-    with pytest.raises(ValueError, match="set stage_options.embedding='unit_17.2'"):
+    with pytest.raises(ValueError, match="set stage_options.embedding='unit_scaled'"):
         stages.make_stage(config, records.info).init(jax.random.key(0))
 
 

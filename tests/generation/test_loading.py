@@ -70,10 +70,17 @@ def test_parts_that_do_not_fit_together(stack, resized):
         check_together(dataclasses.replace(stack, tokenizer=tokenizer))
 
 
+def with_convention(stack, kind, convention):
+    part = stack.parts[kind]
+    config = {**part.config, "embedding": convention}
+    part = parts.make(kind, config, part.params, part.meta, where=kind)
+    return dataclasses.replace(stack, parts={**stack.parts, kind: part})
+
+
+@pytest.mark.parametrize("convention", ["unit_17.2", "unit_scaled"])
 @pytest.mark.parametrize("kind", ["prior", "ar_prior"])
-def test_embedding_conventions_must_agree(stack, kind):
-    prior = stack.parts[kind]
-    config = {**prior.config, "embedding": "unit_17.2"}
-    unit = parts.make(kind, config, prior.params, prior.meta, where=kind)
+def test_embedding_conventions_must_agree(stack, kind, convention):
+    unit = with_convention(stack, kind, convention)
     with pytest.raises(ValueError, match=f"the {kind} makes.*decoder wants standard"):
-        check_together(dataclasses.replace(stack, parts={**stack.parts, kind: unit}))
+        check_together(unit)
+    check_together(with_convention(unit, "decoder", "unit_17.2"))

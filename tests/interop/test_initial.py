@@ -68,6 +68,20 @@ def test_a_folder_of_diffusers(params, tmp_path):
         assert_same(load_initial(folder, run_with()), expected)
 
 
+def test_one_scale_under_two_names_is_the_same(params, tmp_path):
+    """17.2 is what "unit_scaled" gives at 1024 dimensions, and at no other."""
+    config = {**CONFIG, "embedding": "unit_17.2"}
+    native.write_part(tmp_path, "prior", config, params, {"clip_fingerprint": "a-clip"})
+    dim = FIELDS["embed_dim"]
+    message = f"times 17.2', the config 'unit norm times {0.5375 * dim**0.5:.6g}'"
+    with pytest.raises(ValueError, match=message):
+        load_initial(tmp_path, run_with(embedding="unit_scaled"))
+    assert_same(load_initial(tmp_path, run_with(embedding="unit_17.2")), params)
+    # the larger model does not fit either, but only by its shapes
+    with pytest.raises(ValueError, match=r"instead of \(1024,\)"):
+        load_initial(tmp_path, run_with(embedding="unit_scaled", embed_dim=1024))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

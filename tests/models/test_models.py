@@ -176,10 +176,19 @@ def test_embedding_space_goes_there_and_back():
     z = space.apply({"params": params}, raw, method="normalize")
     back = space.apply({"params": params}, z, method="denormalize")
     np.testing.assert_allclose(back, raw, atol=1e-5)
-    paper = layers.EmbeddingSpace(12, unit_norm=True)
-    params = {"mean": jnp.zeros(12), "std": jnp.full(12, 1 / 17.2)}
-    z = paper.apply({"params": params}, raw, method="normalize")
-    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 17.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [512, 768, 1024])
+def test_scaled_unit_embeddings_have_imagenets_standard_deviation(dim):
+    """The paper's 17.2 at 1024 dimensions: 0.5375 of RGB in [-1, 1]."""
+    scale = layers.UNIT_SCALES["unit_scaled"](dim)
+    assert (scale == layers.UNIT_SCALES["unit_17.2"](dim) == 17.2) == (dim == 1024)
+    space = layers.EmbeddingSpace(dim, unit_norm=True)
+    params = {"mean": jnp.zeros(dim), "std": jnp.full(dim, 1 / scale)}
+    raw = 3 * np.random.default_rng(0).standard_normal((2000, dim))
+    z = space.apply({"params": params}, raw, method="normalize")
+    np.testing.assert_allclose(z.std(), 0.5375, rtol=1e-3)
+    np.testing.assert_allclose(z.std(axis=0), 0.5375, rtol=0.08)
 
 
 def test_no_gradient_reaches_the_embedding_space():

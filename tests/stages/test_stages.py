@@ -135,14 +135,17 @@ def test_bfloat16_compute_keeps_float32_losses():
     assert set(metrics) == {"mse", "vb"}
 
 
+@pytest.mark.parametrize("convention", ["unit_scaled", "unit_17.2"])
 @pytest.mark.parametrize("name", ["prior", "decoder"])
-def test_the_papers_convention_is_unit_norm_times_17_2(name):
+def test_the_papers_convention_is_unit_norm_times_a_scale(name, convention):
+    """0.5375 sqrt(D), which is 17.2 in the paper; runs of "unit_17.2" keep 17.2."""
     config = make_config(name)
-    config.stage_options.embedding = "unit_17.2"
+    config.stage_options.embedding = convention
     stage = stages.make_stage(config, INFO)
     params = stage.init(jax.random.key(0))
     assert stage.model.unit_norm
-    np.testing.assert_allclose(params["space"]["std"], 1 / 17.2)
+    scale = 17.2 if convention == "unit_17.2" else 0.5375 * 12**0.5
+    np.testing.assert_array_equal(params["space"]["std"], np.float32(1 / scale))
 
 
 @pytest.mark.parametrize("name", ["prior", "decoder"])

@@ -10,6 +10,7 @@ import numpy as np
 from unclip_jax.interop import diffusers, native, parts, public_clip
 from unclip_jax.interop.parts import Part
 from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
+from unclip_jax.models.layers import UNIT_SCALES
 
 SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
 
@@ -156,17 +157,18 @@ def check_together(stack: Stack) -> None:
                 f"the parts of {stack.origin} do not fit together: {name} and "
                 f"{last.kind} must be models of the same fields"
             )
-    conventions = {
-        kind: part.config["embedding"]
-        for kind, part in stack.parts.items()
-        if "embedding" in part.config
+    # a unit-norm prior has forgotten the norm that a standardising decoder wants; a
+    # unit-norm decoder takes any norm, so the two scales need not be the same
+    unit_norm = {
+        kind: stack.parts[kind].config["embedding"] in UNIT_SCALES
+        for kind in ("decoder", "prior", "ar_prior")
+        if kind in stack.parts
     }
-    # a unit-norm prior has forgotten the norm that a standardising decoder wants
-    wanted = conventions.get("decoder", "unit_17.2")
     for prior in ("prior", "ar_prior"):
-        if conventions.get(prior) == "unit_17.2" != wanted:
+        if unit_norm.get(prior) and not unit_norm.get("decoder", True):
+            convention = {k: stack.parts[k].config["embedding"] for k in unit_norm}
             raise ValueError(
                 f"the parts of {stack.origin} do not fit together: the {prior} makes "
-                f"embeddings of norm 1 (unit_17.2), the decoder wants {wanted}; train "
-                "both with one stage_options.embedding"
+                f"embeddings of norm 1 ({convention[prior]}), the decoder wants "
+                f"{convention['decoder']}; train both with one stage_options.embedding"
             )

@@ -11,6 +11,7 @@ from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
 from unclip_jax.interop.diffusers_upsampler import load_upsampler
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
+from unclip_jax.models.layers import UNIT_SCALES
 
 # Kinds of parts that can be read from diffusers: folders in a pipeline, and the reader.
 DIFFUSERS = {
@@ -80,4 +81,8 @@ def _read(folder, part, where):
 def _process(config):
     """What parameters mean beyond their shapes."""
     prediction = config.get("diffusion", {}).get("prediction")
-    return {"embedding": config.get("embedding"), "prediction": prediction}
+    embedding = config.get("embedding")
+    if embedding in UNIT_SCALES:  # one scale under two names is the same
+        scale = UNIT_SCALES[embedding](config["model"]["embed_dim"])
+        embedding = f"unit norm times {scale:.6g}"
+    return {"embedding": embedding, "prediction": prediction}

@@ -309,14 +309,24 @@ class Transformer(nn.Module):
         return x
 
 
+# The norm, by embedding convention and dimension, of unit embeddings scaled for a
+# model. The paper's 17.2 at 1024 dimensions gives them ImageNet's standard deviation
+# per dimension, RGB in [-1, 1]; "unit_scaled" does so at any dimension.
+UNIT_SCALES = {
+    "unit_scaled": lambda dim: 0.5375 * math.sqrt(dim),
+    "unit_17.2": lambda dim: 17.2,
+}
+
+
 class EmbeddingSpace(nn.Module):
     """The convention under which a model sees CLIP image embeddings.
 
     `normalize` maps raw CLIP outputs to the model's space, `denormalize` back:
     (z - mean) / std, after an l2-normalisation if `unit_norm`. mean and std are
     parameters that no gradient reaches, so they travel with every checkpoint (as
-    Karlo's clip_mean and clip_std do). The paper's convention is unit_norm with
-    mean 0 and std 1 / 17.2; Karlo's and Kandinsky's are per-dimension statistics.
+    Karlo's clip_mean and clip_std do). The paper's convention is unit_norm with mean 0
+    and std 1 / 17.2 (UNIT_SCALES); Karlo's and Kandinsky's are per-dimension
+    statistics.
     """
 
     dim: int

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
+from unclip_jax.models.layers import UNIT_SCALES
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
@@ -89,25 +90,27 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
 
     "standardize" takes the records' per-dimension mean and std (the priors of Karlo and
     Kandinsky); "raw" leaves embeddings as CLIP makes them (their decoders);
-    "unit_17.2" is the paper's, for which the module is built with unit_norm.
+    "unit_scaled" is the paper's, for which the module is built with unit_norm: norm 1,
+    then a scale of 0.5375 sqrt(D), 17.2 in the paper; "unit_17.2" is 17.2 for any D.
     """
     space = params["space"]
     if convention == "standardize":
         if data_info.get("embedding_convention") == "unit":
             raise ValueError(
                 "the records' image embeddings have norm 1 (clip-retrieval's), which "
-                "CLIP's own have not: set stage_options.embedding='unit_17.2'"
+                "CLIP's own have not: set stage_options.embedding='unit_scaled'"
             )
         mean = jnp.asarray(data_info["embedding_mean"], jnp.float32)
         std = jnp.asarray(data_info["embedding_std"], jnp.float32).clip(1e-6)
     elif convention == "raw":
         mean, std = space["mean"], space["std"]
-    elif convention == "unit_17.2":
-        mean, std = space["mean"], jnp.full_like(space["std"], 1 / 17.2)
+    elif convention in UNIT_SCALES:
+        scale = UNIT_SCALES[convention](space["std"].size)
+        mean, std = space["mean"], jnp.full_like(space["std"], 1 / scale)
     else:
         raise ValueError(
             f"stage_options.embedding {convention!r}: expected 'standardize', "
-            "'raw' or 'unit_17.2'"
+            f"'raw', {', '.join(map(repr, UNIT_SCALES))}"
         )
     return {**params, "space": {"mean": mean, "std": std}}
 

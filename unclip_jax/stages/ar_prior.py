@@ -40,7 +40,7 @@ class Stage:
         config_lib.check_keys(config.diffusion, (), "config.diffusion")
         wanted = ("embed_dim", "vocab_size", "context_length", "eot_id")
         fields = stages.model_fields(config, data_info, wanted)
-        fields["unit_norm"] = options.embedding == "unit_17.2"
+        fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         width = fields["embed_dim"]
         model = models.build("ar_prior", fields, stages.compute_dtype(config))
         return cls(

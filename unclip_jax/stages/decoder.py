@@ -60,7 +60,7 @@ class Stage:
             # of the data; the model's own text_width is its UNet's
             data_info = {**data_info, "text_states_width": data_info.get("text_width")}
         fields = stages.model_fields(config, data_info, wanted)
-        fields["unit_norm"] = options.embedding == "unit_17.2"
+        fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         side, length, dim = (
             fields[name] for name in ("image_size", "context_length", "embed_dim")
         )

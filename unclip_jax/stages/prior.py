@@ -56,7 +56,7 @@ class Stage:
         if on_states:
             wanted.append("text_width")
         fields = stages.model_fields(config, data_info, wanted)
-        fields["unit_norm"] = options.embedding == "unit_17.2"
+        fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         length, width = fields["context_length"], fields["embed_dim"]
         batch_spec = {
             "tokens": ((length,), "int32"),
