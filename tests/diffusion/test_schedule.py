@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from unclip_jax.diffusion.schedule import (
+    head,
     log_snr_timesteps,
     make_schedule,
+    respace,
     strided_timesteps,
 )
 
@@ -45,6 +47,43 @@ def test_strided_timesteps_span_the_process(n):
 def test_strided_timesteps_equal_the_published_ones():
     assert strided_timesteps(1000, 25).tolist() == list(map(int, STEPS_25.split()))
     assert strided_timesteps(1000, 7).tolist() == [999, 832, 666, 500, 333, 166, 0]
+
+
+@pytest.mark.parametrize(
+    "spec,steps",
+    [
+        (1, [999]),
+        ("1", [999]),
+        ("7", [999, 832, 666, 500, 333, 166, 0]),
+        ("ddim4", [750, 500, 250, 0]),
+        ("ddim3", [668, 334, 0]),  # the smallest stride of the three
+        ("3,1,2", [999, 667, 334, 333, 166, 0]),
+        ("2,0", [499, 0]),
+        ("fast27", [997, 800, 799, 600, 599, 500, 400, 399]),
+    ],
+)
+def test_respacings_are_those_of_their_names(spec, steps):
+    assert respace(1000, spec).tolist()[: len(steps)] == steps
+
+
+@pytest.mark.parametrize(
+    "spec", ["ddim999", "ddim", "ddim0", "-5", "", "4,", "0,0", "600,5", "2.5", "plms"]
+)
+def test_impossible_respacings_are_refused(spec):
+    with pytest.raises(ValueError, match=f"sampling steps {spec!r}: "):
+        respace(1000, spec)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_head_ends_where_the_signal_does(name):
+    schedule = make_schedule(name)
+    signal = np.sqrt(schedule.alphas_cumprod)
+    kept = head(schedule, 0.03)
+    assert signal[kept.num_steps - 1] >= 0.03 > signal[kept.num_steps :].max(initial=0)
+    np.testing.assert_array_equal(kept.betas, schedule.betas[: kept.num_steps])
+    assert head(schedule, 0).num_steps == 1000
+    with pytest.raises(ValueError, match="signal of 1.5"):
+        head(schedule, 1.5)
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])

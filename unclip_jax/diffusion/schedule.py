@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,17 +62,97 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
     )
 
 
-def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
-    """`num_steps` timesteps from T - 1 down to 0, evenly strided.
+def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
+    """Timesteps of a process of T steps, by the respacing of guided-diffusion.
 
-    round(i (T - 1) / (n - 1)), the respacing of guided-diffusion and of diffusers'
-    UnCLIPScheduler. A single step starts at T - 1.
+    Args:
+      num_train_steps: T.
+      spec: one of
+        n, an integer or its digits: n timesteps from T - 1 down to 0, evenly strided
+          (a single one is T - 1; guided-diffusion's, 0, has nothing left to remove);
+        "ddimN": every k-th timestep from 0 up, for the k that leaves N of them;
+        "a,b,c": the process in as many sections of equal size, the least noisy first,
+          with a, b and c evenly strided timesteps;
+        "fast27": GLIDE's "10,10,3,2,2" with T - 3 in place of T - 1.
+
+    Returns:
+      (n,) int64, descending.
+
+    Raises:
+      ValueError: a respacing that is not one of these, or that T does not allow.
     """
+    count = count_of(spec)
+    if count is not None:
+        return strided_timesteps(num_train_steps, count)
+    if spec == "fast27":
+        steps = respace(num_train_steps, "10,10,3,2,2")
+        return np.append(num_train_steps - 3, steps[1:])
+    if named := re.fullmatch(r"ddim(\d+)", spec):
+        return _every_kth(num_train_steps, int(named[1]))
+    if re.fullmatch(r"\d+(,\d+)+", spec):
+        return _sections(num_train_steps, [int(count) for count in spec.split(",")])
+    raise ValueError(
+        f"sampling steps {spec!r}: expected a number, 'ddimN' with a number N, counts "
+        "of sections such as '10,10,3,2,2', or 'fast27'"
+    )
+
+
+def count_of(spec: int | str) -> int | None:
+    """The number of steps, if `spec` of `respace` is one or its digits, else None."""
+    if isinstance(spec, str):
+        return int(spec) if re.fullmatch(r"\d+", spec) else None
+    return spec
+
+
+def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
+    """`num_steps` timesteps from T - 1 down to 0, evenly strided: see `respace`."""
     _check_count(num_steps, num_train_steps)
     if num_steps == 1:
         return np.array([num_train_steps - 1])
-    stride = (num_train_steps - 1) / (num_steps - 1)
-    return (np.arange(num_steps) * stride).round().astype(np.int64)[::-1].copy()
+    return _evenly(num_train_steps, num_steps)[::-1].copy()
+
+
+def _evenly(size, count):
+    """(count,) ascending integers from 0 to size - 1; 0 alone if count is 1.
+
+    The stride is added up and rounded to even as in guided-diffusion: i (size - 1) /
+    (count - 1), rounded, is another integer for some counts.
+    """
+    stride = (size - 1) / max(count - 1, 1)
+    return np.cumsum([0.0] + (count - 1) * [stride])[:count].round().astype(np.int64)
+
+
+def _every_kth(num_train_steps, count):
+    for stride in range(1, num_train_steps):
+        steps = np.arange(0, num_train_steps, stride)
+        if len(steps) == count:
+            return steps[::-1].copy()
+    raise ValueError(
+        f"sampling steps 'ddim{count}': no whole stride leaves {count} of "
+        f"{num_train_steps} timesteps"
+    )
+
+
+def _sections(num_train_steps, counts):
+    parts = np.array_split(np.arange(num_train_steps), len(counts))
+    pairs = list(zip(parts, counts, strict=True))
+    if not any(counts) or any(count > len(part) for part, count in pairs):
+        raise ValueError(
+            f"sampling steps {','.join(map(str, counts))!r}: expected at most "
+            f"{len(parts[-1])} in each of {len(parts)} sections, and one at least"
+        )
+    return np.concatenate([part[_evenly(len(part), n)] for part, n in pairs])[::-1]
+
+
+def head(schedule: Schedule, min_signal: float) -> Schedule:
+    """The timesteps of `schedule` whose signal sqrt(abar) is at least `min_signal`.
+
+    Raises ValueError if there are none.
+    """
+    count = int((np.sqrt(schedule.alphas_cumprod) >= min_signal).sum())
+    if not count:
+        raise ValueError(f"no timestep has a signal of {min_signal} or more")
+    return Schedule(schedule.betas[:count])
 
 
 def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:

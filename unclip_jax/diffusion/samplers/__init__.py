@@ -23,7 +23,10 @@ from unclip_jax.diffusion.samplers.heun import heun
 from unclip_jax.diffusion.samplers.steps import normal
 from unclip_jax.diffusion.schedule import (
     Schedule,
+    count_of,
+    head,
     log_snr_timesteps,
+    respace,
     strided_timesteps,
 )
 
@@ -51,8 +54,41 @@ SAMPLERS = {
 _IN_LOG_SNR = ("dpmpp_2m", "dpmpp_2m_sde", "heun")
 
 
-def timesteps(name: str, schedule: Schedule, num_steps: int) -> np.ndarray:
-    """The `num_steps` timesteps, from T - 1 down to 0, that suit the sampler `name`."""
+def timesteps(
+    name: str, schedule: Schedule, steps: int | str, min_signal: float = 0.0
+) -> np.ndarray:
+    """The timesteps that `steps` stands for, as they suit the sampler `name`.
+
+    A number of steps is spread from T - 1 down to 0: evenly in the log SNR for the
+    solvers of second order, else in time. Anything else is `schedule.respace`'s.
+
+    Args:
+      name: a key of SAMPLERS.
+      schedule: the process the model was trained on.
+      steps: a number of steps, or a respacing of `schedule.respace`.
+      min_signal: timesteps whose signal sqrt(alphas_cumprod) is less are left out: a
+        number of steps is spread over the others (all of these if it is more), a
+        respacing loses them. Where x0 is not bounded, an error of epsilon is
+        multiplied by 1 / signal; see `ddim_inversion`.
+
+    Returns:
+      (n,) int64, descending.
+
+    Raises:
+      ValueError: impossible steps, or none with enough signal.
+    """
+    kept = head(schedule, min_signal)
+    count = count_of(steps)
+    if count is None:
+        named = respace(schedule.num_steps, steps)
+        named = named[named < kept.num_steps]
+        if not len(named):
+            raise ValueError(
+                f"sampling steps {steps!r}: none has a signal of {min_signal} or more"
+            )
+        return named
+    if count <= schedule.num_steps:
+        count = min(count, kept.num_steps)
     if name in _IN_LOG_SNR:
-        return log_snr_timesteps(schedule, num_steps)
-    return strided_timesteps(schedule.num_steps, num_steps)
+        return log_snr_timesteps(kept, count)
+    return strided_timesteps(kept.num_steps, count)
