@@ -1,3 +1,22 @@
 """Open unCLIP (DALL-E 2) in JAX: train every stage, evaluate, export, sample."""
 
+import typing
+
+if typing.TYPE_CHECKING:
+    from unclip_jax.generation import UnCLIP
+
 __version__ = "0.1.0"
+__all__ = ["UnCLIP"]
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Imports the public class when it is first used: the package itself is cheap."""
+    if name == "UnCLIP":
+        from unclip_jax.generation import UnCLIP
+
+        return UnCLIP
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
