@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format clean-demo python
+.PHONY: help demo install test lint format docs clean-demo python
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,13 +23,17 @@ install: .venv/installed ## .venv with what runs
 test: .venv/installed-test ## all tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
-lint: .venv/installed-test ## style
+lint: .venv/installed-test ## style and spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
 
 format: .venv/installed-test ## bring all files into style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: .venv/installed-docs ## the site, with the API reference, into site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 clean-demo: ## remove what the demo made: runs/icons and exports/icons
 	rm -rf runs/icons exports/icons
@@ -57,4 +61,9 @@ python:
 	@$(PIP) -r requirements-test.txt
 	@rm -rf .venv/programs
 	@$(PIP) -q --no-deps --target .venv/programs -r requirements-programs.txt
+	@touch $@
+
+.venv/installed-docs: requirements-docs.txt .venv/made
+	@echo "installing requirements-docs.txt into .venv"
+	@$(PIP) -r requirements-docs.txt
 	@touch $@

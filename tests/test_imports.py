@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -172,6 +173,17 @@ def test_rooms_know_only_whom_they_may():
         source = path.read_text(encoding="utf-8")
         found += offences(source, module, path.name == "__init__.py")
     assert not found, "\n" + "\n".join(found)
+
+
+def test_architecture_md_has_the_same_table():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*)\|$", text, re.MULTILINE)
+    table = {room: tuple(re.findall(r"`(\w+)`", others)) for room, others in rows}
+    for room, others in ROOMS.items():
+        row = f"| `{room}` | ... | {' '.join(f'`{other}`' for other in others)} |"
+        same = set(table.get(room, ("no row",))) == set(others)
+        assert same, f"ARCHITECTURE.md, table of rooms: write the row {row}"
+    assert list(table) == [r for r in table if r in ROOMS], "a row of no room"
 
 
 def test_the_table_has_no_cycle():

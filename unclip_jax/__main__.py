@@ -5,7 +5,6 @@
 
 import ast
 import difflib
-import importlib.util
 import pathlib
 import runpy
 import sys
@@ -26,9 +25,9 @@ USAGE = """usage: unclip COMMAND [--flags]
 
 def summary(command: str) -> str:
     """The first sentence of a command's docstring; nothing is imported."""
-    spec = importlib.util.find_spec(f"unclip_jax.{command}")
-    source = pathlib.Path(spec.origin).read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).split("\n\n")[0].replace("\n", " ")
+    source = pathlib.Path(__file__).with_name(f"{command}.py").read_text("utf-8")
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    return docstring.split("\n\n")[0].replace("\n", " ")
 
 
 def usage() -> str:
