@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.diffusion import process, samplers
-from unclip_jax.diffusion.schedule import make_schedule, strided_timesteps
+from unclip_jax.diffusion.schedule import make_schedule, respace, strided_timesteps
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import gaussian  # noqa: E402
@@ -161,6 +161,64 @@ def test_inversion_returns_what_the_model_would_not_draw():
         errors.append(np.abs(again - x_0).max())
     detail = np.abs(x_0 - x_0.mean(1, keepdims=True)).max()
     assert errors[0] > 0.9 * detail and errors[1] < 0.05 * detail, (errors, detail)
+
+
+@functools.cache
+def round_trip(n, min_signal):
+    """(x_0, error) -> the x_0 that ddim draws from where ddim_inversion arrives.
+
+    `error` is that of the model's epsilon, relative.
+    """
+    steps = samplers.timesteps("ddim", SCHEDULE, n, min_signal)
+
+    def run(x_0, error):
+        def predict(x, t):
+            epsilon = PREDICT(x, t).epsilon * (1 + error)
+            return process.interpret(SCHEDULE, "epsilon", x, t, epsilon, None)
+
+        along = {"timesteps": steps, "to_x0": False}
+        x_T = samplers.ddim_inversion(predict, SCHEDULE, x_0, **along)
+        return samplers.ddim(predict, SCHEDULE, x_T, noise=keys_of(len(x_0)), **along)
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("n,least", [(50, 28), (250, 35)])
+def test_inversion_bears_an_error_of_epsilon(n, least):
+    """PSNR in dB for data in [-1, 1]. Where the signal is weak, x0 is all error."""
+    x_0 = jnp.asarray(gaussian.data(256))
+
+    def psnr(error, min_signal):
+        again = round_trip(n, min_signal)(x_0, error)
+        return 10 * np.log10(4 / np.mean(np.square(again - x_0)))
+
+    exact = psnr(0.0, 0.03)
+    assert psnr(0.001, 0.03) > exact - 0.5
+    assert psnr(0.01, 0.03) > exact - 3
+    assert exact > psnr(0.03, 0.03) > least
+    assert psnr(0.0, 0.0) > exact - 0.5 and psnr(0.01, 0.0) < 20
+
+
+def test_a_minimum_of_signal_leaves_timesteps_out():
+    signal = np.sqrt(SCHEDULE.alphas_cumprod)
+    first = np.flatnonzero(signal >= 0.03)[-1]
+    for name in samplers.SAMPLERS:
+        steps = samplers.timesteps(name, SCHEDULE, 50, min_signal=0.03)
+        assert len(steps) == 50 and steps[0] == first and steps[-1] == 0
+    every = samplers.timesteps("ddim", SCHEDULE, 1000, min_signal=0.03)
+    np.testing.assert_array_equal(every, np.arange(first, -1, -1))
+    named = samplers.timesteps("ddim", SCHEDULE, "ddim50", min_signal=0.03)
+    np.testing.assert_array_equal(named, np.arange(0, first, 20)[::-1])
+    with pytest.raises(ValueError, match="between 1 and 1000, got 1001"):
+        samplers.timesteps("ddim", SCHEDULE, 1001, min_signal=0.03)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_named_timesteps_are_every_samplers(name):
+    steps = samplers.timesteps(name, SCHEDULE, "10,10,3,2,2")
+    np.testing.assert_array_equal(steps, respace(1000, "10,10,3,2,2"))
+    again = samplers.timesteps(name, SCHEDULE, "25")
+    np.testing.assert_array_equal(again, samplers.timesteps(name, SCHEDULE, 25))
 
 
 def test_corrections_make_the_inversion_exact():

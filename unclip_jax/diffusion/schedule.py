@@ -106,7 +106,7 @@ def count_of(spec: int | str) -> int | None:
 
 def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
     """`num_steps` timesteps from T - 1 down to 0, evenly strided: see `respace`."""
-    _check_count(num_steps, num_train_steps)
+    check_count(num_steps, num_train_steps)
     if num_steps == 1:
         return np.array([num_train_steps - 1])
     return _evenly(num_train_steps, num_steps)[::-1].copy()
@@ -161,7 +161,7 @@ def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
     That is log(abar / (1 - abar)), the spacing of DPM-Solver (Lu et al. 2022), rounded
     to timesteps that are still free: all of them where the schedule is the coarser.
     """
-    _check_count(num_steps, schedule.num_steps)
+    check_count(num_steps, schedule.num_steps)
     bar = schedule.alphas_cumprod
     log_snr = np.log(bar / (1 - bar))
     wanted = np.linspace(log_snr[-1], log_snr[0], num_steps)
@@ -171,7 +171,8 @@ def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
     return np.maximum(descending, num_steps - 1 - i)
 
 
-def _check_count(num_steps: int, most: int):
+def check_count(num_steps: int, most: int):
+    """Raises ValueError unless `num_steps` is between 1 and `most`."""
     if not 1 <= num_steps <= most:
         raise ValueError(
             f"sampling steps must be between 1 and {most}, got {num_steps}"

@@ -23,6 +23,7 @@ from unclip_jax.diffusion.samplers.heun import heun
 from unclip_jax.diffusion.samplers.steps import normal
 from unclip_jax.diffusion.schedule import (
     Schedule,
+    check_count,
     count_of,
     head,
     log_snr_timesteps,
@@ -87,8 +88,8 @@ def timesteps(
                 f"sampling steps {steps!r}: none has a signal of {min_signal} or more"
             )
         return named
-    if count <= schedule.num_steps:
-        count = min(count, kept.num_steps)
+    check_count(count, schedule.num_steps)
+    count = min(count, kept.num_steps)
     if name in _IN_LOG_SNR:
         return log_snr_timesteps(kept, count)
     return strided_timesteps(kept.num_steps, count)

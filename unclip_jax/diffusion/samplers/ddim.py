@@ -55,7 +55,10 @@ def ddim_inversion(
     which no model was trained on, as if it were at timesteps[-1]), which is exact in
     the limit of many steps, then made again `corrections` times with the epsilon of
     where it arrived (a fixed point of which is the exact inverse of ddim's step).
-    `predict` must not clip x0: epsilon would no longer be the model's.
+    `predict` must not clip x0: epsilon would no longer be the model's. An error of
+    epsilon becomes one of x0 1 / signal times as large, 2e4 times at the end of the
+    cosine schedule: leave out timesteps of little signal, there and back
+    (`samplers.timesteps` with min_signal, of about 0.03).
 
     Args:
       predict, schedule, timesteps: as for `ddim` (timesteps descend here too).
