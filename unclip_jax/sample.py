@@ -28,7 +28,10 @@ FLAGS = {
     "samples": (int, "pictures per prompt or image; 1, in typographic 3"),
     "seed": (0, "of all randomness"),
     "prior": (str, "diffusion, autoregressive, or auto: the one that is there"),
-    "prior_guidance": (float, "classifier-free guidance of the prior; 4; 1 is none"),
+    "prior_guidance": (
+        float,
+        "classifier-free guidance of the prior; the model's own, else 4; 1 is none",
+    ),
     "prior_steps": (int, "sampling steps of the prior; the model's own"),
     "prior_sampler": (str, "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun; the model's"),
     "prior_variance": (str, "of ddpm's steps, as --decoder_variance"),
@@ -37,7 +40,10 @@ FLAGS = {
     "top_k": (int, "it draws from so many codes at most; 0: all"),
     "top_p": (float, "and from the fewest that hold this probability; 1"),
     "dot_quantile": (float, "and its dot products from above this quantile; 0.5"),
-    "decoder_guidance": (float, "of the decoder; 8, with inverted noise 1"),
+    "decoder_guidance": (
+        float,
+        "of the decoder; the model's own, else 8; with inverted noise 1",
+    ),
     "decoder_steps": (
         int,
         "of the decoder; the model's own, with inverted noise 250",

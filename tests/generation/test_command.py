@@ -51,10 +51,16 @@ def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     text = read_metadata(out)
     assert text["prompt"] == "a red heart ❤" and text["seed"] == "4"
     settings = json.loads(text["settings"])
-    assert settings["prior_guidance"] == 4.0 and settings["mode"] == "text2image"
-    assert settings["eta"] == 0.0
+    assert settings["mode"] == "text2image" and settings["eta"] == 0.0
+    assert settings["drawn_with"]["prior"]["guidance"] == 4.0
+    assert settings["drawn_with"]["decoder"] == {
+        "sampler": "ddim",
+        "steps": 3,
+        "guidance": 8.0,
+    }
     said = capsys.readouterr()
     assert "compiling" in said.err and "1/1" in said.err
+    assert "decoder: steps 3, sampler ddim, guidance 8.0" in said.out
     assert "1 pictures in" in said.out
 
 

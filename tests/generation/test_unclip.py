@@ -208,7 +208,7 @@ def test_progress_reaches_the_end(model):
         ({"prompts": [3]}, "prompt 0 must be a string"),
         ({"prior_guidance": float("nan")}, "prior guidance must be a finite number"),
         ({"decoder_guidance": float("inf")}, "decoder guidance must be a finite"),
-        ({"decoder_guidance": None}, "decoder guidance must be a finite"),
+        ({"decoder_guidance": "8"}, "decoder guidance must be a finite"),
         ({"prior_steps": 0}, "prior steps must be a whole number from 1 to 20, got 0"),
         ({"decoder_steps": 21}, "decoder steps must be a whole number from 1 to 20"),
         ({"decoder_steps": 2.5}, "decoder steps must be a whole number"),

@@ -202,3 +202,40 @@ def test_mistyped_options_are_refused_with_the_nearest():
     config.stage = "clop"
     with pytest.raises(ValueError, match="'clop': expected one of"):
         stages.make_stage(config, INFO)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("prior", dict(sampler="ddpm", sampling_steps=64, variance="analytic")),
+        ("decoder", dict(sampler="ddpm", sampling_steps=250, guidance=1.25)),
+        ("decoder", dict(sampler="dpmpp_2m", sampling_steps=20)),
+    ],
+)
+def test_exports_carry_how_to_sample(name, said):
+    config = make_config(name)
+    config.diffusion.update(said)
+    diffusion = stages.make_stage(config, INFO).export()["config"]["diffusion"]
+    assert {key: diffusion[key] for key in said} == said
+
+
+@pytest.mark.parametrize(
+    "name, said, message",
+    [
+        ("prior", dict(sampler="euler"), "sampler 'euler': expected one of ddim"),
+        ("prior", dict(variance="big"), "variance 'big': expected one of fixed_small"),
+        ("prior", dict(variance="fixed_small"), "an option of sampler='ddpm'"),
+        ("prior", dict(sampling_steps=2000), "sampling_steps: .* 1000, got 2000"),
+        ("decoder", dict(guidance=float("nan")), "guidance must be a finite number"),
+        (
+            "decoder",
+            dict(sampler="ddpm", variance="learned_range"),
+            "does not predict its variance",
+        ),
+    ],
+)
+def test_impossible_ways_to_sample_are_refused(name, said, message):
+    config = make_config(name)
+    config.diffusion.update(said)
+    with pytest.raises(ValueError, match=f"config.diffusion.{message}|{message}"):
+        stages.make_stage(config, INFO)

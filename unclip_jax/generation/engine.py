@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
-from unclip_jax.generation.options import settle
+from unclip_jax.generation.options import settle, settle_guidance
 from unclip_jax.interop import native
 from unclip_jax.progress import Progress
 
@@ -116,7 +116,7 @@ class Engine:
 
     def _code_prior(self, guidance, static, temperature, top_k, top_p, dot_quantile):
         buckets = self.stack.part("ar_prior").module.num_buckets
-        scale = np.float32(checks.number("prior guidance", guidance))
+        scale = settle_guidance(self.stack, "ar_prior", guidance)
         values = (
             np.float32(checks.number("temperature", temperature, 0)),
             np.int32(checks.integer("top_k", top_k, 0, buckets)),

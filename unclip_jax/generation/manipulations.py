@@ -17,6 +17,7 @@ from unclip_jax.generation.slerp import rotate, slerp
 from unclip_jax.progress import StepsOnly
 
 NOISES = ("inverted", "shared")
+INVERTED = {"guidance": 1.0, "steps": 250}  # the defaults with inverted noise
 
 
 class Manipulations:
@@ -79,7 +80,7 @@ class Manipulations:
         images,
         seed: int = 0,
         eta: float = 1.0,
-        guidance: float = 8.0,
+        guidance: float | None = None,
         steps: int | None = None,
         inverted: bool = False,
         first: int = 0,
@@ -90,9 +91,12 @@ class Manipulations:
 
         By default x_T is drawn afresh, so that nothing of a picture but its embedding
         is kept. With `inverted` it starts from the picture's own x_T (paper, section
-        3.1): eta = 0 gives the picture back, more noise moves away from it; combine
-        it with guidance = 1, which inverts exactly.
+        3.1): eta = 0 gives the picture back, more noise moves away from it. Guidance
+        and steps are then 1 and 250 by default: without guidance inversion is exact.
         """
+        if inverted:
+            guidance = INVERTED["guidance"] if guidance is None else guidance
+            steps = INVERTED["steps"] if steps is None else steps
         options = self._check(guidance=guidance, steps=steps, **drawing)
         checks.number("eta", eta, 0)
         noise = None
@@ -122,8 +126,8 @@ class Manipulations:
           steps: pictures per row, the end points included.
           noise: "inverted" interpolates the inverted x_T as well, so that the end
             points are a and b; "shared" draws one x_T per row (the paper's figure 4).
-          guidance, decoder_steps: by default 1 and 250 with inverted noise, 8 and
-            the model's own with shared.
+          guidance, decoder_steps: by default 1 and 250 with inverted noise, with
+            shared as for `decode`.
 
         Returns:
           uint8 (N, steps, S, S, 3).
@@ -131,8 +135,11 @@ class Manipulations:
         if noise not in NOISES:
             raise ValueError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
         exact = noise == "inverted"
-        guidance = (1.0 if exact else 8.0) if guidance is None else guidance
-        decoder_steps = decoder_steps or (250 if exact else None)
+        if exact:
+            guidance = INVERTED["guidance"] if guidance is None else guidance
+            decoder_steps = (
+                INVERTED["steps"] if decoder_steps is None else decoder_steps
+            )
         steps = checks.integer("steps", steps, 2, 4096)
         a, b = checks.pictures(a), checks.pictures(b)
         if len(a) != len(b):
@@ -188,7 +195,7 @@ class Manipulations:
         masks: np.ndarray,
         prompt: str | None = None,
         seed: int = 0,
-        guidance: float = 8.0,
+        guidance: float | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
@@ -230,7 +237,7 @@ class Manipulations:
         images,
         dims: Sequence[int] = (20, 30, 40, 80, 120, 160, 200, 320),
         seed: int = 0,
-        guidance: float = 8.0,
+        guidance: float | None = None,
         steps: int | None = None,
         progress=None,
         **drawing,

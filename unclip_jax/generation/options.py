@@ -1,7 +1,12 @@
-"""How a diffusion part of a stack draws: what was asked for, checked and completed."""
+"""How a diffusion part of a stack draws: what was asked for, checked and completed.
+
+What is not asked for is as the part's export recommends (its config's "diffusion", from
+the training config), else as these tables say.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +16,7 @@ from unclip_jax.generation.loading import Stack
 
 USUAL_STEPS = {"prior": 64, "decoder": 50}  # 27 for upsamplers
 USUAL_SAMPLER = {"prior": "ddpm"}  # "ddim" for others
+USUAL_GUIDANCE = {"prior": 4.0, "ar_prior": 4.0, "decoder": 8.0}  # 1 for upsamplers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Drawing:
     Attributes:
       steps: sampling steps.
       sampler: a name in diffusion.samplers.SAMPLERS.
-      variance: of the steps of "ddpm", see diffusion.samplers.ancestral.
+      variance: of the steps of "ddpm", see diffusion.samplers.ancestral; None for
+        other samplers.
       guided: whether the guidance is not 1.
       guidance_interval, guidance_rescale: see diffusion.guidance.
       dynamic_threshold: see diffusion.process; None is a fixed bound on |x0|.
@@ -39,8 +46,8 @@ def settle(
     stack: Stack,
     kind: str,
     *,
-    guidance: float = 1.0,
-    steps: int | None = None,
+    guidance: float | None = None,
+    steps: int | str | None = None,
     sampler: str | None = None,
     variance: str | None = None,
     guidance_interval: Sequence[int] | None = None,
@@ -48,8 +55,6 @@ def settle(
     dynamic_threshold: float | None = None,
 ) -> tuple[np.float32, Drawing]:
     """The scale of guidance, and everything else, for drawing with the part `kind`.
-
-    Steps and sampler that are None are what the part's config says is usual for it.
 
     Raises:
       ValueError: what is wrong with an argument, under the part's name.
@@ -59,12 +64,14 @@ def settle(
     part = stack.part(kind)
     diffusion = part.config["diffusion"]
     most = diffusion["num_steps"]
-    scale = checks.number(f"{kind} guidance", guidance)
+    scale = settle_guidance(stack, kind, guidance)
     if steps is None:
-        steps = diffusion.get("sampling_steps", USUAL_STEPS.get(kind, 27))
-        steps = min(steps, most)
+        steps = diffusion.get("sampling_steps")
+    if steps is None:
+        steps = min(USUAL_STEPS.get(kind, 27), most)
     if sampler is None:
-        sampler = diffusion.get("sampler", USUAL_SAMPLER.get(kind, "ddim"))
+        sampler = diffusion.get("sampler") or USUAL_SAMPLER.get(kind, "ddim")
+    sampler = checks.sampler(f"{kind} sampler", sampler)
     interval = _interval(f"{kind} guidance interval", guidance_interval, most)
     rescale = checks.number(f"{kind} guidance rescale", guidance_rescale, 0, 1)
     if dynamic_threshold is not None:
@@ -73,17 +80,104 @@ def settle(
             raise ValueError("dynamic threshold must be more than 0, got 0")
     drawing = Drawing(
         steps=checks.integer(f"{kind} steps", steps, 1, most),
-        sampler=checks.sampler(f"{kind} sampler", sampler),
-        variance=variance,
+        sampler=sampler,
+        variance=_variance(stack, part, sampler, variance),
         dynamic_threshold=dynamic_threshold,
     )
-    if variance is not None:
-        _check_variance(stack, part, drawing)
     if scale != 1:
         drawing = dataclasses.replace(
             drawing, guided=True, guidance_interval=interval, guidance_rescale=rescale
         )
-    return np.float32(scale), drawing
+    return scale, drawing
+
+
+def settle_guidance(stack: Stack, kind: str, guidance: float | None) -> np.float32:
+    """The scale of guidance for drawing with the part `kind`."""
+    if guidance is None:
+        guidance = stack.part(kind).config.get("diffusion", {}).get("guidance")
+    if guidance is None:
+        guidance = USUAL_GUIDANCE.get(kind, 1.0)
+    return np.float32(checks.number(f"{kind} guidance", guidance))
+
+
+def resolve(
+    stack: Stack, kinds: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """How parts of a stack draw with the given options of UnCLIP.text2image.
+
+    Args:
+      stack: the parts.
+      kinds: of the parts, in native.KINDS; those that the stack lacks are left out.
+      options: arguments of text2image, of any part or of none.
+
+    Returns:
+      part -> {"sampler", "steps", "variance", "guidance", ...}, JSON-able, without what
+      does not apply; of an autoregressive prior, its guidance alone.
+
+    Raises what `settle` does.
+    """
+
+    def asked(part):
+        names = ("steps", "sampler", "variance", "guidance")
+        names += ("guidance_interval", "guidance_rescale")
+        keys = {f"{part}_{name}": name for name in names}
+        return {name: options[key] for key, name in keys.items() if key in options}
+
+    resolved = {}
+    if "prior" in kinds and not {"prior", "ar_prior"}.isdisjoint(stack.parts):
+        kind = checks.prior(options.get("prior", "auto"), stack.parts)
+        if kind == "prior":
+            resolved[kind] = _plain(*settle(stack, kind, **asked("prior")))
+        else:
+            scale = settle_guidance(stack, kind, options.get("prior_guidance"))
+            resolved[kind] = {"guidance": float(scale)}
+    if "decoder" in kinds and "decoder" in stack.parts:
+        threshold = options.get("dynamic_threshold")
+        own = settle(stack, "decoder", **asked("decoder"), dynamic_threshold=threshold)
+        resolved["decoder"] = _plain(*own)
+    if "upsampler" in kinds:
+        steps = options.get("upsampler_steps")
+        for name in stack.upsamplers:
+            resolved[name] = _plain(*settle(stack, name, steps=steps))
+    return resolved
+
+
+def _plain(scale: np.float32, drawing: Drawing) -> dict[str, Any]:
+    values = dataclasses.asdict(drawing)
+    values["guidance"] = float(scale)
+    del values["guided"]
+    if not drawing.guidance_rescale:
+        del values["guidance_rescale"]
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _variance(stack, part, sampler, variance):
+    """The variance of the steps, checked; None for samplers that have no choice."""
+    name = f"{part.kind} variance {variance!r}"
+    learned = getattr(part.module, "learned_sigma", False)
+    if variance is None:
+        if sampler != "ddpm":
+            return None
+        variance = part.config["diffusion"].get("variance")
+        name = (
+            f"{part.kind} variance {variance!r}, which its training config recommends,"
+        )
+    if variance is None:
+        return "learned_range" if learned else "fixed_small"
+    if variance not in VARIANCES:
+        raise ValueError(f"{name}: expected one of {', '.join(VARIANCES)}")
+    if sampler != "ddpm":
+        raise ValueError(f"{name} is an option of the sampler ddpm, not of {sampler}")
+    if variance == "learned_range" and not learned:
+        raise ValueError(f"{name}: this {part.kind} does not predict its variance")
+    if variance == "analytic" and part.analytic is None:
+        raise FileNotFoundError(
+            f"{name} needs a table that the {part.kind} of {stack.origin} lacks; add "
+            f"it with `python -m unclip_jax.estimate_variance --model={stack.origin} "
+            f"--records=FOLDER_OF_RECORDS`, or ask for another variance, one of "
+            f"{', '.join(VARIANCES)}"
+        )
+    return variance
 
 
 def _interval(name, value, most):
@@ -95,23 +189,3 @@ def _interval(name, value, most):
     if first > last:
         raise ValueError(f"{name} {value!r} is reversed: it is (first, last)")
     return first, last
-
-
-def _check_variance(stack, part, drawing):
-    name = f"{part.kind} variance {drawing.variance!r}"
-    if drawing.variance not in VARIANCES:
-        raise ValueError(f"{name}: expected one of {', '.join(VARIANCES)}")
-    if drawing.sampler != "ddpm":
-        raise ValueError(
-            f"{name} is an option of the sampler ddpm, not of {drawing.sampler}"
-        )
-    if drawing.variance == "learned_range" and not getattr(
-        part.module, "learned_sigma", False
-    ):
-        raise ValueError(f"{name}: this {part.kind} does not predict its variance")
-    if drawing.variance == "analytic" and part.analytic is None:
-        raise FileNotFoundError(
-            f"{name} needs a table that the {part.kind} of {stack.origin} lacks; add "
-            f"it with `python -m unclip_jax.estimate_variance --model={stack.origin} "
-            "--records=FOLDER_OF_RECORDS`"
-        )

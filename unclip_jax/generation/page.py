@@ -67,13 +67,18 @@ def _settings(gr, model) -> list[Any]:
     """What every tab takes: seed, pictures, both guidances, decoder steps, and two
     remedies against large guidance."""
     most = model.stack.part("decoder").config["diffusion"]["num_steps"]
+    usual = model.settings()
+    prior = (usual.get("prior") or usual.get("ar_prior") or {}).get("guidance", 4)
+    decoder = usual["decoder"]["guidance"]
+    steps = usual["decoder"]["steps"]
+    steps = steps if isinstance(steps, int) else min(50, most)  # of a respacing
     with gr.Row():
         common = [
             gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed"),
             gr.Slider(1, 16, 4, step=1, label="Pictures", elem_id="count"),
-            gr.Slider(0, 16, 4, step=0.25, label="Prior guidance"),
-            gr.Slider(0, 16, 8, step=0.25, label="Decoder guidance"),
-            gr.Slider(1, most, min(50, most), step=1, label="Decoder steps"),
+            gr.Slider(0, 16, prior, step=0.25, label="Prior guidance"),
+            gr.Slider(0, 16, decoder, step=0.25, label="Decoder guidance"),
+            gr.Slider(1, most, steps, step=1, label="Decoder steps"),
         ]
     with gr.Row():
         return [

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,7 +13,7 @@ from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
-from unclip_jax.generation.options import settle
+from unclip_jax.generation.options import resolve, settle
 from unclip_jax.images import fit
 from unclip_jax.interop import diffusers, native
 from unclip_jax.parallel.mesh import make_mesh
@@ -86,6 +87,19 @@ class UnCLIP(Manipulations):
         """Side of the pictures as the decoder draws them, before enlargement."""
         return self.stack.part("decoder").module.image_size
 
+    def settings(
+        self, parts: Sequence[str] = native.KINDS, **options
+    ) -> dict[str, dict[str, Any]]:
+        """How each of the `parts` draws with `options` of text2image.
+
+        Returns:
+          part -> {"sampler", "steps", "variance", "guidance", ...}: what is asked for,
+          completed with what the export recommends; JSON-able.
+
+        Raises what text2image does for the options.
+        """
+        return resolve(self.stack, parts, options)
+
     def tokenize(self, prompts: str | Sequence[str]) -> np.ndarray:
         """N captions -> int32 (N, L)."""
         prompts = checks.prompts(prompts)
@@ -110,8 +124,8 @@ class UnCLIP(Manipulations):
         self,
         prompts: str | Sequence[str],
         seed: int = 0,
-        prior_guidance: float = 4.0,
-        decoder_guidance: float = 8.0,
+        prior_guidance: float | None = None,
+        decoder_guidance: float | None = None,
         num_candidates: int = 2,
         prior_steps: int | None = None,
         decoder_steps: int | None = None,
@@ -137,17 +151,18 @@ class UnCLIP(Manipulations):
         Args:
           prompts: N captions.
           seed: of all randomness.
-          prior_guidance, decoder_guidance: classifier-free guidance; 1 is none.
+          prior_guidance, decoder_guidance: classifier-free guidance; 1 is none. None is
+            what the export recommends (as its training config said), else 4 and 8.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
           prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion.
-            None is what the model says is usual for it, else 64, 50 and 27.
+            None is what the export recommends, else 64, 50 and 27.
           prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS; None is
-            what the model says, else "ddpm" and "ddim".
+            what the export recommends, else "ddpm" and "ddim".
           prior_variance, decoder_variance: of the sampler ddpm's steps: "fixed_small",
             "fixed_large", "learned_range" if the model predicts it, or "analytic" if
             the export has what unclip_jax.estimate_variance adds. None is what the
-            model predicts, else "fixed_small".
+            export recommends, else what the model predicts, else "fixed_small".
           decoder_guidance_interval: (first, last) timesteps that are guided, of
             0 (nearly the picture) ... T - 1 (noise); the others take guidance 1.
           decoder_guidance_rescale: in [0, 1], how far guided predictions are brought
@@ -223,7 +238,7 @@ class UnCLIP(Manipulations):
         self,
         prompts: str | Sequence[str],
         seed: int = 0,
-        guidance: float = 4.0,
+        guidance: float | None = None,
         num_candidates: int = 2,
         steps: int | None = None,
         sampler: str | None = None,
@@ -263,7 +278,7 @@ class UnCLIP(Manipulations):
         embeddings: np.ndarray | None,
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
-        guidance: float = 8.0,
+        guidance: float | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         variance: str | None = None,

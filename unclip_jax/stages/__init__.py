@@ -13,7 +13,10 @@ The training loop knows nothing else about it. To add one, write
 stages/<name>.py with a `Stage` class and name it in a config.
 """
 
+import dataclasses
 import importlib
+import math
+import numbers
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unclip_jax import config as config_lib
+from unclip_jax.diffusion import samplers, schedule
+from unclip_jax.diffusion.samplers.ancestral import VARIANCES
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 from unclip_jax.models.layers import UNIT_SCALES
 
@@ -30,6 +36,71 @@ CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
 _FLAGS = dict.fromkeys(
     ("text_width", "text_states_width"), " --config.text_states=True"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """What config.diffusion of a diffusion stage says; stages add what is theirs.
+
+    The process, and how the trained model is best sampled: an export carries the
+    sampler, steps, variance and guidance, which generation takes where nothing else is
+    asked for. None leaves them to generation.options.
+
+    Attributes:
+      schedule, num_steps: of diffusion.schedule.make_schedule.
+      prediction: what the model predicts, "epsilon", "x0" or "v".
+      sampler: a name in diffusion.samplers.SAMPLERS.
+      sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
+      variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
+    """
+
+    schedule: str = "cosine"
+    num_steps: int = 1000
+    prediction: str = "epsilon"
+    sampler: str | None = None
+    sampling_steps: int | str | None = None
+    variance: str | None = None
+
+    def __post_init__(self):
+        where = "config.diffusion"
+        for name, values in (("sampler", samplers.SAMPLERS), ("variance", VARIANCES)):
+            value = getattr(self, name)
+            if value not in (None, *values):
+                raise ValueError(
+                    f"{where}.{name} {value!r}: expected one of {', '.join(values)}"
+                )
+        if self.variance is not None and self.sampler != "ddpm":
+            raise ValueError(
+                f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
+                f"which is {self.sampler!r}"
+            )
+        if self.sampling_steps is not None:
+            process = schedule.make_schedule(self.schedule, self.num_steps)
+            try:
+                samplers.timesteps("ddim", process, self.sampling_steps)
+            except ValueError as error:
+                raise ValueError(f"{where}.sampling_steps: {error}") from None
+        guidance = getattr(self, "guidance", None)
+        finite = isinstance(guidance, numbers.Real) and math.isfinite(guidance)
+        if guidance is not None and not finite:
+            raise ValueError(
+                f"{where}.guidance must be a finite number, got {guidance!r}"
+            )
+
+
+def diffusion_options(cls: type[Diffusion], config, learned_sigma: bool = False):
+    """config.diffusion as an object of `cls`.
+
+    Raises:
+      ValueError: what is wrong with it; a learned variance of a model without one.
+    """
+    options = config_lib.build(cls, config.diffusion, "config.diffusion")
+    if options.variance == "learned_range" and not learned_sigma:
+        raise ValueError(
+            "config.diffusion.variance 'learned_range': the model does not predict its "
+            "variance; only decoders and upsamplers with model.learned_sigma=True do"
+        )
+    return options
 
 
 def names() -> list[str]:

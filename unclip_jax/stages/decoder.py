@@ -28,13 +28,11 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
+class Diffusion(stages.Diffusion):
     """config.diffusion of this stage."""
 
-    schedule: str = "cosine"
-    num_steps: int = 1000
-    prediction: str = "epsilon"
     min_snr_gamma: float | None = None
+    guidance: float | None = None  # of sampling, by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +71,11 @@ class Stage:
             width = fields["text_states_width"]
             batch_spec["clip_text"] = ((dim,), "float32")
             batch_spec["text_states"] = ((length, width), "float16")
+        model = models.build("decoder", fields, stages.compute_dtype(config))
         return cls(
-            model=models.build("decoder", fields, stages.compute_dtype(config)),
+            model=model,
             fields=fields,
-            diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
+            diffusion=stages.diffusion_options(Diffusion, config, model.learned_sigma),
             options=options,
             data_info=data_info,
             batch_spec=batch_spec,

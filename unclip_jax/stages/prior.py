@@ -26,13 +26,12 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
+class Diffusion(stages.Diffusion):
     """config.diffusion of this stage."""
 
-    schedule: str = "cosine"
-    num_steps: int = 1000
     prediction: str = "x0"
     clip: float | None = None  # bound on |x0| in sampling; None: by the convention
+    guidance: float | None = None  # of sampling, by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Stage:
         return cls(
             model=models.build("prior", fields, stages.compute_dtype(config)),
             fields=fields,
-            diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
+            diffusion=stages.diffusion_options(Diffusion, config),
             options=options,
             data_info=data_info,
             batch_spec=batch_spec,

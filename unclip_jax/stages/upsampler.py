@@ -44,21 +44,19 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
+class Diffusion(stages.Diffusion):
     """config.diffusion of this stage."""
 
-    schedule: str = "cosine"
-    num_steps: int = 1000
-    prediction: str = "epsilon"
+    sampler: str = "ddim"  # in previews, and by default in generation
+    sampling_steps: int | str = 27  # likewise
     min_snr_gamma: float | None = None
-    sampling_steps: int = 27  # in previews and by default in generation
-    sampler: str = "ddim"  # likewise, a name in diffusion.samplers.SAMPLERS
 
     def __post_init__(self):
-        if self.sampler not in samplers.SAMPLERS:
+        super().__post_init__()
+        if self.variance == "analytic":
             raise ValueError(
-                f"config.diffusion.sampler {self.sampler!r}: expected one of "
-                f"{', '.join(samplers.SAMPLERS)}"
+                "config.diffusion.variance 'analytic': there are no tables for "
+                "upsamplers, only for the prior and the decoder"
             )
 
 
@@ -92,7 +90,7 @@ class Stage:
         return cls(
             model=model,
             fields=fields,
-            diffusion=config_lib.build(Diffusion, config.diffusion, "config.diffusion"),
+            diffusion=stages.diffusion_options(Diffusion, config, model.learned_sigma),
             options=config_lib.build(
                 Options, config.stage_options, "config.stage_options"
             ),
@@ -170,7 +168,7 @@ class Stage:
         keys = jax.random.split(rng, shape[0])
         x_T = samplers.normal(keys, shape[1:])
         count = self.diffusion.sampling_steps
-        steps = schedule.strided_timesteps(sched.num_steps, count)
+        steps = samplers.timesteps(self.diffusion.sampler, sched, count)
         run = samplers.SAMPLERS[self.diffusion.sampler]
         drawn = process.to_uint8(run(predict, sched, x_T, steps, keys))
         given = process.to_uint8(low_res)

@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import types
 
-from unclip_jax.generation.cli import modes
+from unclip_jax.generation.cli import listings, modes
 from unclip_jax.generation.grids import caption_grid
 from unclip_jax.generation.images import read_image
 from unclip_jax.generation.picture_files import FORMATS, describe, save_picture
@@ -24,7 +24,7 @@ def sample(args: types.SimpleNamespace) -> None:
     `args` has the attributes of unclip_jax.sample.FLAGS. `out` ending in .png or .webp
     is one file: the picture itself if there is one, else a captioned grid. Any other
     `out` is a folder of numbered pictures, and their grid if they are few. Every file
-    holds the prompt, the seed, the settings and the versions.
+    holds the prompt, the seed, the settings, how each part drew, and the versions.
 
     Raises:
       ValueError, FileNotFoundError: what was wrong with the arguments, before any
@@ -41,13 +41,15 @@ def sample(args: types.SimpleNamespace) -> None:
     options["seed"] = args.seed
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
     if mode.captions is None:
-        images, captions, columns = mode.draw(_load(args), options, ProgressLine())
+        model, settings = _load(args, options, settings)
+        images, captions, columns = mode.draw(model, options, ProgressLine())
     else:
         captions, columns = mode.captions(options), args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
+        model, settings = _load(args, options, settings)
         rows = slice(0, len(captions))
-        images = mode.draw(_load(args), options, captions, rows, ProgressLine())
+        images = mode.draw(model, options, captions, rows, ProgressLine())
     texts = describe(args.seed, settings, prompt="\n".join(captions))
     if out.suffix:
         alone = len(images) == 1
@@ -72,7 +74,8 @@ def _fill(mode, options, captions, settings, args, out):
     )
     chunks = [*folder.chunks(args.batch_size, args.process, args.processes)]
     if chunks:
-        model, progress = _load(args), ProgressLine()
+        model, settings = _load(args, options, settings)
+        progress = ProgressLine()
         total, done = sum(rows.stop - rows.start for rows in chunks), 0
         for rows in chunks:
             within = Within(progress, done, total)
@@ -90,8 +93,14 @@ def _fill(mode, options, captions, settings, args, out):
     print(f"{len(captions) - left} of {len(captions)} pictures in {out}")
 
 
-def _load(args):
-    return UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
+def _load(args, options, settings):
+    """The model, and the settings with how it draws by them, which is printed."""
+    model = UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
+    drawn_with = listings.drawn_with(model, options)
+    for part, values in drawn_with.items():
+        listed = ", ".join(f"{key} {value}" for key, value in values.items())
+        print(f"{part}: {listed}")
+    return model, {**settings, "drawn_with": drawn_with}
 
 
 def _check(args, options):

@@ -104,6 +104,20 @@ def decoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"guidance_interval": _interval(options)}
 
 
+def drawn_with(model, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How each part that takes part in drawing does, by these flags and the model."""
+    if "decoder_steps" not in options:
+        return {}
+    parts = ["decoder", "upsampler"]
+    if "prior_steps" in options and (options["prompt"] or options.get("prompts_file")):
+        parts.append("prior")
+    asked = {"decoder_sampler": "ddim", **text_options(options)}
+    settings = model.settings(parts, **asked)
+    if "decoder_guidance" not in options:  # the figure shows several
+        del settings["decoder"]["guidance"]
+    return settings
+
+
 def numbers(flag: str, text: str, kind: type = float) -> list:
     """Finite numbers between commas, of the type `kind`.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unclip_jax.generation.cli import figures, listings
+from unclip_jax.generation.manipulations import INVERTED as EXACT
 
 NEEDED = object()
 
@@ -17,7 +18,7 @@ TEXTS = {"prompt": (), "prompts_file": ""}
 IMAGES = {"image": NEEDED}
 PRIOR = {
     "prior": "auto",
-    "prior_guidance": 4.0,
+    "prior_guidance": None,
     "prior_steps": None,
     "prior_sampler": None,
     "prior_variance": None,
@@ -34,9 +35,9 @@ GUIDED = {
     "dynamic_threshold": None,
 }
 STEPPED = {**GUIDED, "decoder_sampler": None, "decoder_variance": None, "eta": 0.0}
-DECODER = {"decoder_guidance": 8.0, **GUIDED}
+DECODER = {"decoder_guidance": None, **GUIDED}
 PAINT = {**DECODER, **STEPPED}
-INVERTED = {**DECODER, "decoder_guidance": 1.0, "decoder_steps": 250}
+INVERTED = {**DECODER, **{f"decoder_{key}": value for key, value in EXACT.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,6 @@ MODES = {
             "frames": 8,
             "noise": "inverted",
             **DECODER,
-            "decoder_guidance": None,
         },
         figures.interpolate,
     ),
@@ -160,4 +160,9 @@ def settle(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for flag, default in options.items():
         if default is NEEDED and not given.get(flag):
             raise ValueError(f"--mode={name} needs --{flag}")
-    return {flag: given.get(flag, default) for flag, default in options.items()}
+    values = {flag: given.get(flag, default) for flag, default in options.items()}
+    if values.get("inverted") or values.get("noise") == "inverted":
+        for key, default in EXACT.items():
+            if values[f"decoder_{key}"] is None:
+                values[f"decoder_{key}"] = default
+    return values

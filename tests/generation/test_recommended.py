@@ -1,0 +1,100 @@
+"""What an export recommends for sampling, from the training config to the picture."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from unclip_jax.generation import UnCLIP
+
+RECOMMENDED = {
+    "prior": {"sampler": "ddpm", "sampling_steps": 4, "guidance": 2.0},
+    "decoder": {"sampler": "ddpm", "sampling_steps": 3, "guidance": 1.25},
+}
+
+
+def recommending(stack, analytic=None, **changes):
+    """The stack whose parts' configs say `changes` of diffusion: {part: {...}}."""
+    parts = dict(stack.parts)
+    for kind, values in changes.items():
+        part = parts[kind]
+        config = {**part.config, "diffusion": {**part.config["diffusion"], **values}}
+        parts[kind] = dataclasses.replace(part, config=config, analytic=analytic)
+    return dataclasses.replace(stack, parts=parts)
+
+
+@pytest.fixture(scope="module")
+def model(stack):
+    return UnCLIP(recommending(stack, **RECOMMENDED), batch_size=8)
+
+
+def test_what_is_not_asked_for_is_as_the_export_recommends(model, stack):
+    asked = {"prior_guidance": 2.0, "decoder_guidance": 1.25, "prior_steps": 4}
+    asked |= {"decoder_steps": 3, "decoder_sampler": "ddpm"}
+    plain = UnCLIP(stack, batch_size=8)
+    expected = plain.text2image(["a cat"], **asked)
+    np.testing.assert_array_equal(model.text2image(["a cat"]), expected)
+    z = plain.sample_embeddings(["a cat"], guidance=2.0, steps=4)
+    np.testing.assert_array_equal(model.sample_embeddings(["a cat"]), z)
+    options = dict(guidance=1.25, steps=3, sampler="ddpm")
+    np.testing.assert_array_equal(model.decode(z), plain.decode(z, **options))
+
+
+def test_without_a_recommendation_all_is_as_it_was(stack):
+    settings = UnCLIP(stack, batch_size=8).settings()
+    assert settings["prior"] == {
+        "sampler": "ddpm",
+        "steps": 20,
+        "variance": "fixed_small",
+        "guidance": 4.0,
+    }
+    assert settings["decoder"] == {
+        "sampler": "ddim",
+        "steps": 20,
+        "guidance": 8.0,
+    }
+
+
+def test_settings_say_what_is_drawn_with(model, stack):
+    settings = model.settings(decoder_steps=2, decoder_guidance_rescale=0.5)
+    assert settings["prior"] == {
+        "sampler": "ddpm",
+        "steps": 4,
+        "variance": "fixed_small",
+        "guidance": 2.0,
+    }
+    assert settings["decoder"] == {
+        "sampler": "ddpm",
+        "steps": 2,
+        "variance": "learned_range",
+        "guidance": 1.25,
+        "guidance_rescale": 0.5,
+    }
+    autoregressive = model.settings(prior="autoregressive", prior_guidance=3.0)
+    assert autoregressive["ar_prior"] == {"guidance": 3.0}
+    assert set(model.settings(parts=("decoder",))) == {"decoder"}
+
+
+def test_an_analytic_variance_is_the_default_where_there_is_a_table(stack):
+    analytic = {"prior": {**RECOMMENDED["prior"], "variance": "analytic"}}
+    table = np.linspace(0.2, 1, 20)
+    model = UnCLIP(recommending(stack, table, **analytic), batch_size=8)
+    drawn = model.sample_embeddings(["a cat"])
+    explicit = model.sample_embeddings(["a cat"], variance="analytic")
+    np.testing.assert_array_equal(drawn, explicit)
+    other = model.sample_embeddings(["a cat"], variance="fixed_small")
+    assert (drawn != other).any()
+    # another sampler has no variance to choose
+    assert "variance" not in model.settings(prior_sampler="ddim")["prior"]
+
+
+def test_an_analytic_variance_without_a_table_names_the_command(stack):
+    analytic = {"prior": {**RECOMMENDED["prior"], "variance": "analytic"}}
+    model = UnCLIP(recommending(stack, None, **analytic), batch_size=8)
+    with pytest.raises(
+        FileNotFoundError,
+        match="training config recommends, needs a table.*estimate_variance "
+        "--model=exports/tiny.*or ask for another",
+    ):
+        model.text2image(["a cat"])
+    assert model.settings(prior_variance="fixed_small")["prior"]["steps"] == 4
