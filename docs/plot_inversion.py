@@ -37,6 +37,7 @@ def main():
     parser.add_argument("--model", default="exports/icons")
     parser.add_argument("--records", default="runs/icons/records/validation")
     parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--out", default=ROOT / "docs" / "inversion.png")
     options = parser.parse_args()
     import matplotlib.pyplot as plt
 
@@ -67,7 +68,7 @@ def main():
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "inversion.png", dpi=120)
+    figure.savefig(options.out, dpi=120)
 
 
 if __name__ == "__main__":

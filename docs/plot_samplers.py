@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--prior_guidance", type=float, default=2.0)
     parser.add_argument("--decoder_guidance", type=float, default=3.0)
+    parser.add_argument("--out", default=ROOT / "docs" / "samplers.png")
     options = parser.parse_args()
     import matplotlib.pyplot as plt
 
@@ -62,7 +63,7 @@ def main():
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "samplers.png", dpi=120)
+    figure.savefig(options.out, dpi=120)
 
 
 if __name__ == "__main__":

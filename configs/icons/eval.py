@@ -3,13 +3,19 @@
 python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icons/eval
 
 Writes results.json, pictures.jsonl, samples.png and report.html into the workdir.
+
+--config=configs/icons/eval.py:epsilon evaluates the stack whose decoder is that of
+configs/icons/decoder_epsilon.py, exported to exports/icons_epsilon, with the sampler of
+the paper: 250 ancestral steps with the learned variance.
 """
 
 import ml_collections
 
 
-def get_config():
+def get_config(variant=""):
     """An unknown key is refused; configs/paper/eval_coco30k.py uses all there are."""
+    if variant not in ("", "epsilon"):
+        raise ValueError(f"variant {variant!r}: expected 'epsilon', or none")
     c = ml_collections.ConfigDict()
     c.model = "exports/icons"  # folder written by unclip_jax.export
     c.data = dict(  # where captions and true pictures come from
@@ -31,6 +37,11 @@ def get_config():
         prior_steps=25,
         decoder_steps=25,
     )
+    if variant == "epsilon":
+        c.model = "exports/icons_epsilon"
+        c.generation.decoder_sampler = "ddpm"
+        c.generation.decoder_steps = 250
+        c.generation.decoder_guidance = 1.5
     c.reference = dict(  # real pictures for distances between distributions
         data=dict(split="train"),  # what differs from config.data
         count=1000,  # 0: none
