@@ -45,6 +45,7 @@ ROOMS = {
     "sample": ("generation",),
     "app": ("generation",),
     "evaluate": ("evaluation", "parallel"),
+    "compare": ("evaluation",),
     "estimate_variance": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("planning", "training"),

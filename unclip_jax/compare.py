@@ -1,0 +1,60 @@
+"""Compares two models by the answers of people (unCLIP, section 5).
+
+    python -m unclip_jax.compare --study=study --a=samples/ours --b=samples/theirs \\
+        --question=photorealism --question=caption
+    python -m unclip_jax.compare --study=study --answers=alice.csv --answers=bob.csv
+
+The first command pairs the images of two folders and writes pages that ask which one is
+better (study/pages, for raters: each file is complete, and works offline) and the key
+(study/key.json, not for them). The second reads the files that raters download from the
+pages: how often A is preferred, with its 95% interval.
+"""
+
+from unclip_jax import config as config_lib
+
+FLAGS = {
+    "study": (config_lib.REQUIRED, "folder of the study"),
+    "a": (str, "folder of images of model A"),
+    "b": (str, "folder of images of model B, paired with A's by name or number"),
+    "question": (
+        [],
+        "photorealism, caption, diversity; may be repeated; the first two",
+    ),
+    "captions": (str, "text file with a caption per pair, where the images have none"),
+    "count": (int, "comparisons per question, drawn at random; 1000, or all if fewer"),
+    "grid": (int, "diversity: images per side of a grid; 4"),
+    "page": (int, "comparisons per page; 50"),
+    "seed": (int, "of the draw, the order and the sides; 0"),
+    "answers": ([], "CSV file of a rater; may be repeated"),
+}
+
+
+MAKING = ("a", "b", "question", "captions", "count", "grid", "page", "seed")
+
+
+def main(args):
+    """Makes a study of --a and --b, or scores --answers to one."""
+    from unclip_jax.evaluation.human import answers, study
+
+    given = {k: v for k in MAKING if (v := getattr(args, k)) not in (None, [])}
+    if args.answers:
+        if given:
+            raise ValueError(
+                f"--{next(iter(given))} is not used with --answers, which scores a "
+                "study that was made before"
+            )
+        answers.score_study(args.study, args.answers)
+        return
+    if missing := [name for name in ("a", "b") if name not in given]:
+        raise ValueError(
+            f"--{missing[0]} is missing: give --a=FOLDER and --b=FOLDER to make a "
+            "study, or --answers=FILE to score one"
+        )
+    folders = given.pop("a"), given.pop("b"), given.pop("captions", "")
+    if "question" in given:
+        given["questions"] = tuple(given.pop("question"))
+    study.make_study(args.study, *folders, study.StudyOptions(**given))
+
+
+if __name__ == "__main__":
+    config_lib.run(main, config=False, extra_flags=FLAGS)

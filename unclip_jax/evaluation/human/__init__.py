@@ -1,0 +1,1 @@
+"""Pairwise evaluation by people: pages for raters, and what their answers say."""

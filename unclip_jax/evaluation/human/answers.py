@@ -1,0 +1,219 @@
+"""What raters answered: read from their files, checked, and scored."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from unclip_jax.evaluation.human.study import FORMAT
+from unclip_jax.evaluation.metrics import preference
+from unclip_jax.evaluation.report.artifacts import write
+
+ANSWERS = ("1", "2", "not sure")  # the first, the second, neither
+COLUMNS = ("pair", "answer", "rater")
+A, NOT_SURE, B = 0, 1, 2  # columns of counts, see preference.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One line of a rater's file."""
+
+    pair: str
+    answer: str  # one of ANSWERS
+    rater: str
+    where: str  # file:line
+
+
+def score_study(
+    folder: str | pathlib.Path,
+    answers: Sequence[str | pathlib.Path],
+    log: Callable[[str], None] = print,
+) -> dict:
+    """Scores the answers to a study and writes its preferences.json.
+
+    Args:
+      folder: a study made by make_study.
+      answers: CSV files with the columns pair, answer and rater, as its pages give.
+      log: called with each line of text for the user.
+
+    Returns:
+      What preferences.json holds.
+
+    Raises:
+      ValueError: no study there, or answers to unknown pairs, of unknown words, or of
+        one rater twice to one pair; the lines are named.
+      FileNotFoundError: a file that is not there.
+    """
+    folder = pathlib.Path(folder)
+    key = _read_key(folder / "key.json")
+    rows = list(itertools.chain.from_iterable(map(read_answers, answers)))
+    check_answers(rows, key["pairs"])
+    if not rows:
+        raise ValueError(f"there is no answer in {', '.join(map(str, answers))}")
+    questions = {}
+    for name in dict.fromkeys(pair["question"] for pair in key["pairs"].values()):
+        pairs = {k: v for k, v in key["pairs"].items() if v["question"] == name}
+        questions[name] = _score(pairs, [row for row in rows if row.pair in pairs])
+    results = {
+        "format": "unclip_jax preferences",
+        "version": 1,
+        "study": key["study"],
+        "a": key["a"],
+        "b": key["b"],
+        "questions": questions,
+    }
+    write(folder / "preferences.json", json.dumps(results, indent=1) + "\n")
+    log(table(results))
+    log(f"written: {folder}/preferences.json")
+    return results
+
+
+def read_answers(path: str | pathlib.Path) -> list[Answer]:
+    """The lines of a rater's file.
+
+    Raises:
+      ValueError: other columns, an unknown word for an answer, a rater without name.
+      FileNotFoundError: no such file.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--answers {str(path)!r} does not exist")
+    rows = []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
+            raise ValueError(
+                f"{path} has no column {missing[0]!r}: expected {','.join(COLUMNS)}"
+            )
+        for line in reader:
+            where = f"{path}:{reader.line_num}"
+            values = {name: (line[name] or "").strip() for name in COLUMNS}
+            if values["answer"].lower() not in ANSWERS:
+                raise ValueError(
+                    f"{where}: answer {values['answer']!r}: expected one of "
+                    f"{', '.join(ANSWERS)}"
+                )
+            if not values["rater"]:
+                raise ValueError(f"{where}: the answer has no rater")
+            values["answer"] = values["answer"].lower()
+            rows.append(Answer(**values, where=where))
+    return rows
+
+
+def check_answers(rows: Sequence[Answer], pairs) -> None:
+    """Raises ValueError for answers to no pair of `pairs`, or given twice."""
+    unknown = [f"{row.where} ({row.pair!r})" for row in rows if row.pair not in pairs]
+    if unknown:
+        raise ValueError(
+            f"answers to pairs that the study does not have: {_few(unknown)}; are they "
+            "of another study?"
+        )
+    first, twice = {}, []
+    for row in rows:
+        earlier = first.setdefault((row.pair, row.rater), row)
+        if earlier is not row:
+            twice.append(f"{row.pair} by {row.rater!r} ({earlier.where}, {row.where})")
+    if twice:
+        raise ValueError(
+            f"pairs that one rater has answered twice: {_few(twice)}; give only the "
+            "last file that a rater has downloaded of a page"
+        )
+
+
+def _score(pairs, rows) -> dict:
+    """The results of one question; those of preference are None without answers."""
+    numbers = {identity: i for i, identity in enumerate(pairs)}
+    counts = np.zeros((len(pairs), 3), int)
+    raters: dict[str, dict] = {}
+    for row in rows:
+        column = _column(row.answer, pairs[row.pair]["first"])
+        counts[numbers[row.pair], column] += 1
+        blank = {"a": 0, "not sure": 0, "b": 0, "first": 0}
+        tally = raters.setdefault(row.rater, blank)
+        tally[("a", "not sure", "b")[column]] += 1
+        tally["first"] += row.answer == "1"
+    answered = counts.sum(1) > 0
+    scored, total = counts[answered], counts.sum(0).tolist()
+    overall = decided = agreed = None
+    if answered.any():
+        overall = preference.preference(scored)
+        decided = preference.decided_preference(scored)
+        agreed = preference.agreement(scored)
+    return {
+        "preference": overall and dataclasses.asdict(overall),
+        "decided": decided and dataclasses.asdict(decided),
+        "answers": dict(zip(("a", "not sure", "b"), total, strict=True)),
+        "first": sum(row.answer == "1" for row in rows),
+        "pairs": len(pairs),
+        "missing": [name for name, i in numbers.items() if not answered[i]],
+        "raters": raters,
+        "agreement": agreed,
+    }
+
+
+def _column(answer, first):
+    if answer == "not sure":
+        return NOT_SURE
+    return A if (answer == "1") == (first == "a") else B
+
+
+def table(results) -> str:
+    """The results as text."""
+    lines = [f"A: {results['a']}", f"B: {results['b']}"]
+    for name, found in results["questions"].items():
+        answers = found["answers"]
+        total, missing = sum(answers.values()), found["missing"]
+        lines.append("")
+        if not total:
+            lines.append(f"{name}: no answers to any of {found['pairs']} pairs")
+            continue
+        lines += [
+            f"{name}: A over B {_percent(found['preference'])} "
+            f"({_percent(found['decided'])} without the not sure)",
+            f"  {answers['a']} A, {answers['not sure']} not sure, {answers['b']} B; "
+            f"{found['pairs'] - len(missing)} of {found['pairs']} pairs answered",
+        ]
+        decided = total - answers["not sure"]
+        if decided:
+            share = found["first"] / decided
+            lines.append(f"  the first image was chosen {share:.1%} of the time")
+        if missing:
+            lines.append(f"  no answer to {_few(missing)}")
+        for rater, tally in sorted(found["raters"].items()):
+            lines.append(
+                f"  {rater}: {tally['a']} A, {tally['not sure']} not sure, "
+                f"{tally['b']} B"
+            )
+        if agreed := found["agreement"]:
+            lines.append(
+                f"  two raters of a pair agree {agreed['observed']:.1%} of the time, "
+                f"alpha {agreed['alpha']:.2f} ({agreed['n']} pairs)"
+            )
+    lines.append("\n± is the 95% normal interval; not sure counts half for each model")
+    return "\n".join(lines)
+
+
+def _percent(estimate) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate['value']:.1f}% ± {100 * estimate['half_width']:.1f}"
+
+
+def _few(names, most=5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _read_key(path):
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: make the study with --a=FOLDER --b=FOLDER first"
+        )
+    key = json.loads(path.read_text())
+    if key.get("format") != FORMAT or key.get("version") != 1:
+        raise ValueError(f"{path} is not the key of a study of this version")
+    return key
