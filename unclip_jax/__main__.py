@@ -13,7 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "Data and training": ("embed", "train", "plan"),
     "Drawing": ("sample", "app", "estimate_variance"),
-    "Measuring": ("evaluate",),
+    "Measuring": ("evaluate", "compare"),
     "Taking a model out": ("export",),
 }
 USAGE = """usage: unclip COMMAND [--flags]
