@@ -87,11 +87,21 @@ def test_head_ends_where_the_signal_does(name):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])
-@pytest.mark.parametrize("n", [1, 2, 10, 64, 999, 1000])
+@pytest.mark.parametrize("n", [1, 2, 10, 64, 996, 999, 1000])
 def test_log_snr_timesteps_span_the_process(name, n):
+    """From 995 on the cosine schedule, the last at -5.1 or above, if that is enough."""
     steps = log_snr_timesteps(make_schedule(name), n)
-    assert len(steps) == n and steps[0] == 999 and (n == 1 or steps[-1] == 0)
+    first = max(995, n - 1) if name == "cosine" else 999
+    assert len(steps) == n and steps[0] == first and (n == 1 or steps[-1] == 0)
     assert (np.diff(steps) < 0).all()
+
+
+@pytest.mark.parametrize("n", [5, 9, 25])
+def test_log_snr_timesteps_start_above_the_least(n):
+    bar = make_schedule("cosine").alphas_cumprod
+    half_log_snr = 0.5 * np.log(bar / (1 - bar))
+    first = log_snr_timesteps(make_schedule("cosine"), n)[0]
+    assert half_log_snr[first] >= -5.1 > half_log_snr[first + 1]
 
 
 def test_log_snr_timesteps_are_even_where_the_schedule_is_fine():
@@ -107,6 +117,14 @@ def test_impossible_step_counts_are_refused(n):
         strided_timesteps(1000, n)
     with pytest.raises(ValueError, match="between 1 and 1000"):
         log_snr_timesteps(make_schedule("cosine"), n)
+
+
+def test_few_log_snr_timesteps():
+    """Half log-SNR -5.1, -2.5, 0, 2.5, 5.0 on cosine; on linear from the very end."""
+    steps = log_snr_timesteps(make_schedule("cosine"), 5).tolist()
+    assert steps == [995, 949, 500, 43, 0]
+    steps = log_snr_timesteps(make_schedule("linear"), 5).tolist()
+    assert steps == [999, 722, 302, 30, 0]
 
 
 def test_unknown_schedules_are_refused():

@@ -85,16 +85,10 @@ def close(a, b, atol=1e-5):
 
 
 @pytest.mark.parametrize("n", [2, 7, 25, 50, 64, 250])
-def test_timesteps_are_those_of_unclip_and_guided_diffusion(n):
+def test_timesteps_are_those_of_unclip(n):
     scheduler = diffusers.UnCLIPScheduler()
     scheduler.set_timesteps(n)
-    ours = strided_timesteps(1000, n).tolist()
-    assert ours == scheduler.timesteps.tolist()
-    stride, position, respaced = 999 / (n - 1), 0.0, []  # space_timesteps(1000, "n")
-    for _ in range(n):
-        respaced.append(round(position))
-        position += stride
-    assert ours == respaced[::-1]
+    assert strided_timesteps(1000, n).tolist() == scheduler.timesteps.tolist()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +182,26 @@ def test_dpm_solver_is_diffusers(name, schedule, n):
     noise = {"variance_noise": lambda i: torch.from_numpy(NOISE[i])}
     b = theirs(scheduler, steps, **(noise if stochastic else {}))
     close(ours(name, schedule, "x0", steps, None), b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [5, 9, 25])
+def test_solvers_start_where_dpm_solver_does(name, n):
+    """At the last timestep whose half log-SNR is not below -5.1."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        beta_schedule=NAMES[name], lambda_min_clipped=-5.1
+    )
+    scheduler.set_timesteps(n)
+    ours = samplers.timesteps("dpmpp_2m", make_schedule(name), n)
+    assert ours[0] == scheduler.timesteps[0] == {"cosine": 995, "linear": 999}[name]
+
+
+def test_solvers_are_spaced_as_dpm_solver_spaces_them():
+    """Evenly in the log SNR, rounded: theirs interpolates between timesteps."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(use_lu_lambdas=True)
+    scheduler.set_timesteps(12)
+    ours = samplers.timesteps("dpmpp_2m", make_schedule("linear"), 12)
+    np.testing.assert_allclose(ours, scheduler.timesteps.numpy(), atol=1)
 
 
 def test_heun_solves_the_ode_of_heun_discrete():

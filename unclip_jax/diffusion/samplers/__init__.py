@@ -60,8 +60,9 @@ def timesteps(
 ) -> np.ndarray:
     """The timesteps that `steps` stands for, as they suit the sampler `name`.
 
-    A number of steps is spread from T - 1 down to 0: evenly in the log SNR for the
-    solvers of second order, else in time. Anything else is `schedule.respace`'s.
+    A number of steps is spread from T - 1 down to 0, evenly in time; for the solvers of
+    second order evenly in the log SNR, without the end of a schedule that goes far down
+    (`schedule.log_snr_timesteps`). Anything else is `schedule.respace`'s.
 
     Args:
       name: a key of SAMPLERS.
