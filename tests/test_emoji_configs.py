@@ -8,7 +8,7 @@ import pytest
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.embedding import runner
-from unclip_jax.evaluation.runner import check_config
+from unclip_jax.evaluation.config import check_config
 from unclip_jax.training import run_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "emoji"

@@ -3,7 +3,7 @@
 python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icons/eval
     [--config.model=exports/icons] [--config.generation.decoder_guidance=3.0]
 
-Scores pictures made elsewhere with --images, writes the statistics of the reference for
+Scores images made elsewhere with --images, writes the statistics of the reference for
 later (and for pytorch-fid) with --make_reference.  On several hosts start it on each of
 them, with a workdir that all of them see; the numbers are those of one host.
 """
@@ -12,17 +12,19 @@ from unclip_jax import config
 from unclip_jax.parallel import flags
 
 FLAGS = {
-    "images": ("", "folder or npz of pictures to score instead of drawing any"),
+    "images": ("", "folder or npz of images to score instead of generating any"),
     "make_reference": ("", "file to write the reference's statistics to, and stop"),
     **flags.FLAGS,
 }
 
 
 def main(args):
-    """Run the evaluation of args.config in args.workdir."""
-    from unclip_jax.evaluation.command import run
+    """Runs the evaluation of args.config in args.workdir."""
+    from unclip_jax.evaluation.runner import evaluate
+    from unclip_jax.parallel.together import together
 
-    run(args)
+    options = {"images": args.images, "make_reference": args.make_reference}
+    together(lambda: evaluate(args.config, args.workdir, **options), args)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax.evaluation import sweep
+from unclip_jax.evaluation.config import check_config, complete
 from unclip_jax.evaluation.features import extractors
-from unclip_jax.evaluation.runner import check_config, complete
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from unclip_jax.evaluation.config import check_config
 from unclip_jax.evaluation.image_store import ImageStore
-from unclip_jax.evaluation.runner import check_config, evaluate
+from unclip_jax.evaluation.runner import evaluate
 
 FILES = {"results.json", "pictures.jsonl", "samples.png", "report.html"}
 
@@ -128,7 +129,7 @@ def test_image_store_keeps_and_mends(tmp_path):
         (lambda c: c.generation.update(decoder_guidanc=3), "decoder_guidance"),
         (lambda c: c.update(sed=3), "did you mean 'seed'"),
         (lambda c: c.update(select="last"), "expected one of"),
-        (lambda c: c.update(count=10), "needs at least 20 pictures"),
+        (lambda c: c.update(count=10), "needs at least 20 images"),
         (lambda c: c.update(count=1000), "the source has only 200"),
         (lambda c: c.generation.update(batch_size=0), "at least 1"),
     ],
@@ -158,23 +159,23 @@ def test_other_size_is_explained(config, make_model, tmp_path):
 
 
 def test_every_registered_metric_runs(config, make_model, inception, tmp_path):
-    from unclip_jax.evaluation.metrics.registry import REGISTRY
+    from unclip_jax.evaluation.metrics import metrics
 
     random = np.random.default_rng(0)
     shapes = {"0.weight": (4, 67), "0.bias": 4, "2.weight": (1, 4), "2.bias": 1}
     layers = {f"layers.{k}": random.normal(size=s) for k, s in shapes.items()}
     safetensors.numpy.save_file(layers, tmp_path / "aesthetic.safetensors")
     with config.unlocked():
-        config.metrics = {name: {} for name in REGISTRY}
+        config.metrics = {name: {} for name in metrics()}
         config.extractors = {"inception": {}}
         config.metrics.aesthetic = {"weights": str(tmp_path / "aesthetic.safetensors")}
         config.metrics.kid = {"subset_size": 30, "subsets": 3}
         config.metrics.r_precision = {"pool": 20}
-    assert len(check_config(config)) == len(REGISTRY)
+    assert len(check_config(config)) == len(metrics())
     results, _ = run(config, tmp_path, make_model())
     want = {
         f"{name}/{q}" if q else name
-        for name, metric in REGISTRY.items()
+        for name, metric in metrics().items()
         for q in metric.quantities
     }
     assert set(results["scores"]) == want

@@ -1,71 +1,45 @@
-"""Evaluate from a config: generate (or take pictures), measure, write the results.
+"""Evaluates from a config: generates images (or takes some), measures, writes results.
 
 In the work folder appear
 
-  generated/<key>/   the generated pictures in chunks, under a key of everything that
+  generated/<key>/   the generated images in chunks, under a key of everything that
                      shapes them; a killed evaluation goes on where it stopped, and
-                     another metric, asked for later, needs no new pictures.
-  features/          features and statistics of pictures, likewise.
+                     another metric, asked for later, needs no new images.
+  features/          features and statistics of images, likewise.
   results.json       every number, its meaning and chance level, and the provenance;
   results.csv        the numbers alone.
-  pictures.jsonl     one line per picture: caption, wanted, per-picture results.
-  samples.png        the first pictures beside the true ones, with their captions.
+  pictures.jsonl     one line per image: caption, attributes, per-image results.
+  samples.png        the first images beside the true ones, with their captions.
   report.html        all of it on one page that needs nothing else.
   sweep.*            the curve over options of generation, when config.sweep asks.
 """
 
-import copy
 import dataclasses
 import datetime
-import functools
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
 from unclip_jax.evaluation import inputs, sweep
-from unclip_jax.evaluation.drawing import GENERATION_KEYS, generate
+from unclip_jax.evaluation.config import check_config, complete
 from unclip_jax.evaluation.features import extractors
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.features.store import FeatureStore
-from unclip_jax.evaluation.image_sets import CROPS, open_images
+from unclip_jax.evaluation.generate import generate
+from unclip_jax.evaluation.image_sets import Images, open_images
 from unclip_jax.evaluation.image_store import ImageStore
-from unclip_jax.evaluation.metrics import registry
-from unclip_jax.evaluation.pictures import Pictures
+from unclip_jax.evaluation.metrics import Metric
 from unclip_jax.evaluation.priors import compare_priors
-from unclip_jax.evaluation.report import artifacts, html
+from unclip_jax.evaluation.report import html
+from unclip_jax.evaluation.report.write_results import write_results, write_statistics
+from unclip_jax.evaluation.sample_set import SampleSet
 from unclip_jax.evaluation.scoring import measure
 from unclip_jax.generation import UnCLIP
-
-KEYS = ("reference", "metrics")
-# Keys that may be left out, and what they then are.
-OPTIONAL = {
-    "model": "",  # folder of an export
-    "data": {"source": ""},  # none: no captions
-    "count": 0,  # with --images it is that of the pictures
-    "select": "first",
-    "seed": 0,
-    "generation": {"batch_size": 32},
-    "report": {"pictures": 48, "columns": 6},
-    "extractors": {},  # name -> options, see extractors.py
-    "crop": {"name": "", "size": 0},  # of real pictures, see image_sets.CROPS
-    "caption_filter": "",  # "package.module:function" of a caption: keep it?
-    "sweep": {},  # see sweep.py
-}
-
-
-@dataclasses.dataclass
-class Loaded:
-    """What all points of a sweep share."""
-
-    metrics: list
-    extractors: dict[str, Any]
-    examples: inputs.Examples | None
-    reference: Any
-    model: Any
-    fingerprint: str | None
-    store: FeatureStore
 
 
 def evaluate(
@@ -78,101 +52,201 @@ def evaluate(
     fingerprint=None,
     log=None,
 ):
-    """Run the evaluation a config describes; returns what results.json holds.
+    """Runs the evaluation that a config describes; returns what results.json holds.
 
     Args:
       config: see configs/icons/eval.py for every key, and priors.py for those of a
         config of priors.
       workdir: folder for all outputs; made if needed.
-      images: folder or npz of pictures made elsewhere, scored instead of drawing any;
-        picture i belongs to caption i, where config.data names a source.
+      images: folder or npz of images made elsewhere, scored instead of generating any;
+        image i belongs to caption i, where config.data names a source.
       make_reference: file to write the statistics of the reference to; that is all
         that is then done.
       model: an UnCLIP-like object to use instead of loading config.model.
-      fingerprint: what tells that model from others; pictures are kept under it.
-      log: called with each line of text for the user; prints it by default.
+      fingerprint: what tells that model from others; images are kept under it.
+      log: called with each line of text for the user; by default process 0 prints it.
 
     Raises:
-      ValueError, FileNotFoundError: a config that cannot work, before any picture is
-        made where that can be known.
+      ValueError, FileNotFoundError: a config that cannot work, before any image is
+        generated where that can be known.
     """
-    if "priors" in config:  # draws no pictures
+    log = log or _print_once
+    flags = {"images": images, "make_reference": make_reference}
+    named = [name for name, value in flags.items() if value]
+    if "priors" in config:  # generates no images
+        if named:
+            raise ValueError(f"--{named[0]} is not used with a config of priors")
         return compare_priors(config, workdir, model=model, log=log)
-    log = log or functools.partial(print, flush=True)
-    config = complete(config)
-    given = open_images(images) if images else None
-    if given is not None:
-        config.count = len(given)
-    metrics = check_config(config)
-    checked = extractors.check(config.extractors)
-    asked = extractors.layers_asked(metrics, checked)
-    workdir = pathlib.Path(workdir)
+    if len(named) > 1:
+        raise ValueError("give --images or --make_reference, not both")
+    config, workdir = complete(config), pathlib.Path(workdir)
     if make_reference:
-        asked = extractors.layers_asked(
-            [m for m in metrics if m[1].statistics], checked
+        return write_reference(config, workdir, make_reference, log)
+    if images:
+        return evaluate_images(config, workdir, images, model, fingerprint, log)
+    return evaluate_model(config, workdir, model, fingerprint, log)
+
+
+def evaluate_model(config, workdir, model, fingerprint, log):
+    """Scores the images that a model generates; with config.sweep, of its best point.
+
+    Args: see `evaluate`; the config is complete.
+    """
+    job = _open(config, workdir, model, fingerprint, log, generates=True)
+
+    def score(point, selected=None):
+        started = time.time()
+        images, about = _generate(job, point)
+        return _score(job, point, images, about, started, selected)
+
+    if not config.sweep:
+        return _write(job, config, *score(config))
+    selected, curves = sweep.run(config, lambda c: score(c)[0], workdir, log)
+    config.generation.update(selected["options"])
+    return _write(job, config, *score(config, selected), curves)
+
+
+def evaluate_images(config, workdir, path, model, fingerprint, log):
+    """Scores images made elsewhere.
+
+    Args: see `evaluate`; `path` is a folder or npz, the config is complete.
+    """
+    if config.sweep:
+        raise ValueError("config.sweep generates images: leave it out with --images")
+    started, images = time.time(), open_images(path)
+    config.count = len(images)
+    job = _open(config, workdir, model, fingerprint, log, generates=False)
+    about = {"images": {"path": images.path}}
+    return _write(job, config, *_score(job, config, images, about, started))
+
+
+def write_reference(config, workdir, path, log):
+    """Writes the statistics of config.reference for the one extractor and layer.
+
+    Args: see `evaluate`; `path` is the file, the config is complete.
+    """
+    metrics = check_config(config)
+    kinds = extractors.check(config.extractors)
+    extractors.layers_asked(metrics, kinds)  # names what is wrong with any metric
+    metrics = {label: m for label, m in metrics.items() if m.statistics}
+    asked = extractors.layers_asked(metrics, kinds)
+    asked.pop(extractors.OWN, None)
+    reference = inputs.read_reference(config)
+    if len(asked) != 1 or len(*asked.values()) != 1:
+        raise ValueError(
+            "--make_reference writes the statistics of one extractor and layer, but "
+            f"config.metrics asks for {asked or 'none'}"
         )
-        return _make_reference(config, workdir, make_reference, checked, asked, log)
+    if reference is None or isinstance(reference, GaussianStatistics):
+        raise ValueError(
+            "--make_reference needs images: set config.reference.count or .images"
+        )
+    ((name, extractor),) = extractors.make(kinds, asked).items()
+    ((layer,),) = asked.values()
+    store = FeatureStore(workdir / "features")
+    statistics = store.statistics(reference, extractor, layer or extractor.default)
+    write_statistics(path, statistics)
+    log(f"written: {path}, {len(reference)} images, {name}: {extractor.label}")
+    return dict(statistics.about)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What all points of a sweep share."""
+
+    workdir: pathlib.Path
+    metrics: Mapping[str, Metric]
+    extractors: Mapping[str, Any]
+    examples: inputs.Examples | None
+    reference: Images | GaussianStatistics | None
+    model: Any
+    fingerprint: str | None
+    store: FeatureStore
+    log: Callable[[str], None]
+
+
+def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
+    """Checks the config and loads what it names; nothing is generated yet."""
+    metrics = check_config(config)
+    kinds = extractors.check(config.extractors)
+    asked = extractors.layers_asked(metrics, kinds)
     if config.count < 2:
         raise ValueError(f"config.count = {config.count}: expected at least 2 captions")
     examples = None
     if config.data.get("source"):
         examples = inputs.read_examples(config, config.count)
-    if examples is None and given is None:
+    elif generates:
         raise ValueError(
             "config.data.source is empty: there are no captions to draw from; set it, "
-            "or give pictures made elsewhere by --images"
+            "or give images made elsewhere by --images"
         )
-    for label, metric, _ in metrics:
+    for label, metric in metrics.items():
         if examples is None and metric.paired:
             raise ValueError(
                 f"metric {label!r} looks at captions: set config.data.source, or leave "
                 "it out"
             )
     reference = inputs.read_reference(config)
-    needs_model = given is None or extractors.OWN in asked
-    if model is None and needs_model:
-        fingerprint = files.of_folder(config.model)
-        batch_size = config.generation.batch_size
-        model = UnCLIP.load(config.model, batch_size=batch_size)
-    elif needs_model and fingerprint is None:
-        raise ValueError("a model given to evaluate() needs its fingerprint")
-    if given is None:
+    if generates or extractors.OWN in asked:
+        if model is None:
+            fingerprint = files.of_folder(config.model)
+            batch_size = config.generation.batch_size
+            model = UnCLIP.load(config.model, batch_size=batch_size)
+        elif fingerprint is None:
+            raise ValueError("a model given to evaluate() needs its fingerprint")
+    if generates:
         _check_size(model, examples.images)
-    found = extractors.make(checked, asked)
+    loaded = extractors.make(kinds, asked)
     if extractors.OWN in asked:
-        found[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
+        loaded[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
     workdir.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(workdir / "features")
-    loaded = Loaded(metrics, found, examples, reference, model, fingerprint, store)
-    selected, curves = None, ()
-    if config.sweep:
-        run = functools.partial(_score, loaded=loaded, workdir=workdir, log=log)
-        selected, curves = sweep.run(config, run, workdir, log)
-        config.generation.update(selected["options"])
-    return _score(config, loaded, workdir, log, given, selected, curves)
+    inputs_ = (examples, reference, model, fingerprint)
+    return _Job(workdir, metrics, loaded, *inputs_, store, log)
 
 
-def _score(config, loaded, workdir, log, given=None, selected=None, curves=None):
-    """Generate and measure one setting; returns the results.
+def _check_size(model, images):
+    height, width = images[:1].shape[1:3]
+    if (height, width) != (model.image_size,) * 2:
+        raise ValueError(
+            f"the model draws {model.image_size}x{model.image_size} images but the "
+            f"source's are {height}x{width}: set "
+            f"config.data.image_size={model.image_size}, or config.crop"
+        )
 
-    They are written unless `curves`, [(svg, text)] for the report, is None.
-    """
-    started = time.time()
-    if given is None:
-        generated, about = _generated(config, loaded, workdir, log)
-    else:
-        generated, about = given, {"images": {"path": given.path}}
-    shared = (loaded.extractors, loaded.reference)
-    examples, count = loaded.examples, len(generated)
-    source = examples and examples.source
-    fields = examples.fields[:count] if examples else None
-    true = examples.images.first(count) if examples else None
-    pictures = Pictures(generated, fields, *shared, source, loaded.store)
-    truth = Pictures(true, fields, *shared, source, loaded.store) if examples else None
-    scores, per_picture, notes = measure(loaded.metrics, pictures, truth, log)
+
+def _generate(job, config):
+    """(the images of one setting, what made them), those that are missing drawn now."""
+    captions = [example["caption"] for example in job.examples.fields]
+    options = config_lib.to_plain(config.generation)
+    options.pop("batch_size")  # image i does not depend on its batch
+    # Keyed by all captions, generated for the first `count`: a sweep's images are the
+    # first of the full evaluation's.
+    setting = {
+        "model": job.fingerprint,
+        "seed": int(config.seed),
+        "captions": captions,
+        "generation": options,
+    }
+    folder = job.workdir / "generated" / files.of_json(setting)[:12]
+    store = ImageStore(folder, config.count)
+    generate(job.model, captions[: config.count], store, config, job.log)
+    about = {"model": {"path": str(config.model), "fingerprint": job.fingerprint}}
+    return store.images(), about
+
+
+def _score(job, config, images, about, started, selected=None):
+    """(results as in results.json, {quantity: N values}, the images)."""
+    count, examples = len(images), job.examples
+    shared = (job.extractors, job.reference, examples and examples.source, job.store)
+    fields = examples and examples.fields[:count]
+    generated, true = SampleSet(images, fields, *shared), None
+    if examples:
+        true = SampleSet(examples.images.first(count), fields, *shared)
+    scores, per_image, notes = measure(job.metrics, generated, true, job.log)
     scores = {name: dataclasses.asdict(score) for name, score in scores.items()}
-    _name_conventions(scores, loaded)
-    labels = {name: e.label for name, e in loaded.extractors.items()}
+    _name_conventions(scores, job)
+    labels = {name: e.label for name, e in job.extractors.items()}
     notes += [f"{name}: {s}" for name, s in labels.items() if "NOT COMPARABLE" in s]
     if selected:
         notes.insert(0, selected["note"])
@@ -188,10 +262,10 @@ def _score(config, loaded, workdir, log, given=None, selected=None, curves=None)
             "seed": int(config.seed),
             **about,
             "captions": _about_captions(examples, count),
-            "reference": _about_reference(loaded.reference),
-            "images_sha256": generated.fingerprint,
-            "conventions": {label: options for label, _, options in loaded.metrics},
-            "extractors": {n: e.about for n, e in loaded.extractors.items()},
+            "reference": _about_reference(job.reference),
+            "images_sha256": images.fingerprint,
+            "conventions": {label: m.options for label, m in job.metrics.items()},
+            "extractors": {n: e.about for n, e in job.extractors.items()},
             "extractor_labels": labels,
             "covariance": "float64, ddof 1",
             "selected": selected,
@@ -199,124 +273,29 @@ def _score(config, loaded, workdir, log, given=None, selected=None, curves=None)
             "config": config_lib.to_plain(config),
         },
     }
-    if curves is not None:
-        found = (results, per_picture, curves)
-        artifacts.write_results(workdir, *found, fields, generated, true, config.report)
-        log(html.table(results))
-        log(f"written: {workdir}/results.json, samples.png, report.html")
+    return results, per_image, images
+
+
+def _write(job, config, results, per_image, images, curves=()):
+    """Writes the results of `_score`, with the curves of a sweep; returns them."""
+    true, fields = None, None
+    if job.examples:
+        true, fields = job.examples.images.first(len(images)), job.examples.fields
+    shown = (fields, images, true, config.report)
+    write_results(job.workdir, results, per_image, curves, *shown)
+    job.log(html.table(results))
+    job.log(f"written: {job.workdir}/results.json, samples.png, report.html")
     return results
 
 
-def _generated(config, loaded, workdir, log):
-    """(the drawn pictures, what made them)."""
-    captions = [example["caption"] for example in loaded.examples.fields]
-    options = config_lib.to_plain(config.generation)
-    options.pop("batch_size")  # picture i does not depend on its batch
-    # Keyed by all captions, drawn for the first `count`: a sweep's pictures are the
-    # first of the full evaluation's.
-    setting = {
-        "model": loaded.fingerprint,
-        "seed": int(config.seed),
-        "captions": captions,
-        "generation": options,
-    }
-    folder = workdir / "generated" / files.of_json(setting)[:12]
-    store = ImageStore(folder, config.count)
-    generate(loaded.model, captions[: config.count], store, config, log)
-    about = {"model": {"path": str(config.model), "fingerprint": loaded.fingerprint}}
-    return store.images(), about
-
-
-def _make_reference(config, workdir, path, checked, asked, log):
-    """Write the statistics of config.reference for the one extractor and layer."""
-    reference = inputs.read_reference(config)
-    asked = {name: layers for name, layers in asked.items() if name != extractors.OWN}
-    if len(asked) != 1 or len(*asked.values()) != 1:
-        raise ValueError(
-            "--make_reference writes the statistics of one extractor and layer, but "
-            f"config.metrics asks for {asked or 'none'}"
-        )
-    if reference is None or isinstance(reference, GaussianStatistics):
-        raise ValueError(
-            "--make_reference needs pictures: set config.reference.count or .images"
-        )
-    ((name, extractor),) = extractors.make(checked, asked).items()
-    ((layer,),) = asked.values()
-    store = FeatureStore(workdir / "features")
-    statistics = store.statistics(reference, extractor, layer or extractor.default)
-    artifacts.write_statistics(path, statistics)
-    log(f"written: {path}, {len(reference)} pictures, {name}: {extractor.label}")
-    return dict(statistics.about)
-
-
-def complete(config):
-    """A copy of the config with what may be left out filled in."""
-    plain = config_lib.to_plain(config)
-    return type(config)({**copy.deepcopy(OPTIONAL), **plain})
-
-
-def check_config(config):
-    """Check every key and option; returns [(label, Metric, options)].
-
-    Raises:
-      ValueError: anything unknown or impossible, with the nearest valid name.
-    """
-    config = complete(config)
-    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
-    if missing := [key for key in KEYS if key not in config]:
-        raise ValueError(f"config lacks {', '.join(missing)}")
-    allowed = (*GENERATION_KEYS, "batch_size")
-    config_lib.check_keys(config.generation, allowed, "config.generation")
-    config_lib.check_keys(config.reference, inputs.REFERENCE_KEYS, "config.reference")
-    config_lib.check_keys(config.report, ("pictures", "columns"), "config.report")
-    config_lib.check_keys(config.crop, ("name", "size"), "config.crop")
-    config_lib.check_keys({config.crop.name: 0}, CROPS, "config.crop.name")
-    if config.select not in inputs.SELECT:
-        raise ValueError(
-            f"config.select = {config.select!r}: expected one of {inputs.SELECT}"
-        )
-    if config.generation.batch_size < 1:
-        raise ValueError(
-            f"config.generation.batch_size = {config.generation.batch_size}: "
-            "expected at least 1"
-        )
-    inputs.caption_filter(config.caption_filter)
-    counts = {config.count, sweep.check(config)}
-    metrics = []
-    for label, given in config.metrics.items():
-        metric, options = registry.find(label, config_lib.to_plain(given or {}))
-        least = max(2, metric.minimum(options))
-        if counts != {0} and min(counts) < least:  # 0: of pictures made elsewhere
-            raise ValueError(
-                f"config.count = {min(counts)}, but metric {label!r} with {options} "
-                f"needs at least {least} pictures"
-            )
-        metrics.append((label, metric, options))
-    if not metrics:
-        raise ValueError(
-            f"config.metrics is empty; known metrics: {', '.join(registry.REGISTRY)}"
-        )
-    return metrics
-
-
-def _check_size(model, true):
-    height, width = true[:1].shape[1:3]
-    if (height, width) != (model.image_size,) * 2:
-        raise ValueError(
-            f"the model draws {model.image_size}x{model.image_size} pictures but the "
-            f"source's are {height}x{width}: set "
-            f"config.data.image_size={model.image_size}, or config.crop"
-        )
-
-
-def _name_conventions(scores, loaded):
-    """Say in each score's text whose features it is of: the number depends on them."""
-    for label, _, options in loaded.metrics:
-        extractor = options.get("features", extractors.OWN).partition("/")[0]
+def _name_conventions(scores, job):
+    """Says in each score's text whose features it is of: the number depends on them."""
+    for label, metric in job.metrics.items():
+        extractor = metric.options.get("features", extractors.OWN).partition("/")[0]
         if extractor != extractors.OWN:
             for name in scores:
                 if name.partition("/")[0] == label:
-                    scores[name]["text"] += f" [{loaded.extractors[extractor].label}]"
+                    scores[name]["text"] += f" [{job.extractors[extractor].label}]"
 
 
 def _about_captions(examples, count):
@@ -337,3 +316,9 @@ def _about_reference(reference):
         return {"fingerprint": reference.fingerprint, **reference.about}
     about = {"n": len(reference), "fingerprint": reference.fingerprint}
     return {**about, **reference.about}
+
+
+def _print_once(line):
+    """Every process has the same numbers: process 0 speaks for all."""
+    if jax.process_index() == 0:
+        print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Scores of metrics: the value, the true pictures' value, and chance."""
+"""Scores of metrics: the value, the true images' value, and chance."""
 
 import dataclasses
 import time
@@ -14,10 +14,10 @@ class Score:
     """One number of the results, with what it takes to read it.
 
     Attributes:
-      value: of the generated pictures.
-      stderr: its standard error, when it is a mean over pictures; else None.
-      true_pictures: the same for the true pictures of the same captions, or None.
-      chance: the same for the generated pictures with mismatched captions, or None
+      value: of the generated images.
+      stderr: its standard error, when it is a mean over images; else None.
+      true_pictures: the same for the true images of the same captions, or None.
+      chance: the same for the generated images with mismatched captions, or None
         when the metric does not look at captions.
       better: "higher", "lower" or "".
       percent: whether 1.0 reads as 100%.
@@ -33,36 +33,36 @@ class Score:
     text: str
 
 
-def measure(metrics, pictures, truth, log=print):
-    """Score generated and true pictures, and chance.
+def measure(metrics, generated, true, log=print):
+    """Scores generated and true images, and chance.
 
     Args:
-      metrics: [(label, Metric, options)].
-      pictures, truth: Pictures of the same examples; truth may be None.
+      metrics: {label: Metric}.
+      generated, true: SampleSets of the same examples; true may be None.
+      log: called with each line of text for the user.
 
     Returns:
       ({name: Score}, {name: list of N values}, [warnings]).
     """
-    scores, per_picture, notes = {}, {}, []
-    # CLIP features of captions and reference are the same for both: compute once.
-    for label, metric, options in metrics:
+    scores, per_image, notes = {}, {}, []
+    for label, metric in metrics.items():
         clock = time.time()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            got = metric.compute(pictures, **options)
+            values = metric.compute(generated)
             best = {}
-            if truth is not None:
-                truth.share_texts_with(pictures)
-                best = metric.compute(truth, **options)
+            if true is not None:
+                # features of captions and reference are the same: computed once
+                best = metric.compute(true.share_texts_with(generated))
         texts = [str(w.message) for w in caught if w.category is UserWarning]
         notes += [f"{label}: {text}" for text in dict.fromkeys(texts)]
-        chance = _chance(metric, pictures, options) if metric.paired else {}
-        for quantity, value in got.items():
+        chance = _chance(metric, generated) if metric.paired else {}
+        for quantity, value in values.items():
             name = f"{label}/{quantity}" if quantity else label
             value = np.asarray(value, dtype=np.float64)
             stderr = None
             if value.ndim:
-                per_picture[name] = value.tolist()
+                per_image[name] = value.tolist()
                 stderr = float(value.std() / np.sqrt(value.size))
             about = metric.quantities[quantity]
             scores[name] = Score(
@@ -75,12 +75,12 @@ def measure(metrics, pictures, truth, log=print):
                 text=about.text,
             )
         log(f"{label}: {time.time() - clock:.1f} s")
-    return scores, per_picture, notes
+    return scores, per_image, notes
 
 
-def _chance(metric, pictures, options):
+def _chance(metric, samples):
     """{quantity: mean over mismatched captions}."""
-    n = len(pictures)
+    n = len(samples)
     shifts = np.unique(np.linspace(1, n - 1, CHANCE_SHIFTS).astype(int))
-    got = [metric.compute(pictures.mismatched(s), **options) for s in shifts]
-    return {q: float(np.mean([np.mean(g[q]) for g in got])) for q in got[0]}
+    drawn = [metric.compute(samples.mismatched(shift)) for shift in shifts]
+    return {q: float(np.mean([np.mean(d[q]) for d in drawn])) for q in drawn[0]}

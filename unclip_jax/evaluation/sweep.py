@@ -12,9 +12,9 @@ import json
 import jax
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation.drawing import GENERATION_KEYS
-from unclip_jax.evaluation.metrics import registry
-from unclip_jax.evaluation.report import artifacts, plots
+from unclip_jax.evaluation.generate import GENERATION_KEYS
+from unclip_jax.evaluation.metrics import make_metric
+from unclip_jax.evaluation.report import plots, write_results
 
 OWN_KEYS = ("count", "select")
 FIDELITY = (
@@ -100,7 +100,7 @@ def run(config, score, workdir, log):
     if select not in rows[0]:
         raise ValueError(f"config.sweep.select = {select!r}: found {list(rows[0])}")
     name, _, quantity = select.partition("/")
-    metric, _ = registry.find(name, config_lib.to_plain(config.metrics[name] or {}))
+    metric = make_metric(name, config_lib.to_plain(config.metrics[name] or {}))
     lower = metric.quantities[quantity].better == "lower"
     best = (min if lower else max)(rows, key=lambda row: row[select])
     options = {k: best[k] for k in tried[0]}
@@ -115,11 +115,11 @@ def run(config, score, workdir, log):
     drawn = _curves(config, rows, selected)
     if jax.process_index() == 0:
         table = [{**row, "selected": row is best} for row in rows]
-        artifacts.write(workdir / "sweep.csv", artifacts.csv_text(table))
+        write_results.write(workdir / "sweep.csv", write_results.csv_text(table))
         text = json.dumps({"points": table, "selected": selected}, indent=1)
-        artifacts.write(workdir / "sweep.json", text + "\n")
+        write_results.write(workdir / "sweep.json", text + "\n")
         for name, svg, _ in drawn:
-            artifacts.write(workdir / f"{name}.svg", svg)
+            write_results.write(workdir / f"{name}.svg", svg)
     log(selected["note"])
     return selected, [(svg, text) for _, svg, text in drawn]
 

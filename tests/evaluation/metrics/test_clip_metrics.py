@@ -68,10 +68,10 @@ def test_r_precision_perfect_constant_and_noisy():
 def test_r_precision_never_draws_the_same_words():
     text = np.repeat(normal(4, 5, 8), 2, axis=0)
     captions = [f"caption {i // 2}" for i in range(10)]
-    assert r_precision(text, text, pool=9, meanings=captions) == 1.0
+    assert r_precision(text, text, pool=9, groups=captions) == 1.0
     assert r_precision(text, text, pool=10) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="set pool to at most 9"):
-        r_precision(text, text, pool=10, meanings=captions)
+        r_precision(text, text, pool=10, groups=captions)
 
 
 def test_retrieval_by_brute_force():

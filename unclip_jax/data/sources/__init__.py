@@ -3,7 +3,8 @@
 A source has
 
     len(source)
-    source[i] -> {"key": str, "image": uint8 (H, W, 3), "caption": str, ...}
+    source[i] -> {"key": str, "image": uint8 (H, W, 3), "caption": str, ...}; where
+        captions of other words can mean the same, those have the same "caption_group"
     source.captions(n) -> list of the captions of the first n examples
     source.fingerprint -> str, another for other examples
 

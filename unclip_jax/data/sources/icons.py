@@ -154,7 +154,8 @@ class Icons:
         return self._length
 
     def __getitem__(self, i: int):
-        """{"key", "image" uint8 (S, S, 3), "caption", "noun", "colour", "background"}.
+        """{"key", "image" uint8 (S, S, 3), "caption", "noun", "colour", "background",
+        "caption_group"}.
 
         Raises IndexError outside [0, len).
         """
@@ -171,6 +172,7 @@ class Icons:
             "noun": noun,
             "colour": colour,
             "background": background,
+            "caption_group": (noun, colour, background),  # whatever the wording
         }
 
     def captions(self, n: int | None = None) -> list[str]:

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from unclip_jax.evaluation.features.batched import run_batched
-from unclip_jax.evaluation.features.preprocessing import Convention, pillow_bicubic
+from unclip_jax.evaluation.features.feature_batches import run_batched
+from unclip_jax.evaluation.features.inception_preprocessing import (
+    Convention,
+    pillow_bicubic,
+)
 from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.dinov2 import load_dinov2
 from unclip_jax.interop.inception import fingerprint

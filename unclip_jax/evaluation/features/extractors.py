@@ -111,16 +111,16 @@ def layers_asked(metrics, checked):
     """{extractor: [layers]} that the options of metrics name, "" for its own default.
 
     Args:
-      metrics: [(label, Metric, options)].
+      metrics: {label: Metric}.
       checked: from `check`.
 
     Raises:
       ValueError: a metric names an extractor that config.extractors lacks.
     """
     asked = {}
-    for label, _, options in metrics:
-        if "features" in options:
-            name, _, layer = options["features"].partition("/")
+    for label, metric in metrics.items():
+        if "features" in metric.options:
+            name, _, layer = metric.options["features"].partition("/")
             if name != OWN and name not in checked:
                 raise ValueError(
                     f"config.metrics.{label}: features {name!r}: expected {OWN!r} or "

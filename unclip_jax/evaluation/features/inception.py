@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from unclip_jax.evaluation.features import preprocessing
-from unclip_jax.evaluation.features.batched import run_batched
+from unclip_jax.evaluation.features import inception_preprocessing
+from unclip_jax.evaluation.features.feature_batches import run_batched
 from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.inception import Inception
 from unclip_jax.models.inception import LAYERS, InceptionV3
@@ -18,7 +18,7 @@ from unclip_jax.parallel.mesh import make_mesh
 @functools.partial(jax.jit, static_argnames="convention")
 def prepare(images, convention):
     """uint8 (N, H, W, 3) -> float32 (N, 299, 299, 3) in the network's range."""
-    return preprocessing.find(convention)(images)
+    return inception_preprocessing.find(convention)(images)
 
 
 @functools.partial(jax.jit, static_argnames="layers")
@@ -50,7 +50,7 @@ class InceptionExtractor:
         mesh: Mesh | None = None,
     ):
         """Raises ValueError for an unknown convention or layer."""
-        preprocessing.find(convention)
+        inception_preprocessing.find(convention)
         if unknown := [layer for layer in layers if layer not in LAYERS]:
             raise ValueError(f"layer {unknown[0]!r}: expected one of {[*LAYERS]}")
         self.convention, self.layers = convention, tuple(layers)

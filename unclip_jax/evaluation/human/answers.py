@@ -11,7 +11,7 @@ import numpy as np
 
 from unclip_jax.evaluation.human.study import FORMAT
 from unclip_jax.evaluation.metrics import preference
-from unclip_jax.evaluation.report.artifacts import write
+from unclip_jax.evaluation.report.write_results import write
 
 ANSWERS = ("1", "2", "not sure")  # the first, the second, neither
 COLUMNS = ("pair", "answer", "rater")

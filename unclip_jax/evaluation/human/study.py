@@ -22,7 +22,7 @@ from PIL import Image
 
 from unclip_jax import files
 from unclip_jax.config import check_keys
-from unclip_jax.evaluation.report.artifacts import write
+from unclip_jax.evaluation.report.write_results import write
 from unclip_jax.generation.images import find_pictures, read_image
 from unclip_jax.generation.picture_files import read_metadata
 

@@ -5,9 +5,13 @@ dropout between them is for training) on L2-normalised ViT-L/14 image embeddings
 Source: christophschuhmann/improved-aesthetic-predictor.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
+from unclip_jax.interop.tensor_files import read_tensors
 
 
 def aesthetic(features, layers):
@@ -48,3 +52,22 @@ def layers_of(tensors):
     return [
         (tensors[f"layers.{n}.weight"], tensors[f"layers.{n}.bias"]) for n in numbers
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Aesthetic(Metric):
+    """The aesthetic score; `weights` is a .pth or .safetensors."""
+
+    weights: str = ""
+    features: str = "clip"
+
+    quantities = {"": Quantity("how people would rate the picture, 1 to 10, guessed")}
+
+    def compute(self, samples):
+        if not self.weights:
+            raise ValueError(
+                "metric 'aesthetic' needs `weights`, a .pth or .safetensors"
+            )
+        expected = "LAION's sac+logos+ava1-l14-linearMSE.pth, or another such chain"
+        layers = layers_of(read_tensors(self.weights, expected))
+        return {"": aesthetic(samples.image_features(self.features), layers)}

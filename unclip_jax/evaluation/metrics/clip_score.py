@@ -9,8 +9,11 @@ Three conventions are in use, and the number means nothing without its name:
   cosine        the plain mean cosine.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, paired_cosine, same_rows
 
 CONVENTIONS = ("hessel", "torchmetrics", "cosine")
@@ -35,3 +38,26 @@ def clip_score(image, text, convention="cosine"):
     if convention == "torchmetrics":
         return float(max(100.0 * cosine.mean(), 0.0))
     return float(cosine.mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipScore(Metric):
+    """The agreement of images and their captions; see `clip_score`."""
+
+    convention: str = "cosine"
+    features: str = "clip"
+
+    paired = True
+    quantities = {
+        "": Quantity(
+            "how well a picture fits its caption: the cosine of CLIP's embeddings "
+            "of both (hessel: x 2.5, torchmetrics: x 100); judge it by the true "
+            "pictures' and by chance"
+        )
+    }
+
+    def compute(self, samples):
+        prefix = HESSEL_PREFIX if self.convention == "hessel" else ""
+        image = samples.image_features(self.features)
+        text = samples.text_features(self.features, prefix)
+        return {"": clip_score(image, text, self.convention)}

@@ -5,8 +5,11 @@ the biased V-statistic, times 1000.  On the unit sphere all kernel values lie wi
 2% of 1, so k - 1 is summed (`expm1`, float64): the 1s cancel exactly.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width, unit_rows
 from unclip_jax.evaluation.metrics.distances import blocks
 
@@ -29,3 +32,22 @@ def _kernel(x, y, gamma):
         d2 = xx[rows, None] + yy[None, :] - 2.0 * (x[rows] @ y.T)
         total += np.expm1(-gamma * np.maximum(d2, 0.0)).sum()
     return total / (x.shape[0] * y.shape[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class CMMD(Metric):
+    """CMMD to the reference; see `cmmd`."""
+
+    features: str = "clip"
+
+    quantities = {
+        "": Quantity(
+            "as KID, in CLIP's embeddings and with a kernel that sees the whole "
+            "distribution, x 1000; 0 is the same",
+            better="lower",
+        )
+    }
+
+    def compute(self, samples):
+        x = samples.image_features(self.features)
+        return {"": cmmd(x, samples.reference_features(self.features))}

@@ -5,8 +5,11 @@ ball cannot lift it); coverage is the fraction of real pictures that have a gene
 one within their own ball.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 from unclip_jax.evaluation.metrics.distances import (
     blocks,
@@ -34,3 +37,28 @@ def density_coverage(generated, reference, k=5):
         nearest = np.minimum(nearest, d2.min(axis=0))
     density = count / (k * generated.shape[0])
     return float(density), float((nearest < radii).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityCoverage(Metric):
+    """Density and coverage; see `density_coverage`."""
+
+    k: int = 5
+    features: str = "clip"
+
+    quantities = {
+        "density": Quantity(
+            "as precision, but one odd real picture counts little; 1 is what real "
+            "pictures get, more is possible"
+        ),
+        "coverage": Quantity(
+            "as recall, but odd generated pictures do not help: real ones with a "
+            "generated one nearby",
+            percent=True,
+        ),
+    }
+
+    def compute(self, samples):
+        x = samples.image_features(self.features)
+        y = samples.reference_features(self.features)
+        return dict(zip(self.quantities, density_coverage(x, y, self.k), strict=True))

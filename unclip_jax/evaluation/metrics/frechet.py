@@ -17,6 +17,7 @@ import warnings
 
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 
 FULL_RANK = 1e-10  # least Cholesky pivot, of the largest, that is surely no rounding
@@ -192,3 +193,31 @@ def _root_factor(cov):
     floor = max(values[-1], 0.0) * cov.shape[0] * np.finfo(np.float64).eps
     keep = values > floor
     return vectors[:, keep] * np.sqrt(values[keep])
+
+
+@dataclasses.dataclass(frozen=True)
+class Frechet(Metric):
+    """The Frechet distance of any features to the reference."""
+
+    features: str = "clip"
+
+    statistics = True
+    quantities = {
+        "": Quantity(
+            "how far the generated pictures as a set are from the real ones: FID's "
+            "formula on other features, so no value to compare with an FID; 0 is "
+            "the same mean and covariance",
+            better="lower",
+        )
+    }
+
+    def compute(self, samples):
+        """Through the reference's statistics, unless it has few images."""
+        x = samples.image_features(self.features)
+        warn_few(x.shape[0], x.shape[1])
+        if samples.few_references(x.shape[1]):
+            y = samples.reference_features(self.features)
+            return {"": frechet_from_features(x, y)}
+        mean, covariance = samples.reference_statistics(self.features)
+        own = statistics(x, "generated features")
+        return {"": frechet_distance(*own, mean, covariance)}

@@ -19,6 +19,9 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from unclip_jax.evaluation.features.store import CHUNK
+from unclip_jax.evaluation.metrics import Metric, Quantity
+
 MIN_CONTRAST = 24.0  # RGB distance below which nothing stands out
 NONE = -1  # "no glyph seen"
 
@@ -197,3 +200,49 @@ def _normalised(rows):
     rows = rows - rows.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.maximum(norm, 1e-6)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Icons(Metric):
+    """What the pixels of icons say against their captions; see `check_icons`."""
+
+    max_shift: int = 2
+
+    paired = True
+    quantities = {
+        "background": Quantity("the background is the named colour", percent=True),
+        "glyph_colour": Quantity("the glyph is the named colour", percent=True),
+        "glyph_top1": Quantity(
+            "the glyph looks most like the named one, of all glyphs", percent=True
+        ),
+        "glyph_top5": Quantity(
+            "the named glyph is among the five most alike", percent=True
+        ),
+        "all": Quantity("background, colour and glyph all right", percent=True),
+    }
+
+    def compute(self, samples):
+        source = samples.source
+        if not hasattr(source, "mask"):
+            raise ValueError("the icons checks need config.data.source = 'icons'")
+        names, nouns = list(source.colours), list(source.nouns)
+
+        def read():
+            palette = np.array([source.colours[name] for name in names])
+            masks = np.stack([source.mask(noun) for noun in nouns])
+            masks, reach = jittered(masks, getattr(source, "jitter", 0.0))
+            images, shift = samples.images, self.max_shift + reach
+            chunks = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
+            return join_readings(
+                [read_icons(chunk, palette, masks, shift) for chunk in chunks]
+            )
+
+        def targets(attribute, known):
+            return [known.index(v) for v in samples.target_attribute(attribute)]
+
+        return check_icons(
+            samples.cached(("icons", self.max_shift), read),
+            background=targets("background", names),
+            glyph_colour=targets("colour", names),
+            glyph=targets("noun", nouns),
+        )

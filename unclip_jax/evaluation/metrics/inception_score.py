@@ -1,7 +1,10 @@
 """Inception Score (Salimans et al. 2016): exp E KL(p(y|x) | p(y)), from logits."""
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features
 
 
@@ -29,3 +32,29 @@ def inception_score(logits, splits=10, seed=2020):
         kl = np.sum(p[rows] * (log_p[rows] - log_marginal), axis=1)
         scores.append(np.exp(kl.mean()))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionScore(Metric):
+    """The Inception Score; see `inception_score`."""
+
+    splits: int = 10
+    seed: int = 2020
+    features: str = "inception/logits_unbiased"
+
+    quantities = {
+        "mean": Quantity(
+            "pictures are of something definite, and of many things: 1 (all alike) "
+            "to 1008; knows no caption and no real picture"
+        ),
+        "std": Quantity("its spread over splits", better=""),
+    }
+
+    @property
+    def minimum(self):
+        return self.splits
+
+    def compute(self, samples):
+        logits = samples.image_features(self.features)
+        mean, std = inception_score(logits, self.splits, self.seed)
+        return {"mean": mean, "std": std}

@@ -5,8 +5,11 @@ The unbiased squared maximum mean discrepancy with the cubic polynomial kernel
 and does not depend on the number of pictures the way the Frechet distance does.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 
 
@@ -46,3 +49,32 @@ def polynomial_mmd2(x, y):
     within_x = (kxx.sum() - np.trace(kxx)) / (n * (n - 1))
     within_y = (kyy.sum() - np.trace(kyy)) / (m * (m - 1))
     return within_x + within_y - 2.0 * kxy.mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class KID(Metric):
+    """The Kernel Inception Distance, of any features; see `kid`."""
+
+    subsets: int = 100
+    subset_size: int = 1000
+    seed: int = 2020
+    features: str = "clip"
+
+    quantities = {
+        "mean": Quantity(
+            "as FID, but unbiased: fair also for few pictures; around 0 is the "
+            "same, and may be below",
+            better="lower",
+        ),
+        "std": Quantity("its spread over random subsets", better=""),
+    }
+
+    @property
+    def minimum(self):
+        return self.subset_size
+
+    def compute(self, samples):
+        x = samples.image_features(self.features)
+        y = samples.reference_features(self.features)
+        mean, std = kid(x, y, self.subsets, self.subset_size, self.seed)
+        return {"mean": mean, "std": std}

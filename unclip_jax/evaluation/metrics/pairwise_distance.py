@@ -1,7 +1,10 @@
 """Diversity as the mean distance between the pictures of one set."""
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
 
 
@@ -16,3 +19,17 @@ def pairwise_distance(x):
     total = x.sum(axis=0)
     off_diagonal = total @ total - np.sum(x * x)
     return float(1.0 - off_diagonal / (n * (n - 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseDistance(Metric):
+    """Diversity of the images; see `pairwise_distance`."""
+
+    features: str = "clip"
+
+    quantities = {
+        "": Quantity("variety: mean distance of two pictures, 0 if all are alike")
+    }
+
+    def compute(self, samples):
+        return {"": pairwise_distance(samples.image_features(self.features))}

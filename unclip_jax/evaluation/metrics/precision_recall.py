@@ -5,8 +5,11 @@ recall: the fraction of real pictures inside the generated manifold.  A manifold
 the union of balls around its points that reach the k-th nearest other point.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 from unclip_jax.evaluation.metrics.distances import (
     blocks,
@@ -38,3 +41,33 @@ def inside_manifold(points, manifold, k):
         d2 = squared_distances(points[rows], manifold)
         inside[rows] = (d2 <= radii[None, :]).any(axis=1)
     return inside
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionRecall(Metric):
+    """Precision and recall; see `precision_recall`."""
+
+    k: int = 3
+    features: str = "clip"
+
+    quantities = {
+        "precision": Quantity(
+            "generated pictures that could be real: as near to a real one as real "
+            "ones are to each other",
+            percent=True,
+        ),
+        "recall": Quantity(
+            "real pictures that the model could have drawn: low when it leaves "
+            "kinds of pictures out",
+            percent=True,
+        ),
+    }
+
+    @property
+    def minimum(self):
+        return self.k + 1
+
+    def compute(self, samples):
+        x = samples.image_features(self.features)
+        y = samples.reference_features(self.features)
+        return dict(zip(self.quantities, precision_recall(x, y, self.k), strict=True))

@@ -5,13 +5,16 @@ other pictures; the score is how often its own comes first (Xu et al. 2018, with
 CLIP as the ranker, Park et al. 2021).  Chance is 1 / pool.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_rows, unit_rows
 from unclip_jax.evaluation.metrics.ranking import hit_rate_at
 
 
-def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
+def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
     """Fraction of pictures whose own caption is among the k best of `pool`.
 
     Args:
@@ -19,8 +22,8 @@ def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
       pool: candidates per picture, its own caption included.
       k: how many guesses are allowed.
       seed: draws the mismatched captions; picture i's draw depends on (seed, i).
-      meanings: optional N hashable values (the captions, or what they say); a text
-        that means the same as the picture's own is never drawn as a mismatch.
+      groups: optional N hashable values (the captions, or what they say); a text of
+        the image's own group is never drawn as a mismatch.
 
     Raises:
       ValueError: fewer than `pool` candidates for some picture.
@@ -31,12 +34,12 @@ def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
     if not 1 <= k <= pool or pool < 2:
         raise ValueError(f"r_precision needs 1 <= k <= pool >= 2, got {k=}, {pool=}")
     image, text = unit_rows(image), unit_rows(text)
-    number = {}  # meaning -> a number of its own
-    meanings = range(n) if meanings is None else meanings
-    meaning = np.array([number.setdefault(m, len(number)) for m in meanings])
+    numbers = {}  # group -> a number of its own
+    groups = range(n) if groups is None else groups
+    group = np.array([numbers.setdefault(g, len(numbers)) for g in groups])
     hits = np.empty(n)
     for i in range(n):
-        others = np.flatnonzero(meaning != meaning[i])
+        others = np.flatnonzero(group != group[i])
         if others.size < pool - 1:
             raise ValueError(
                 f"r_precision pool = {pool} needs {pool - 1} other captions, but "
@@ -47,3 +50,32 @@ def r_precision(image, text, pool=100, k=1, seed=0, meanings=None):
         scores = text[np.append(draw, i)] @ image[i]
         hits[i] = hit_rate_at(scores[-1:], scores[None], k)[0]
     return float(hits.mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class RPrecision(Metric):
+    """How often CLIP finds the caption of an image; see `r_precision`."""
+
+    pool: int = 100
+    k: int = 1
+    seed: int = 0
+    features: str = "clip"
+
+    paired = True
+    quantities = {
+        "": Quantity(
+            "how often CLIP picks a picture's own caption out of a pool of them "
+            "(100 unless options say otherwise)",
+            percent=True,
+        )
+    }
+
+    @property
+    def minimum(self):
+        return self.pool
+
+    def compute(self, samples):
+        image = samples.image_features(self.features)
+        text = samples.text_features(self.features)
+        groups = samples.caption_groups
+        return {"": r_precision(image, text, self.pool, self.k, self.seed, groups)}

@@ -1,5 +1,8 @@
 """Retrieval R@k in both directions, for judging a CLIP on paired examples."""
 
+import dataclasses
+
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_rows, unit_rows
 from unclip_jax.evaluation.metrics.distances import blocks
 from unclip_jax.evaluation.metrics.ranking import hit_rate_at
@@ -29,3 +32,29 @@ def _recall(queries, candidates, k):
         true = scores[range(scores.shape[0]), range(rows.start, rows.stop)]
         total += hit_rate_at(true, scores, k).sum()
     return float(total / queries.shape[0])
+
+
+def _quantity(k, question):
+    place = "the nearest" if k == 1 else f"among the {k} nearest"
+    return Quantity(f"{question} {place} of all", percent=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Metric):
+    """R@k over all images and captions; see `retrieval`."""
+
+    features: str = "clip"
+
+    paired = True
+    quantities = {
+        f"{direction}@{k}": _quantity(k, question)
+        for k in (1, 5, 10)
+        for direction, question in (
+            ("text_to_image", "a caption's own picture is"),
+            ("image_to_text", "a picture's own caption is"),
+        )
+    }
+
+    def compute(self, samples):
+        image = samples.image_features(self.features)
+        return retrieval(image, samples.text_features(self.features))

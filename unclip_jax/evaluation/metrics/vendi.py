@@ -4,8 +4,11 @@ exp of the Shannon entropy of the eigenvalues of K / N, K the cosine similaritie
 when all pictures are the same, N when all are orthogonal.
 """
 
+import dataclasses
+
 import numpy as np
 
+from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
 
 
@@ -18,3 +21,19 @@ def vendi(x):
     values = values[values > 0]
     values = values / values.sum()
     return float(np.exp(-np.sum(values * np.log(values))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Vendi(Metric):
+    """The Vendi score of the images; see `vendi`."""
+
+    features: str = "clip"
+
+    quantities = {
+        "": Quantity(
+            "how many different pictures there are in effect: 1 (all alike) to n"
+        )
+    }
+
+    def compute(self, samples):
+        return {"": vendi(samples.image_features(self.features))}

@@ -1,4 +1,4 @@
-"""Pictures under evaluation: images, what they should show, features made on demand."""
+"""The images that are scored: with what they should show, and features on demand."""
 
 import warnings
 
@@ -8,18 +8,18 @@ from unclip_jax.evaluation.features.gaussian import GaussianStatistics, check_fi
 from unclip_jax.evaluation.features.store import FeatureStore
 
 
-class Pictures:
-    """N pictures with their captions; features are computed once, when first asked.
+class SampleSet:
+    """N images with their captions; features are computed once, when first asked.
 
     A metric gets one of these and takes what it needs.  The same metric then scores
-    the generated pictures, the true pictures (the best one can hope for) and
-    mismatched captions (chance), because only the contents differ.
+    the generated images, the true images (the best one can hope for) and mismatched
+    captions (chance), because only the contents differ.
 
     Attributes:
       images: N of them, as in image_sets.py.
       examples: N dicts of the source's fields ("caption", "noun", ...), without image;
         None when there are no captions.
-      reference: M real pictures, GaussianStatistics of some, or None.
+      reference: M real images, GaussianStatistics of some, or None.
       source: the data source of the examples, or None.
       extractors: name -> extractor, see extractors.py.
       store: FeatureStore that computes and keeps features.
@@ -43,38 +43,31 @@ class Pictures:
         return len(self.images)
 
     @property
-    def captions(self):
-        """The N captions, row by row with the images."""
-        return [self.examples[i]["caption"] for i in self._order]
+    def caption_groups(self):
+        """What the captions mean: N hashable values, row by row with the images.
 
-    @property
-    def meanings(self):
-        """What the captions say, whatever their wording: (noun, colour, background).
-
-        Examples that do not say it mean their caption, word for word.
+        Captions mean their words where the source does not say which mean the same.
         """
-        fields = ("noun", "colour", "background")
-        if not all(field in self.examples[0] for field in fields):
-            return self.captions
-        return list(zip(*(self.wanted(field) for field in fields), strict=True))
+        rows = [self.examples[i] for i in self._order]
+        return [row.get("caption_group", row["caption"]) for row in rows]
 
-    def wanted(self, field):
+    def target_attribute(self, name):
         """The examples' values of a field, row by row with the images: a list.
 
         Raises:
           ValueError: the source does not say it.
         """
-        if field not in self.examples[0]:
+        if name not in self.examples[0]:
             raise ValueError(
-                f"the examples have no field {field!r} (they have "
+                f"the examples have no field {name!r} (they have "
                 f"{', '.join(sorted(self.examples[0]))}); this metric needs a source "
                 "that says it, such as icons"
             )
-        return [self.examples[i][field] for i in self._order]
+        return [self.examples[i][name] for i in self._order]
 
     def mismatched(self, shift):
         """The same images (and cached features), each with another one's caption."""
-        other = Pictures(
+        other = SampleSet(
             self.images,
             self.examples,
             self.extractors,
@@ -109,68 +102,68 @@ class Pictures:
         return self._features("image", self.images, name)
 
     def reference_features(self, name="clip"):
-        """float32 (M, D) of the reference pictures.
+        """float32 (M, D) of the reference images.
 
         Raises:
           ValueError: there is no reference, or only its statistics.
         """
         if isinstance(self.reference, GaussianStatistics):
             raise ValueError(
-                "this metric compares with real pictures one by one, but "
+                "this metric compares with real images one by one, but "
                 "config.reference.statistics has only their mean and covariance: set "
                 "config.reference.images or .data instead"
             )
         if self.reference is None:
             raise ValueError(
-                "this metric compares with real pictures: set config.reference"
+                "this metric compares with real images: set config.reference"
             )
         return self._features("reference", self.reference, name)
 
     def few_references(self, width):
-        """Whether there are no more reference pictures than features are wide."""
-        known = self.reference is not None
-        given = isinstance(self.reference, GaussianStatistics)
-        return not known or (not given and len(self.reference) <= width)
+        """Whether there are no more reference images than features are wide."""
+        if isinstance(self.reference, GaussianStatistics):
+            return False
+        return self.reference is None or len(self.reference) <= width
 
     def reference_statistics(self, name="clip"):
-        """(mean (D,), covariance (D, D)) of the reference pictures, float64.
+        """(mean (D,), covariance (D, D)) of the reference images, float64.
 
         Raises:
           ValueError: there is no reference, or its statistics were made otherwise.
         """
-        given, extractor = self.reference, self._extractor(name)
-        layer = name.partition("/")[2] or extractor.default
-        if isinstance(given, GaussianStatistics):
+        extractor, layer = self._extractor(name)
+        statistics = self.reference
+        if isinstance(statistics, GaussianStatistics):
             about = {**extractor.about, "layer": layer}
-            for note in check_fits(given, about, "config.reference.statistics"):
+            for note in check_fits(statistics, about, "config.reference.statistics"):
                 warnings.warn(note, stacklevel=2)
-            return given.mean, given.covariance
-        key = ("reference statistics", name)
-        run = self.store.statistics
-        found = self.cached(key, lambda: run(self.reference, extractor, layer))
-        return found.mean, found.covariance
+        else:
+            statistics = self.cached(
+                ("reference statistics", name),
+                lambda: self.store.statistics(self.reference, extractor, layer),
+            )
+        return statistics.mean, statistics.covariance
 
     def text_features(self, name="clip", prefix=""):
         """float32 (N, D) of the captions, each with `prefix` before it."""
-        extractor = self._extractor(name)
+        extractor, _ = self._extractor(name)
         if not hasattr(extractor, "text"):
-            raise ValueError(f"the features {name!r} are of pictures only")
+            raise ValueError(f"the features {name!r} are of images only")
         captions = [prefix + example["caption"] for example in self.examples]
         key = ("text", name, prefix)
         return self.cached(key, lambda: extractor.text(captions))[self._order]
 
     def _features(self, what, images, name):
-        extractor = self._extractor(name)
-        found = self.cached(
-            (what, name.partition("/")[0]),
-            lambda: self.store.features(images, extractor),
-        )
-        return found[name.partition("/")[2] or extractor.default]
+        extractor, layer = self._extractor(name)
+        key = (what, name.partition("/")[0])
+        return self.cached(key, lambda: self.store.features(images, extractor))[layer]
 
     def _extractor(self, name):
-        name = name.partition("/")[0]
+        """(extractor, layer) of "extractor" or "extractor/layer"."""
+        name, _, layer = name.partition("/")
         if name not in self.extractors:
             raise ValueError(
                 f"no feature extractor {name!r}; known: {sorted(self.extractors)}"
             )
-        return self.extractors[name]
+        extractor = self.extractors[name]
+        return extractor, layer or extractor.default
