@@ -22,7 +22,7 @@ FLAGS = {
 
 
 def main(args):
-    from unclip_jax.evaluation.reverse_variance import estimate_variance
+    from unclip_jax.evaluation.analytic_variance import estimate_variance
 
     estimate_variance(args)
 

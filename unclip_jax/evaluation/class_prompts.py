@@ -52,11 +52,11 @@ def read(data, options, names):
             f"{where}.label {options.label!r}: the examples have "
             f"{', '.join(sorted(examples[0]))}"
         )
-    said = [str(example[options.label]) for example in examples]
-    classes = options.classes or sorted(set(said))
+    texts = [str(example[options.label]) for example in examples]
+    classes = options.classes or sorted(set(texts))
     if not isinstance(classes, dict):
         classes = {name: name for name in classes}
-    if unknown := sorted(set(said) - set(classes)):
+    if unknown := sorted(set(texts) - set(classes)):
         raise ValueError(
             f"{where}.classes lacks {unknown[0]!r}, the label of a picture"
             + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
@@ -67,5 +67,5 @@ def read(data, options, names):
         "image": np.stack([example["image"] for example in examples]),
         "tokens": data.tokenizer.encode(prompts),
     }
-    labels = np.array([numbers[label] for label in said])
+    labels = np.array([numbers[label] for label in texts])
     return arrays, {"labels": labels, "prompts": (len(classes), len(templates))}

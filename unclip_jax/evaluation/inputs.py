@@ -1,4 +1,4 @@
-"""What an evaluation reads: captions, true pictures, the reference."""
+"""What an evaluation reads: captions, true images, the reference."""
 
 import dataclasses
 import importlib
@@ -18,13 +18,13 @@ REFERENCE_KEYS = ("data", "count", "images", "statistics")
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What the pictures should show.
+    """What the images should show.
 
     Attributes:
       source: the data source.
       indices: int64 (N,) numbers of the examples in it.
       fields: N dicts of the examples' fields, without the image.
-      images: the true pictures.
+      images: the true images.
     """
 
     source: Any
@@ -81,7 +81,7 @@ def check_clip(source, records, model, export):
 
 
 def describe(source, i):
-    """Example i without its picture, which is not decoded where the source allows."""
+    """Example i without its image, which is not decoded where the source allows."""
     if hasattr(source, "find_captions"):
         return {"key": str(i), "caption": source.find_captions(i)[0]}
     example = dict(source[i])
@@ -115,28 +115,26 @@ def read_reference(config):
       ValueError: more than one is named, or the source has too few.
       FileNotFoundError: a file or folder that is not there.
     """
-    wanted = config.reference
-    named = [k for k in ("count", "images", "statistics") if wanted.get(k)]
+    options = config.reference
+    named = [k for k in ("count", "images", "statistics") if options.get(k)]
     if len(named) > 1:
         raise ValueError(
             f"config.reference names {' and '.join(named)}: set one of them only"
         )
     crop = (config.crop.name, config.crop.size)
-    if wanted.get("statistics"):
-        found = gaussian.read(wanted.statistics)
-    elif wanted.get("images"):
-        found = open_images(wanted.images, *crop)
-    elif wanted.get("count"):
-        differs = config_lib.to_plain(wanted.get("data") or {})
+    if options.get("statistics"):
+        return gaussian.read(options.statistics)
+    if options.get("images"):
+        return open_images(options.images, *crop)
+    if options.get("count"):
+        differs = config_lib.to_plain(options.get("data") or {})
         source = make_source(
             type(config.data)({**config_lib.to_plain(config.data), **differs})
         )
-        count = len(source) if wanted.count == -1 else wanted.count
+        count = len(source) if options.count == -1 else options.count
         indices = select(len(source), count, config, "config.reference.count")
-        found = SourceImages(source, indices, *crop)
-    else:
-        return None
-    return found
+        return SourceImages(source, indices, *crop)
+    return None
 
 
 def select(available, count, config, key):

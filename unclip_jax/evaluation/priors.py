@@ -60,8 +60,8 @@ def compare_priors(config, workdir, *, model=None, log=None):
     check_config(config)
     source = inputs.open_records(config.data)
     if model is None:
-        wanted = ("clip", "prior", "ar_prior")
-        model = UnCLIP.load(config.model, parts=wanted, batch_size=config.batch_size)
+        parts = ("clip", "prior", "ar_prior")
+        model = UnCLIP.load(config.model, parts=parts, batch_size=config.batch_size)
     clip = inputs.check_clip(source, config.data.path, model, config.model)
     if config.count > len(source):
         raise ValueError(

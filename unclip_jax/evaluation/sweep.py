@@ -46,19 +46,19 @@ def check(config):
     Raises:
       ValueError: unknown keys, no values, or nothing to select by.
     """
-    wanted = config.sweep
-    if not wanted:
+    options = config.sweep
+    if not options:
         return config.count
-    config_lib.check_keys(wanted, (*GENERATION_KEYS, *OWN_KEYS), "config.sweep")
+    config_lib.check_keys(options, (*GENERATION_KEYS, *OWN_KEYS), "config.sweep")
     if not points(config):
         raise ValueError("config.sweep has no values to try: decoder_guidance=(1., 2.)")
-    select = wanted.get("select", "fid")
+    select = options.get("select", "fid")
     if select.partition("/")[0] not in config.metrics:
         raise ValueError(
             f"config.sweep.select = {select!r}: expected a score of config.metrics "
             f"({', '.join(config.metrics)})"
         )
-    count = wanted.get("count", config.count)
+    count = options.get("count", config.count)
     if count > config.count:
         raise ValueError(
             f"config.sweep.count = {count} is more than config.count = {config.count}"
@@ -71,8 +71,8 @@ def points(config):
     swept = {k: v for k, v in config.sweep.items() if k not in OWN_KEYS}
     swept = {k: v if isinstance(v, list | tuple) else [v] for k, v in swept.items()}
     combinations = itertools.product(*swept.values())
-    found = [dict(zip(swept, values, strict=True)) for values in combinations]
-    return [point for point in found if point]
+    every = [dict(zip(swept, values, strict=True)) for values in combinations]
+    return [point for point in every if point]
 
 
 def run(config, score, workdir, log):
@@ -128,7 +128,7 @@ def _curves(config, rows, selected):
     """[(name, svg, what it says)] of those of CURVES whose metrics are there."""
     labels = [_text({k: row[k] for k in selected["options"]}) for row in rows]
     values = [row[selected["score"]] for row in rows]
-    marked, found = values.index(selected["value"]), []
+    marked, curves = values.index(selected["value"]), []
     for *axes, text in CURVES:
         for x in _scores(config, axes[0]):
             for y in _scores(config, axes[1]):
@@ -136,8 +136,8 @@ def _curves(config, rows, selected):
                     continue  # precision of one extractor, recall of another
                 curve = [(row[x], row[y]) for row in rows]
                 svg = plots.curve_svg(curve, labels, marked, x, y)
-                found.append((f"sweep_{y}_{x}".replace("/", "_"), svg, text))
-    return found
+                curves.append((f"sweep_{y}_{x}".replace("/", "_"), svg, text))
+    return curves
 
 
 def _scores(config, name):

@@ -1,6 +1,6 @@
-"""DINOv2 features of pictures, for the Frechet distance of Stein et al. 2023.
+"""DINOv2 features of images, for the Frechet distance of Stein et al. 2023.
 
-Pictures are resized to 224 pixels as clean-fid does (Pillow's bicubic filter), then
+Images are resized to 224 pixels as clean-fid does (Pillow's bicubic filter), then
 take ImageNet's mean and deviation; the feature is the class token's state.
 """
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from unclip_jax.evaluation.features.feature_batches import run_batched
+from unclip_jax.evaluation.features.inception import run_batched
 from unclip_jax.evaluation.features.inception_preprocessing import (
     Convention,
     pillow_bicubic,
@@ -58,9 +58,9 @@ class DinoExtractor:
         """Raises what load_dinov2 does."""
         fields, params = load_dinov2(folder, image_size)
         self._module = DinoV2(**fields)
-        found = fingerprint(params)
-        self.label = f"DINOv2 {found[:12]}, {image_size} px"
-        self.about = {"network": "dinov2", "weights_sha256": found, "size": image_size}
+        sha256 = fingerprint(params)
+        self.label = f"DINOv2 {sha256[:12]}, {image_size} px"
+        self.about = {"network": "dinov2", "weights_sha256": sha256, "size": image_size}
         mesh = mesh or make_mesh(devices=jax.local_devices())
         self._programs = Programs(mesh, batch_size)
         self._params = self._programs.place_params(params)
@@ -68,12 +68,12 @@ class DinoExtractor:
     def image(self, images):
         """{"": float32 (N, W)} on the host, of uint8 (N, H, W, 3).
 
-        Raises ValueError for other pictures.
+        Raises ValueError for other images.
         """
 
         def run(batch):
             x = prepare(batch, self._module.image_size)
             return (features(self._params, x, self._module),)
 
-        (found,) = run_batched(self._programs, images, run, [self._module.width])
-        return {"": found}
+        (rows,) = run_batched(self._programs, images, run, [self._module.width])
+        return {"": rows}

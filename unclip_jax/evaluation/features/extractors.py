@@ -1,4 +1,4 @@
-"""Feature extractors a config can ask for: pictures in, features out.
+"""Feature extractors a config can ask for: images in, features out.
 
 An extractor has `image(uint8 (N, H, W, 3)) -> {layer: (N, D)}`, `default`, the layer
 that its bare name means, `about`, what its numbers depend on, `label`, that in words,
@@ -93,9 +93,9 @@ def check(config):
     Raises:
       ValueError: an unknown kind or option.
     """
-    found = {}
-    for name, given in config_lib.to_plain(config).items():
-        options = dict(given or {})
+    checked = {}
+    for name, options in config_lib.to_plain(config).items():
+        options = dict(options or {})
         kind = options.pop("extractor", name)
         where = f"config.extractors.{name}"
         if name == OWN:
@@ -103,8 +103,8 @@ def check(config):
         config_lib.check_keys({kind: None}, KINDS, "config.extractors")
         known = list(inspect.signature(KINDS[kind]).parameters)[1:]
         config_lib.check_keys(options, known, where)
-        found[name] = (KINDS[kind], options)
-    return found
+        checked[name] = (KINDS[kind], options)
+    return checked
 
 
 def layers_asked(metrics, checked):
@@ -138,8 +138,8 @@ def make(checked, asked):
       checked: from `check`.
       asked: from `layers_asked`.
     """
-    found = {}
+    loaded = {}
     for name in asked.keys() - {OWN}:
         maker, options = checked[name]
-        found[name] = maker(asked[name], **options)
-    return found
+        loaded[name] = maker(asked[name], **options)
+    return loaded

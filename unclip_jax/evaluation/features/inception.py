@@ -1,13 +1,13 @@
-"""Inception features of pictures, on all devices of a mesh, in one named convention."""
+"""Inception features of images, on all devices of a mesh, in one named convention."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from unclip_jax.evaluation.features import inception_preprocessing
-from unclip_jax.evaluation.features.feature_batches import run_batched
 from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.inception import Inception
 from unclip_jax.models.inception import LAYERS, InceptionV3
@@ -24,15 +24,15 @@ def prepare(images, convention):
 @functools.partial(jax.jit, static_argnames="layers")
 def features(variables, x, layers):
     """float32 (N, 299, 299, 3) -> tuple of float32 (N, width), one per layer."""
-    found = InceptionV3().apply(variables, x)
-    return tuple(found[layer] for layer in layers)
+    outputs = InceptionV3().apply(variables, x)
+    return tuple(outputs[layer] for layer in layers)
 
 
 class InceptionExtractor:
-    """Runs the network over any number of pictures.
+    """Runs the network over any number of images.
 
-    Row i depends on picture i only: not on its batch, nor on how many devices share
-    the work (those of this process; see feature_store for several processes).
+    Row i depends on image i only: not on its batch, nor on how many devices share
+    the work (those of this process; see store.py for several processes).
 
     Attributes:
       about: what its numbers depend on, for fingerprints and results.
@@ -68,7 +68,7 @@ class InceptionExtractor:
         """{layer: float32 (N, width)} on the host, of uint8 (N, H, W, 3).
 
         Raises:
-          ValueError: other pictures.
+          ValueError: other images.
         """
 
         def run(batch):
@@ -76,5 +76,46 @@ class InceptionExtractor:
             return features(self._variables, x, self.layers)
 
         widths = [LAYERS[layer] for layer in self.layers]
-        found = run_batched(self._programs, images, run, widths)
-        return dict(zip(self.layers, found, strict=True))
+        outputs = run_batched(self._programs, images, run, widths)
+        return dict(zip(self.layers, outputs, strict=True))
+
+
+def run_batched(
+    programs: Programs,
+    images: np.ndarray,
+    run: Callable,
+    widths: Sequence[int],
+) -> list[np.ndarray]:
+    """What a network makes of images, batch after batch, one ahead of the host.
+
+    Args:
+      programs: where it runs.
+      images: uint8 (N, H, W, 3).
+      run: batch on the devices -> tuple of arrays (B, width) on the devices.
+      widths: of those.
+
+    Returns:
+      Arrays (N, width) on the host.
+
+    Raises ValueError for other images.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
+        )
+    columns, pending = [[np.zeros((0, width), np.float32)] for width in widths], None
+
+    def fetch(arrays, rows):
+        for parts, array in zip(columns, arrays, strict=True):
+            parts.append(programs.fetch(array, rows.stop - rows.start))
+
+    for rows in programs.chunks(len(images)):
+        (batch,) = programs.place([images[rows]], len(images))
+        running = run(batch)
+        if pending:  # fetched while the devices work on the next batch
+            fetch(*pending)
+        pending = running, rows
+    if pending:
+        fetch(*pending)
+    return [np.concatenate(parts) for parts in columns]

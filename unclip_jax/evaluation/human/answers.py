@@ -164,31 +164,31 @@ def _column(answer, first):
 def table(results) -> str:
     """The results as text."""
     lines = [f"A: {results['a']}", f"B: {results['b']}"]
-    for name, found in results["questions"].items():
-        answers = found["answers"]
-        total, missing = sum(answers.values()), found["missing"]
+    for name, scores in results["questions"].items():
+        answers = scores["answers"]
+        total, missing = sum(answers.values()), scores["missing"]
         lines.append("")
         if not total:
-            lines.append(f"{name}: no answers to any of {found['pairs']} pairs")
+            lines.append(f"{name}: no answers to any of {scores['pairs']} pairs")
             continue
         lines += [
-            f"{name}: A over B {_percent(found['preference'])} "
-            f"({_percent(found['decided'])} without the not sure)",
+            f"{name}: A over B {_percent(scores['preference'])} "
+            f"({_percent(scores['decided'])} without the not sure)",
             f"  {answers['a']} A, {answers['not sure']} not sure, {answers['b']} B; "
-            f"{found['pairs'] - len(missing)} of {found['pairs']} pairs answered",
+            f"{scores['pairs'] - len(missing)} of {scores['pairs']} pairs answered",
         ]
         decided = total - answers["not sure"]
         if decided:
-            share = found["first"] / decided
+            share = scores["first"] / decided
             lines.append(f"  the first image was chosen {share:.1%} of the time")
         if missing:
             lines.append(f"  no answer to {_few(missing)}")
-        for rater, tally in sorted(found["raters"].items()):
+        for rater, tally in sorted(scores["raters"].items()):
             lines.append(
                 f"  {rater}: {tally['a']} A, {tally['not sure']} not sure, "
                 f"{tally['b']} B"
             )
-        if agreed := found["agreement"]:
+        if agreed := scores["agreement"]:
             lines.append(
                 f"  two raters of a pair agree {agreed['observed']:.1%} of the time, "
                 f"alpha {agreed['alpha']:.2f} ({agreed['n']} pairs)"

@@ -265,7 +265,7 @@ def _grids(pairs, side) -> list[Pair]:
     for pair in pairs:
         by_caption.setdefault(pair.caption, []).append(pair)
     size = side * side
-    found = [
+    grids = [
         Pair(
             tuple(p.a[0] for p in same[:size]),
             tuple(p.b[0] for p in same[:size]),
@@ -274,13 +274,13 @@ def _grids(pairs, side) -> list[Pair]:
         for caption, same in by_caption.items()
         if len(same) >= size
     ]
-    if not found:
+    if not grids:
         most = max(map(len, by_caption.values()))
         raise ValueError(
             f"--question=diversity compares grids of {size} samples of one caption, "
             f"but no caption has more than {most}: draw them with --samples={size}"
         )
-    return found
+    return grids
 
 
 def _write_pages(folder, study, name, items, options) -> int:

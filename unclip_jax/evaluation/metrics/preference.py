@@ -39,8 +39,8 @@ def decided_preference(counts: np.ndarray) -> Estimate | None:
     """As `preference`, of the answers that are not "not sure"; None without any."""
     counts = _check(counts)
     decided = counts[:, 0] + counts[:, 2]
-    kept = decided > 0
-    return _mean(counts[kept, 0] / decided[kept]) if kept.any() else None
+    some = decided > 0
+    return _mean(counts[some, 0] / decided[some]) if some.any() else None
 
 
 def agreement(counts: np.ndarray) -> dict[str, float] | None:

@@ -12,16 +12,16 @@ from unclip_jax.evaluation.report import html
 
 
 def write_results(
-    workdir, results, per_picture, curves, fields, generated, true, options
+    workdir, results, per_image, curves, fields, generated, true, options
 ):
     """Write results.json, results.csv, pictures.jsonl, samples.png and report.html.
 
     Args:
       results: as in results.json.
-      per_picture: {quantity: N values}.
+      per_image: {quantity: N values}.
       curves: [(svg, what it says)] of a sweep.
       fields: N dicts of the examples, or None.
-      generated, true: pictures (true: or None); the first of them are shown.
+      generated, true: images (true: or None); the first of them are shown.
       options: config.report.
     """
     if jax.process_index():
@@ -30,8 +30,8 @@ def write_results(
     for i in range(len(generated)):
         example = fields[i] if fields else {"caption": ""}
         plain = {k: v for k, v in example.items() if isinstance(v, str | int | float)}
-        got = {name: values[i] for name, values in per_picture.items()}
-        rows.append({"index": i, **plain, "results": got})
+        scores = {name: values[i] for name, values in per_image.items()}
+        rows.append({"index": i, **plain, "results": scores})
     count = min(options.pictures, len(rows))
     shown = (rows[:count], generated[:count], None if true is None else true[:count])
     lines = "".join(json.dumps(r) + "\n" for r in rows)

@@ -36,12 +36,12 @@ def estimate_variance(args: types.SimpleNamespace, log: Callable = print) -> Non
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     have = native.read_index(args.model)["parts"]
-    wanted = args.parts.split(",")
-    if unknown := [part for part in wanted if part not in PARTS]:
+    asked = args.parts.split(",")
+    if unknown := [part for part in asked if part not in PARTS]:
         raise ValueError(f"--parts {unknown[0]!r}: expected some of {','.join(PARTS)}")
-    parts = [part for part in wanted if part in have]
+    parts = [part for part in asked if part in have]
     if not parts:
-        raise native.missing_part(args.model, wanted[0], [*have])
+        raise native.missing_part(args.model, asked[0], [*have])
     source = inputs.open_records({"source": "records", "path": args.records})
     if "decoder" in parts and source.image_size is None:
         raise ValueError(f"the records in {args.records} have no images: --parts=prior")
@@ -66,10 +66,10 @@ def _estimate(model, kind, source, timesteps, args):
         "examples": 0,
         "means": [0.0] * len(timesteps),
     }
-    found = native.read_analytic(args.model, kind)
+    earlier = native.read_analytic(args.model, kind)
     about = ("timesteps", "seed", "data_fingerprint")
-    if found and all(found[key] == table[key] for key in about):
-        table = found
+    if earlier and all(earlier[key] == table[key] for key in about):
+        table = earlier
     random = np.random.default_rng(args.seed)
     chosen = random.integers(len(source), size=args.count)  # a prefix of any longer one
     progress, saved = ProgressLine(kind), time.monotonic()
