@@ -32,7 +32,25 @@ def free_port() -> int:
             return port
 
 
-def start(workdir, processes, devices, steps=12, fsdp=4, pause=0.0, only=None):
+def on_a_machine_of_its_own(tmp_path, number):
+    """Words before a command, which then sees another boot_id: XLA tells machines, and
+    with them the slice_index of their devices, apart by it."""
+    file = tmp_path / f"boot_id_{number}"
+    file.write_text(f"{number:08d}-0000-4000-8000-000000000000\n")
+    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(file)]
+
+
+def start(
+    workdir,
+    processes,
+    devices,
+    steps=12,
+    fsdp=4,
+    pause=0.0,
+    only=None,
+    prefix=lambda number: [],
+):
     """Popen objects of the processes (or of those in `only`) of one run."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
@@ -42,7 +60,7 @@ def start(workdir, processes, devices, steps=12, fsdp=4, pause=0.0, only=None):
         command += [f"localhost:{free_port()}", str(processes)]
     return [
         subprocess.Popen(
-            command + [str(i)] * (processes > 1),
+            [*prefix(i), *command] + [str(i)] * (processes > 1),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,6 +130,21 @@ def test_two_processes_do_what_one_does(alone, together):
     (a, meta), (b, _) = (load_run(w, item="ema") for w in (together, alone))
     assert_close(a, b, 1e-5)
     assert meta["step"] == 12
+
+
+def test_fsdp_spans_two_machines(alone, tmp_path):
+    """Which are told apart, as those of a GPU cluster are."""
+
+    def prefix(number):
+        return on_a_machine_of_its_own(tmp_path, number)
+
+    can_mount = subprocess.run([*prefix(0), "true"], capture_output=True)
+    if can_mount.returncode:
+        pytest.skip("needs root and CAP_SYS_ADMIN, to mount another boot_id")
+    for code, out in finish(start(tmp_path / "run", 2, 4, fsdp=8, prefix=prefix)):
+        assert code == 0, out
+    for step, loss in losses(alone).items():
+        assert losses(tmp_path / "run")[step] == pytest.approx(loss, rel=1e-6), step
 
 
 def test_sigterm_to_one_saves_the_same_step_on_both(tmp_path, together):

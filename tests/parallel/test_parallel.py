@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from unclip_jax import config as config_lib
 from unclip_jax.parallel import batches, distributed, sharding
 from unclip_jax.parallel.mesh import AXES, make_mesh
 
@@ -32,6 +35,42 @@ def test_the_mesh_takes_what_is_left():
 def test_meshes_that_do_not_fit_are_refused(axes):
     with pytest.raises(ValueError, match="mesh"):
         make_mesh(**axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A stand-in. XLA gives the GPUs (and CPUs) of each machine another slice_index."""
+
+    id: int
+    slice_index: int
+    platform: str
+
+    @property
+    def device_kind(self):
+        return self.platform
+
+
+def machines(hosts, platform):
+    """The devices of machines (or TPU slices) of 8."""
+    return [Device(i, i // 8, platform) for i in range(hosts * 8)]
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_fsdp_spans_machines_of_gpus(platform, hosts):
+    """The mesh of the paper's decoder; its parts are on neighbouring machines."""
+    axes = config_lib.load("configs/paper/decoder.py").mesh
+    assert axes["fsdp"] == 16
+    mesh = make_mesh(**axes, devices=machines(hosts, platform))
+    assert dict(mesh.shape) == {"data": hosts // 2, "fsdp": 16, "tensor": 1}
+    for row in mesh.devices.reshape(-1, 16):
+        first = row[0].slice_index
+        assert [d.slice_index for d in row] == [first] * 8 + [first + 1] * 8
+
+
+def test_only_the_data_axis_crosses_slices_of_tpus():
+    with pytest.raises(ValueError, match="2 slices: the data axis, which is 1"):
+        make_mesh(data=-1, fsdp=16, devices=machines(2, "tpu"))
 
 
 def test_fsdp_takes_the_largest_divisible_axis():

@@ -1,7 +1,9 @@
 """The roll call of a run's processes, here threads."""
 
 import concurrent.futures
+import contextlib
 import socket
+import time
 
 import pytest
 
@@ -45,3 +47,22 @@ def test_process_0_is_missing(address):
 def test_a_coordinator_without_a_port_is_refused():
     with pytest.raises(ValueError, match="'here': expected host:port"):
         roll_call("here", 2, 0, 1)
+
+
+def test_strangers_do_not_keep_the_others_waiting(address):
+    """A health check that connects and is silent, and one that speaks HTTP."""
+    port = int(address.rpartition(":")[2]) + 1
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(roll_call, address, 2, 0, 20)
+        strangers = []
+        while len(strangers) < 8 and not first.done():
+            with contextlib.suppress(ConnectionRefusedError):
+                strangers.append(socket.create_connection(("localhost", port)))
+        for i, text in enumerate((b"GET / HTTP/1.1\r\n", b"{}", b"7")):
+            strangers[i].sendall(text)
+        begin = time.monotonic()
+        assert call(address, 2, [1], 20) == [None]
+        assert first.result() is None
+        assert time.monotonic() - begin < 5
+        for stranger in strangers:
+            stranger.close()

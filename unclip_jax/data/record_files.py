@@ -13,13 +13,16 @@ import shutil
 
 import numpy as np
 
+from unclip_jax.data.open_files import check_readable
+
 UNFINISHED, PLAN = "unfinished", "plan.json"
 
 
 def open_shard(path):
     """An ArrayRecordReader that reads one record at a time.
 
-    Raises ValueError for a file that is not an ArrayRecord.
+    Raises ValueError for a file that is not an ArrayRecord, OSError for one that cannot
+    be opened.
     """
     from array_record.python import array_record_module
 
@@ -30,6 +33,7 @@ def open_shard(path):
             file_reader_buffer_size=1 << 14,  # a few kB are read at a time
         )
     except RuntimeError as error:
+        check_readable(path)
         raise ValueError(f"{path} is not an ArrayRecord: {error}") from error
 
 

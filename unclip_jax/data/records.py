@@ -32,7 +32,7 @@ import msgpack
 import numpy as np
 from PIL import Image
 
-from unclip_jax.data import record_files
+from unclip_jax.data import open_files, record_files
 from unclip_jax.data.sources import PER_CAPTION, BadRecord
 
 FORMAT, VERSION = "unclip_jax-records", 1
@@ -81,9 +81,7 @@ class RecordReader:
                 self.statistics = dict(file)
         counts = [shard["count"] for shard in self.manifest["shards"]]
         self._ends = list(itertools.accumulate(counts))
-        self._readers = {}
-        # a reader's position is shared by its callers
-        self._locks = [threading.Lock() for _ in counts]
+        self._readers = open_files.Readers(len(counts), self._open)
 
     def __len__(self):
         return self.manifest["num_records"]
@@ -158,10 +156,9 @@ class RecordReader:
         number = bisect.bisect_right(self._ends, i)
         shard = self.manifest["shards"][number]
         place = int(i) - (self._ends[number] - shard["count"])
-        where, reader = f"{shard['file']}:{place}", self._reader(number)
+        where, reader = f"{shard['file']}:{place}", self._readers[number]
         try:
-            with self._locks[number]:
-                (data,) = reader.read([place])
+            (data,) = reader.read([place])
             record = msgpack.unpackb(data)
         except _DAMAGE as error:
             raise BadRecord(where, f"damaged bytes ({error})") from error
@@ -176,10 +173,9 @@ class RecordReader:
         for number in np.unique(numbers).tolist():
             rows = np.flatnonzero(numbers == number)
             first = self._ends[number] - self.manifest["shards"][number]["count"]
-            reader = self._reader(number)
+            reader = self._readers[number]
             try:
-                with self._locks[number]:
-                    read = reader.read((indices[rows] - first).tolist())
+                read = reader.read((indices[rows] - first).tolist())
             except _DAMAGE:
                 continue
             for row, data in zip(rows.tolist(), read, strict=True):
@@ -188,12 +184,8 @@ class RecordReader:
                     found[row] = record if _is_record(record) else {}
         return found
 
-    def _reader(self, number):
-        with self._locks[number]:
-            if number not in self._readers:
-                shard = self.manifest["shards"][number]
-                self._readers[number] = _open(self.path, shard)
-            return self._readers[number]
+    def _open(self, number):
+        return _Shard(self.path, self.manifest["shards"][number])
 
     def _decode(self, i, record, names, turn):
         key, out = record.get("key", f"example {i}"), {}
@@ -292,14 +284,24 @@ def read_manifest(folder) -> dict:
     return manifest
 
 
-def _open(folder, shard):
-    reader = record_files.open_shard(folder / shard["file"])
-    if reader.num_records() != shard["count"]:
-        raise ValueError(
-            f"shard {shard['file']} in {folder} holds {reader.num_records()} records, "
-            f"{shard['count']} were written; remove the folder and {REMEDY}"
-        )
-    return reader
+class _Shard:
+    """An open shard, whose reads wait for each other: they share one position."""
+
+    def __init__(self, folder, shard):
+        path = folder / shard["file"]
+        self._reader, self._lock = record_files.open_shard(path), threading.Lock()
+        count = self._reader.num_records()
+        if count != shard["count"]:
+            open_files.check_readable(path)  # it opens as empty when it cannot be
+            raise ValueError(
+                f"shard {shard['file']} in {folder} holds {count} records, "
+                f"{shard['count']} were written; copy it again, or {REMEDY} in another "
+                "folder"
+            )
+
+    def read(self, places):
+        with self._lock:
+            return self._reader.read(places)
 
 
 def _check_shard(folder, shard) -> None:

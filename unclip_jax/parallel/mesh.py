@@ -25,10 +25,12 @@ def make_mesh(
     """A mesh over all devices (or `devices`); one axis may be -1, "what is left".
 
     On TPU slices neighbours in the mesh are neighbours in the torus; over several
-    slices, only the data axis crosses the network between them.
+    slices, only the data axis crosses the network between them. GPUs and CPUs are
+    taken host by host, so the last axes stay within a machine as far as they fit into
+    one, and any axis may span several.
 
     Raises ValueError when the axes do not multiply to the number of devices, or the
-    data axis does not divide among the slices.
+    data axis does not divide among the slices of TPUs.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -46,7 +48,7 @@ def make_mesh(
             f"the mesh {text} does not fit {len(devices)} devices: the axes must "
             f"multiply to {len(devices)}"
         )
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _tpu_slices(devices)
     if sizes["data"] % slices:
         raise ValueError(
             f"the mesh {text} does not fit {slices} slices: the data axis, which is "
@@ -63,6 +65,13 @@ def make_mesh(
             tuple(sizes.values()), devices, allow_split_physical_axes=True
         )
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _tpu_slices(devices: Sequence[jax.Device]) -> int:
+    """Number of TPU slices; XLA gives other devices a slice_index per machine."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -8,6 +8,7 @@ a process whose run is not complete in time, without naming the absent ones.)
 import contextlib
 import json
 import socket
+import threading
 import time
 
 
@@ -40,20 +41,33 @@ def roll_call(address: str, count: int, number: int, timeout: float) -> None:
 
 
 def _listen(port: int, count: int, deadline: float) -> list[int]:
+    """Hears who is there, tells all of them who is not, and returns that list.
+
+    Each connection is read in a thread of its own: a health check or a port scanner
+    that connects and says nothing must not keep the others waiting.
+    """
     present: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("", port)))
+
+    def enroll(connection: socket.socket) -> None:
+        number = None
+        with contextlib.suppress(OSError, ValueError):  # a stranger
+            connection.settimeout(10)
+            number = json.loads(connection.recv(16))
+        if number in range(1, count):
+            present[number] = connection
+        else:
+            connection.close()
+
+    with socket.create_server(("", port), backlog=count) as server:
+        server.settimeout(0.1)  # between two looks at who has come
         while len(present) < count - 1 and _left(deadline) > 0:
-            server.settimeout(_left(deadline))
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 connection, _ = server.accept()
-                connection.settimeout(max(_left(deadline), 1))
-                number = json.loads(connection.makefile().readline())
-                present[number] = stack.enter_context(connection)
-        missing = sorted(set(range(1, count)) - present.keys())
-        for connection in present.values():
-            with contextlib.suppress(OSError):  # one that has left already
-                connection.sendall(json.dumps(missing).encode() + b"\n")
+                threading.Thread(target=enroll, args=(connection,), daemon=True).start()
+    missing = sorted(set(range(1, count)) - present.keys())
+    for connection in list(present.values()):
+        with contextlib.suppress(OSError), connection:  # one that has left already
+            connection.sendall(json.dumps(missing).encode() + b"\n")
     return missing
 
 
