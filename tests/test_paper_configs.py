@@ -293,12 +293,17 @@ def abstract_batch(stage, n):
 
 @pytest.mark.parametrize("name", ["clip", "upsampler_256", "upsampler_1024"])
 def test_tars_are_read_at_the_papers_size(name, tmp_path):
-    """What needs no embeddings reads tars as they are."""
+    """What needs no embeddings reads tars as they are, where they may be read only."""
     write_tars(tmp_path / "tars", count=2, tars=1)
     config = config_lib.load(str(CONFIGS / f"paper/{name}.py")).unlock()
-    config.data.path = str(tmp_path / "tars")
+    assert config.data.cache.startswith("runs/")
+    config.data.path, config.data.cache = (
+        str(tmp_path / "tars"),
+        str(tmp_path / "index"),
+    )
     config.data.tokenizer = ""  # the public one would be fetched
     data = open_data(config.data)
+    assert [file.suffix for file in (tmp_path / "tars").iterdir()] == [".tar"]
     assert data.info["image_size"] == SIDES[name]
     if name == "clip":
         assert data.info["context_length"] == PAPER["context_length"]
@@ -312,7 +317,9 @@ def test_records_are_made_of_tars_at_the_papers_sizes(tmp_path):
     """CLIP sees its own size; the decoder gets its own."""
     write_tars(tmp_path / "tars", count=2, tars=1)
     config = config_lib.load(str(CONFIGS / "paper/embed.py"))
-    source = make_source({**config.data, "path": str(tmp_path / "tars")})
+    assert config.data.cache.startswith("runs/")
+    places = {"path": str(tmp_path / "tars"), "cache": str(tmp_path / "index")}
+    source = make_source({**config.data, **places})
     assert source[0]["image"].shape == (SIDES["clip"],) * 2 + (3,)
     assert config.image_size == SIDES["decoder"]
     assert set(config) <= {*runner.KEYS, *runner.OPTIONAL}

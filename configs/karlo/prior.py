@@ -1,7 +1,7 @@
 """Karlo's diffusion prior: fine-tunes the public weights, or trains the same anew.
 
     python -m unclip_jax.embed --config=configs/icons/embed.py --config.clip=CLIP \\
-        --config.text_states=True --config.data=... --workdir=data/records
+        --config.text_states=True --config.data=... --workdir=runs/karlo/records
     python -m unclip_jax.train --config=configs/karlo/prior.py \\
         --config.init_from=KARLO --workdir=runs/karlo/prior
 
@@ -26,7 +26,7 @@ def get_config():
     c.batch_size = 512
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="data/records/train", feed="tf")
+    c.data = dict(source="records", path="runs/karlo/records/train", feed="tf")
     # 768 numbers and 77 tokens, which the records decide
     c.model = dict(
         caption="clip_states",

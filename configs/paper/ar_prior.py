@@ -18,7 +18,7 @@ def get_config():
     c.batch_size = 4096
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="data/records/train", feed="tf")
+    c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(
         width=1664,

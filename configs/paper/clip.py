@@ -23,6 +23,7 @@ def get_config():
     c.data = dict(
         source="webdataset",  # or any other of docs/data.md
         path="data/train",
+        cache="runs/paper/index",  # data/ may be read-only
         image_size=256,
         feed="tf",
         tokenizer="openai/clip-vit-large-patch14",  # a public name or a folder

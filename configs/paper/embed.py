@@ -1,10 +1,11 @@
 """The records of the paper's priors and decoder, on a pod or on any machines.
 
-    python -m unclip_jax.embed --config=configs/paper/embed.py --workdir=data/records
+    python -m unclip_jax.embed --config=configs/paper/embed.py \\
+        --workdir=runs/paper/records
 
-Writes data/records/train and data/records/validation: 64-pixel pictures (what the
-decoder draws), captions, tokens and the embeddings that CLIP gives of 256 pixels.
-Started on several hosts, each writes its share of the files.
+Writes train and validation there: 64-pixel pictures (what the decoder draws), captions,
+tokens and the embeddings that CLIP gives of 256 pixels. Started on several hosts, each
+writes its share of the files.
 """
 
 import ml_collections
@@ -14,7 +15,12 @@ def get_config():
     """See configs/icons/embed.py for every key."""
     c = ml_collections.ConfigDict()
     c.clip = "runs/paper/clip"  # or a public one, see README.md
-    c.data = dict(source="webdataset", path="data/train", image_size=256)
+    c.data = dict(
+        source="webdataset",
+        path="data/train",
+        cache="runs/paper/index",  # data/ may be read-only
+        image_size=256,
+    )
     c.splits = dict(train=dict(), validation=dict(path="data/validation"))
     c.image_size = 64
     c.batch_size = 1024  # over all devices of a process

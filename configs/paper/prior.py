@@ -19,7 +19,7 @@ def get_config():
     c.batch_size = 4096
     c.grad_accum = 1
     c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="data/records/train", feed="tf")
+    c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(width=2048, depth=24, num_heads=32, scan_layers=True, remat="full")
     c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
@@ -40,6 +40,6 @@ def get_config():
     c.log_every = 50
     c.checkpoint = dict(every=2000, keep=3)
     c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
-    held_out = dict(path="data/records/validation")  # or 0 for count: no evaluation
+    held_out = dict(path="runs/paper/records/validation")  # count=0: no evaluation
     c.evaluators = dict(prior=dict(every=2000, count=8192, data=held_out))
     return c

@@ -29,6 +29,7 @@ def get_config(variant=""):
     c.data = dict(  # pictures of 1024 pixels, of which crops of a quarter are seen
         source="webdataset",  # or any other of docs/data.md
         path="data/train",
+        cache="runs/paper/index",  # data/ may be read-only
         image_size=1024,
         feed="tf",
         degradation=dict(kind="bsr", crop=256, scale=4),

@@ -27,6 +27,7 @@ def get_config(variant=""):
     c.data = dict(  # pictures of 256 pixels, of which crops of a quarter are seen
         source="webdataset",  # or any other of docs/data.md
         path="data/train",
+        cache="runs/paper/index",  # data/ may be read-only
         image_size=256,
         feed="tf",
         degradation=dict(kind="crop", crop=64),

@@ -28,6 +28,11 @@ def run(*command, code=0, cwd=ROOT, **env):
     return done.stdout if code == 0 else done.stderr
 
 
+def write_program(path, script):
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
 def load(name):
     return yaml.safe_load((LAUNCH / name).read_text())
 
@@ -60,10 +65,20 @@ def test_a_tpu_vm_is_made_used_and_deleted_under_one_name():
     setup = said("setup", REPOSITORY="https://host/r", BUCKET="gs://b")
     assert "ssh pod" in setup and "--worker=all" in setup
     assert setup.rstrip().endswith("host.sh\\ setup\\ gs://b")
+    assert "rm" not in re.findall(r"[\w-]+", setup)
     assert "--worker=0" in said("logs") and "--worker=all" in said("stop")
-    assert "queued-resources delete pod" in said("delete")
+    deleted = said("delete")  # gcloud asks, unless told not to
+    assert "queued-resources delete pod" in deleted and "--quiet" not in deleted
+    assert "--quiet" in said("delete", "--quiet")
     assert "REPOSITORY" in run(LAUNCH / "tpu_vm.sh", "setup", code=2, REPOSITORY="")
     assert "TYPE=v9-8" in run(LAUNCH / "tpu_vm.sh", "logs", code=2, TYPE="v9-8")
+
+
+@pytest.mark.parametrize("state", ["ACTIVE", "FAILED", "SUSPENDED"])
+def test_waiting_for_a_tpu_vm_fails_when_there_will_be_none(state, tmp_path):
+    write_program(tmp_path / "gcloud", f'[ "$4" != describe ] || echo {state}')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    run(LAUNCH / "tpu_vm.sh", "create", PATH=path, code=int(state != "ACTIVE"))
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "gce.sh"])
@@ -90,28 +105,6 @@ def test_an_instance_group_gets_a_policy_a_template_and_a_size():
     assert "--size=32" in group and "us-central1/resourcePolicies/pod" in group
 
 
-def test_slurm_starts_one_task_per_gpu_that_sees_them_all():
-    script = LAUNCH / "slurm.sbatch"
-    said = run(script, "--dry-run", *FLAGS)
-    assert said.startswith("srun --kill-on-bad-exit=1 --gpu-bind=none .venv/bin/python")
-    assert "--workdir=FOLDER" in run(script, "--dry-run", "--config=x", code=2)
-    given = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(\S*)$", script.read_text(), re.M))
-    assert given["ntasks-per-node"] == given["gpus-per-node"]
-    assert "requeue" in given and given["signal"].startswith("TERM@")
-
-
-@pytest.mark.parametrize(("done", "requeued"), [("false", True), ("true", False)])
-def test_slurm_requeues_a_job_until_its_run_is_done(done, requeued, tmp_path):
-    (tmp_path / "status.json").write_text(f'{{"step": 3, "done": {done}}}')
-    for name in ("srun", "scontrol"):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    command = (LAUNCH / "slurm.sbatch", f"--workdir={tmp_path}")
-    said = run(*command, PATH=path, SLURM_JOB_ID="77")
-    assert ("scontrol requeue 77" in said) == requeued
-
-
 def test_the_jobset_has_a_pod_for_every_host_of_its_slice():
     """Fields of JobSet v1alpha2, batch/v1 Job and GKE's TPU node pools."""
     found = load("gke/jobset.yaml")
@@ -132,8 +125,12 @@ def test_the_jobset_has_a_pod_for_every_host_of_its_slice():
     assert spec["parallelism"] == spec["completions"] == chips // per_host
     assert spec["completionMode"] == "Indexed" and spec["backoffLimit"] == 0
     assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] > 60
-    mounted = {volume["name"] for volume in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    for name, read_only in (("data", True), ("runs", False)):  # as host.sh mounts them
+        mount = next(m for m in container["volumeMounts"] if m["name"] == name)
+        assert mount["mountPath"] == f"/unclip_jax/{name}"
+        volume = next(v for v in pod["volumes"] if v["name"] == name)["csi"]
+        assert f"only-dir={name}" in volume["volumeAttributes"]["mountOptions"]
+        assert mount["readOnly"] == volume["readOnly"] == read_only
     config = next(c for c in container["command"] if c.startswith("--config="))
     assert (ROOT / config.partition("=")[2]).is_file()
 
@@ -173,9 +170,11 @@ def test_a_host_starts_follows_and_stops_one_run(tmp_path):
         "for i in {1..300}; do sleep 0.1; done\n"
     )
     python.chmod(0o755)
-    env = {"UNCLIP_START_WAIT": "0.5"}
-    run(host, "start", *FLAGS, **env)
+    env = {"UNCLIP_START_WAIT": "0.5", "HOME": str(tmp_path)}
     log = tmp_path / "run.log"
+    log.write_text("why the last run crashed\n")
+    run(host, "start", *FLAGS, **env)
+    assert "why the last run crashed" in log.read_text()
     assert f"got: -m unclip_jax.train {' '.join(FLAGS)}" in log.read_text()
     assert "runs already" in run(host, "start", *FLAGS, code=1, **env)
     run(host, "stop")
@@ -186,6 +185,8 @@ def test_a_host_starts_follows_and_stops_one_run(tmp_path):
     assert "saved" in log.read_text()
     time.sleep(0.3)
     assert "nothing runs here" in run(host, "stop")
+    (tmp_path / "run.pid").write_text(str(os.getpid()))  # after a reboot, say
+    assert "nothing runs here" in run(host, "stop")
     python.write_text("#!/bin/bash\necho no such config >&2\nexit 2\n")
     assert "no such config" in run(host, "start", *FLAGS, code=1, **env)
 
@@ -195,10 +196,3 @@ def test_a_host_runs_other_commands_than_training():
     assert f"-m unclip_jax.embed {' '.join(FLAGS)}" in said
     refused = run(LAUNCH / "host.sh", "--dry-run", "start", "embed", code=2)
     assert "no flags for unclip_jax.embed" in refused
-
-
-def test_a_host_is_set_up_with_the_bucket_as_data(tmp_path):
-    said = run(LAUNCH / "host.sh", "--dry-run", "setup", "gs://b")
-    assert "-r requirements-tpu.txt" in said
-    assert "gcsfuse --implicit-dirs b data" in said
-    assert "gcsfuse" not in run(LAUNCH / "host.sh", "--dry-run", "setup")

@@ -25,6 +25,7 @@ FREE = (
     "evaluators",
     "mesh",
     "sharding_rules",
+    "data.cache",
     "data.feed",
     "max_skipped",
     "wandb",
@@ -102,6 +103,19 @@ def note_saved(folder, step: int) -> None:
     status = {"step": step, "steps": steps, "done": step >= steps}
     path = epath.Path(folder) / "status.json"
     write_atomically(path, json.dumps(status) + "\n")
+
+
+def read_status(folder) -> dict:
+    """{"step", "steps", "done"} of a run on a disk or gs://; step 0 before any save.
+
+    Raises ValueError: gs:// without its client.
+    """
+    if str(folder).startswith("gs://"):
+        _check_client(folder)
+    path = epath.Path(folder) / "status.json"
+    if not path.is_file():
+        return {"step": 0, "steps": None, "done": False}
+    return json.loads(path.read_text())
 
 
 def check_never_saved(folder) -> None:
