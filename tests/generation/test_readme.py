@@ -1,0 +1,26 @@
+"""The README's Python runs as it stands, on a tiny random model."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from unclip_jax import UnCLIP
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+
+
+def test_the_python_of_the_readme_runs(monkeypatch, stack, resized):
+    code = re.search(r"```python\n(.+?)```", README.read_text("utf-8"), re.DOTALL)[1]
+    long = {kind: resized(kind, num_steps=1000) for kind in ("prior", "decoder")}
+    model = UnCLIP(stack._replace(parts={**stack.parts, **long}), batch_size=8)
+    monkeypatch.setattr(UnCLIP, "load", lambda folder: model)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    arrays = {k: v.shape for k, v in names.items() if isinstance(v, np.ndarray)}
+    assert arrays == {
+        "images": (2, 8, 8, 3),
+        "variations": (2, 8, 8, 3),
+        "path": (1, 8, 8, 8, 3),
+        "blue": (1, 5, 8, 8, 3),
+    }
