@@ -16,6 +16,9 @@ ENTRY_POINTS = {
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 } - {"__main__"}
 
+# The entry points were imported by other tests, and run again as __main__.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 
 def run(capsys, *argv):
     with pytest.raises(SystemExit) as stop:

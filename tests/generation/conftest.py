@@ -85,8 +85,10 @@ class WordTokenizer:
         return rows
 
 
-def random_part(kind, seed=0, **fields):
+def random_part(kind, seed=0, num_steps=20, **fields):
     config = {**CONFIGS[kind], "model": {**CONFIGS[kind]["model"], **fields}}
+    if "diffusion" in config:
+        config["diffusion"] = {**config["diffusion"], "num_steps": num_steps}
     module = models.build(kind, config["model"])
     rng = np.random.default_rng(seed)
 

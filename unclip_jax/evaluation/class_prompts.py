@@ -27,7 +27,7 @@ def read(data, options, names):
 
     Returns:
       ({"image": uint8 (N, H, W, 3), "tokens": int32 (classes * templates, L)},
-       {"labels": int (N,), "prompts": (classes, templates)}), for zero_shot.zero_shot.
+        {"labels": int (N,), "prompts": (classes, templates)}), for zero_shot.zero_shot.
 
     Raises:
       ValueError: a stage without pictures and captions, a source that does not say

@@ -85,7 +85,7 @@ def run(config, score, workdir, log):
 
     Returns:
       ({"options", "score", "value", "note", "of"} of the selected point,
-       [(svg, what it says)] of the curves).
+        [(svg, what it says)] of the curves).
     """
     rows, tried = [], points(config)
     for i, point in enumerate(tried):
