@@ -36,7 +36,9 @@ docs: .venv/installed-docs ## the site, with the API reference, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 clean-demo: ## remove what the demo made: runs/icons and exports/icons
-	rm -rf runs/icons exports/icons
+	@# nothing that is mounted below them
+	for folder in runs/icons exports/icons; do \
+	  [ ! -e $$folder ] || find $$folder -xdev -delete; done
 
 python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found;" \

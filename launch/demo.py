@@ -3,22 +3,26 @@
     make demo                      # installs first; the same command goes on
     python launch/demo.py --dry-run
 
-Each step is one command of the package in a process of its own. A finished step finds
-its work done and ends at once, an interrupted one goes on from its last checkpoint.
-Standard library only: it runs before anything is installed.
+Each step is a few commands of the package, which say themselves how far they are. A
+finished step finds its work done and ends at once, an interrupted one goes on from its
+last checkpoint. Standard library only: it runs before anything is installed.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import shlex
+import signal
+import subprocess
 import sys
-
-from runner import Runner, Step, span
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUNS, EXPORT = "runs/icons", "exports/icons"
+RECORD = f"{RUNS}/demo.json"
 PROMPTS = (
     "a red heart on a white background",
     "a yellow star on a blue background",
@@ -34,6 +38,24 @@ HEADLINES = (
     ("icons/glyph_colour", "the glyph is the named colour"),
     ("icons/glyph_top1", "the glyph is the named one, of all glyphs"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Commands under one name, and how long they take on two cores."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    minutes: float
+
+    def fingerprint(self) -> str:
+        """Of the commands and of the config files they name."""
+        digest = hashlib.sha256(json.dumps(self.commands).encode())
+        for word in (word for command in self.commands for word in command):
+            path = pathlib.Path(word.removeprefix("--config="))
+            if word.startswith("--config=") and path.is_file():
+                digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
 
 
 def steps(python: str, install: str = "") -> list[Step]:
@@ -64,7 +86,7 @@ def steps(python: str, install: str = "") -> list[Step]:
         "--decoder_steps=25",
         f"--out={RUNS}/samples.png",
     )
-    first = [Step("install", (tuple(shlex.split(install)),), 2.0, paced=False)]
+    first = [Step("install", (tuple(shlex.split(install)),), 2.0)]
     return [
         *(first if install else []),
         Step("train clip", train("clip"), 3.7),
@@ -77,7 +99,131 @@ def steps(python: str, install: str = "") -> list[Step]:
     ]
 
 
-def finish(demo: Runner, python: str) -> int:
+class Record:
+    """A json file: what each step took, over all runs of the list."""
+
+    def __init__(self, file: pathlib.Path, steps: list[Step]):
+        self._file = file
+        try:
+            old = json.loads(file.read_text(encoding="utf-8"))["steps"]
+        except (OSError, ValueError, KeyError):
+            old = {}  # nothing was measured yet
+        new = dict(done=False, seconds=0.0, runs=0, peak_memory_gb=0.0)
+        self.steps = {}
+        for step in steps:
+            entry, fingerprint = old.get(step.name, {}), step.fingerprint()
+            if entry.get("fingerprint") != fingerprint:
+                entry = {**new, "fingerprint": fingerprint}
+            self.steps[step.name] = entry
+
+    def add(self, step: Step, seconds: float, memory: float, done: bool) -> None:
+        entry = self.steps[step.name]
+        if entry["done"]:  # looking again is not counted, doing it all again is
+            entry["seconds"] = max(entry["seconds"], round(seconds, 1))
+        else:
+            entry["seconds"] = round(entry["seconds"] + seconds, 1)
+            entry["runs"] += 1
+        entry["done"] |= done
+        entry["peak_memory_gb"] = round(max(entry["peak_memory_gb"], memory), 2)
+        self.write()
+
+    def totals(self) -> dict:
+        entries = self.steps.values()
+        return {
+            "done": all(entry["done"] for entry in entries),
+            "seconds": round(sum(entry["seconds"] for entry in entries), 1),
+            "peak_memory_gb": max(entry["peak_memory_gb"] for entry in entries),
+        }
+
+    def write(self, **more) -> None:
+        """Writes the file at once and whole."""
+        content = {
+            "format": "unclip_jax steps",
+            "version": 1,
+            "cores": os.cpu_count(),
+            "total": self.totals(),
+            "steps": self.steps,
+            **more,
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        part.replace(self._file)
+
+
+class Interrupts:
+    """Ctrl-C and its like: the first is passed on to the running command, which saves
+    what it has to; the second kills it."""
+
+    def __init__(self):
+        self.seen, self.process = 0, None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number, frame):
+        self.seen += 1
+        if self.process is not None:
+            print("\nstopping; Ctrl-C again kills it", flush=True)
+            kind = signal.SIGINT if self.seen == 1 else signal.SIGKILL
+            os.killpg(self.process.pid, kind)
+
+    def run(self, command: tuple[str, ...]) -> tuple[int, float]:
+        """(exit code as a shell would give it, peak memory in GB) of a command."""
+        if self.seen:
+            return 130, 0.0
+        # make's own variables would reach a make that is a step
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        try:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, process_group=0
+            )
+        except OSError as error:
+            print(f"error: {error}", flush=True)
+            return 127, 0.0
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = code = os.waitstatus_to_exitcode(status)
+        self.process = None
+        kilobyte = 1 if sys.platform == "darwin" else 1024
+        return code if code >= 0 else 128 - code, usage.ru_maxrss * kilobyte / 1e9
+
+
+def run(steps: list[Step], record: Record) -> int:
+    """Runs all steps in order, until one fails; returns the exit code."""
+    interrupts = Interrupts()
+    for number, step in enumerate(steps, start=1):
+        title = f"[{number}/{len(steps)}] {step.name}"
+        done_before = record.steps[step.name]["done"]
+        expected = f"about {step.minutes:g} minutes on two cores"
+        print(f"{title}: {'was done already' if done_before else expected}", flush=True)
+        begin, code, peak = time.monotonic(), 0, 0.0
+        for command in step.commands:
+            code, memory = interrupts.run(command)
+            peak = max(peak, memory)
+            if code or interrupts.seen:
+                break
+        seconds = time.monotonic() - begin
+        record.add(step, seconds, peak, done=not (code or interrupts.seen))
+        if interrupts.seen:
+            print(f"{title} interrupted; the same command goes on from here")
+            return 130
+        if code:
+            print(f"{title} failed: {shlex.join(command)} ended with {code}")
+            if code == 128 + signal.SIGKILL:
+                print("It was killed from outside: often, too little memory was left.")
+            print("The same command goes on from this step.")
+            return code
+        print(f"{title}: {span(seconds)}, peak {peak:.1f} GB\n", flush=True)
+    return 0
+
+
+def span(seconds: float) -> str:
+    """ "4:07" or "1:02:30"."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def finish(record: Record, python: str) -> int:
     """Says what came out, from the evaluation's json; returns the exit code."""
     file = pathlib.Path(RUNS) / "eval" / "results.json"
     try:
@@ -85,15 +231,15 @@ def finish(demo: Runner, python: str) -> int:
         count = results["provenance"]["n"]
         numbers = {name: results["scores"][name]["value"] for name, _ in HEADLINES}
     except (OSError, ValueError, KeyError) as error:
-        demo.say(f"error: {file} does not hold what the evaluation writes: {error!r}")
+        print(f"error: {file} does not hold what the evaluation writes: {error!r}")
         return 1
-    demo.record.write(results={"n": count, **numbers})
-    total = demo.record.totals()
+    record.write(results={"n": count, **numbers})
+    total = record.totals()
     lines = [f"\n{count} captions of combinations never seen in training:"]
     lines += [f"  {100 * numbers[name]:5.1f}%  {text}" for name, text in HEADLINES]
     lines += [
         f"Time {span(total['seconds'])}, peak memory {total['peak_memory_gb']:.1f} GB "
-        f"({RUNS}/demo.json).",
+        f"({RECORD}).",
         "Look at:",
         f"  {RUNS}/samples.png        pictures drawn from sentences",
         f"  {RUNS}/eval/samples.png   held-out captions, beside the true pictures",
@@ -102,7 +248,7 @@ def finish(demo: Runner, python: str) -> int:
         f"  {python} -m unclip_jax.sample --model={EXPORT} --out=mine.png \\",
         '    --prompt="a green moon on a black background"',
     ]
-    demo.say("\n".join(lines))
+    print("\n".join(lines))
     return 0
 
 
@@ -123,12 +269,11 @@ def main(argv=None) -> int:
             for command in step.commands:
                 print(shlex.join(command))
         return 0
-    demo = Runner(table, pathlib.Path(RUNS) / "demo.json")
-    demo.say(
-        f"Training on {os.cpu_count()} cores; about {demo.seconds_left() / 60:.0f} "
-        "minutes. Ctrl-C stops; the same command goes on."
-    )
-    return demo.run() or finish(demo, args.python)
+    record = Record(pathlib.Path(RECORD), table)
+    minutes = sum(s.minutes for s in table if not record.steps[s.name]["done"])
+    print(f"About {minutes:.0f} minutes on two cores.", end=" ")
+    print("Ctrl-C stops; the same command goes on.\n", flush=True)
+    return run(table, record) or finish(record, args.python)
 
 
 if __name__ == "__main__":
