@@ -169,6 +169,30 @@ def test_group_norm_is_flaxs_at_a_large_mean():
     )
 
 
+@pytest.mark.parametrize("mean", [0, 4, 16])
+def test_group_norm_rounds_to_bfloat16_once(mean):
+    """Against numpy in float64, `mean` standard deviations away from 0."""
+    x = (normal(2, 8, 8, 16) + mean).astype(jnp.bfloat16)
+    scale, shift = normal(2, 16), normal(2, 16)
+    params = {"scale": 1 + 0.1 * normal(16), "bias": normal(16)}
+    run = jax.jit(layers.GroupNorm(groups=4, dtype=jnp.bfloat16).apply)
+    ours = run({"params": params}, x, scale, shift)
+    assert ours.dtype == jnp.bfloat16
+
+    wide = np.asarray(x, np.float64).reshape(2, 64, 4, 4)  # pixels, groups, channels
+    centered = wide - wide.mean((1, 3), keepdims=True)
+    std = np.sqrt(np.square(centered).mean((1, 3), keepdims=True) + 1e-5)
+    exact = (centered / std).reshape(2, 8, 8, 16)
+    gamma, beta, scale, shift = (
+        np.asarray(table, np.float64)
+        for table in (params["scale"], params["bias"], scale, shift)
+    )
+    exact = (exact * gamma + beta) * (1 + scale[:, None, None]) + shift[:, None, None]
+    # half a step of bfloat16, and what float32 leaves: 1e-6 of the numbers in between
+    step = np.exp2(np.floor(np.log2(np.abs(exact))) - 7)
+    assert (np.abs(np.asarray(ours, np.float64) - exact) <= step / 2 + 2e-5).all()
+
+
 def test_embedding_space_goes_there_and_back():
     raw = normal(3, 12)
     space = layers.EmbeddingSpace(12)

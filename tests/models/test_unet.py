@@ -1,5 +1,7 @@
 """What the UNet's fields for memory and speed do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,26 @@ def test_rematerialisation_changes_no_gradient():
     scale = max(np.abs(g).max() for g in jax.tree.leaves(expected))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+
+
+def test_a_bfloat16_unet_predicts_in_float32():
+    """What the last convolution adds is not rounded to bfloat16."""
+    model = UNet(**FIELDS, dtype=jnp.bfloat16)
+    x, t = normal(2, 8, 8, 3), jnp.array([5, 900])
+    variables = jax.jit(model.init)(jax.random.key(0), x, t)
+    variables = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape), variables)
+    run = jax.jit(functools.partial(model.apply, capture_intermediates=True))
+    predicted, state = run(variables, x, t)
+    assert predicted.dtype == jnp.float32
+    assert (predicted != predicted.astype(jnp.bfloat16)).mean() > 0.9
+
+    h = jax.nn.silu(state["intermediates"]["norm_out"]["__call__"][0])
+    assert h.dtype == jnp.float32
+    conv = variables["params"]["conv_out"]
+    exact = jax.lax.conv_general_dilated(
+        h, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(predicted, exact + conv["bias"], atol=1e-5)
 
 
 def test_an_efficient_unet_does_a_quarter_of_the_arithmetic():

@@ -1,7 +1,7 @@
 """Layers shared by every model: attention, pre-LN transformer, normalisation.
 
-Parameters are float32; `dtype` is the type of the computation. Softmax and the
-statistics of every normalisation stay in float32 whatever `dtype` is.
+Parameters are float32; `dtype` is the type of the computation. Softmax and every
+normalisation stay in float32 whatever `dtype` is; only their results are of that type.
 """
 
 import functools
@@ -151,10 +151,12 @@ class LayerNorm(nn.Module):
 class GroupNorm(nn.Module):
     """GroupNorm over (B, H, W, C) with an optional per-sample scale and shift.
 
-    Norm, affine, scale and shift collapse into one multiply-add per pixel, the
-    cheapest form on a bandwidth-bound operation. Statistics are two-pass float32, of
-    channels first: one reduction over pixels and groups is 4 to 7 times as slow on
-    XLA:CPU where there are many pixels.
+    Computed in float32 and rounded to `dtype` once, as GroupNorm32 of ADM. Norm,
+    affine, scale and shift collapse into one multiply-add per pixel, the cheapest form
+    on a bandwidth-bound operation; its factors stay float32, or a channel far from 0
+    would be biased by their rounding. Statistics are two-pass, of channels first: one
+    reduction over pixels and groups is 4 to 7 times as slow on XLA:CPU where there are
+    many pixels.
     """
 
     groups: int = 32
@@ -180,8 +182,7 @@ class GroupNorm(nn.Module):
             a, d = a * (1 + scale), d * (1 + scale)
         if shift is not None:
             d = d + shift
-        a, d = a.astype(self.dtype), d.astype(self.dtype)
-        return x.astype(self.dtype) * a[:, None, None] + d[:, None, None]
+        return (wide * a[:, None, None] + d[:, None, None]).astype(self.dtype)
 
     def _of_groups(self, channels):
         """(B, C): for each channel the mean over those of its group."""

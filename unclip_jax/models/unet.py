@@ -241,10 +241,11 @@ class UNet(nn.Module):
                 h = res(h, mult * self.channels, f"up_{i}_upsample", "up")
                 side *= 2
 
-        norm = layers.GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")
+        # what is predicted is not rounded to `dtype`: float32 from here on, as in ADM
+        h = nn.silu(layers.GroupNorm(self.norm_groups, name="norm_out")(h))
+        conv |= {"dtype": jnp.float32, "kernel_init": _zeros}
         out = self.out_channels * self.patch_size**2
-        h = _Conv(out, **conv, kernel_init=_zeros, name="conv_out")(nn.silu(norm(h)))
-        return depth_to_space(h, self.patch_size).astype(jnp.float32)
+        return depth_to_space(_Conv(out, **conv, name="conv_out")(h), self.patch_size)
 
 
 def resize(x, size: int):
