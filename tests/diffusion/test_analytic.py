@@ -1,17 +1,12 @@
 """Analytic-DPM on a correlated Gaussian: every quantity is known in closed form."""
 
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
 
+from tests.diffusion import gaussian
 from unclip_jax.diffusion import analytic, process, samplers
 from unclip_jax.diffusion.schedule import gather, make_schedule, strided_timesteps
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import gaussian  # noqa: E402
 
 SCHEDULE = make_schedule("cosine")
 BAR = SCHEDULE.alphas_cumprod

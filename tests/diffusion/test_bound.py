@@ -1,19 +1,15 @@
 """Bits per dimension: against float64, and against a density that is known."""
 
 import math
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.diffusion import gaussian
 from unclip_jax.diffusion import bound, process
 from unclip_jax.diffusion.schedule import make_schedule
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import gaussian  # noqa: E402
 
 SCHEDULE = make_schedule("cosine")
 RNG = np.random.default_rng(0)

@@ -6,20 +6,17 @@ of a comparison; theirs are float32 from float64 tables, as ours.
 
 import functools
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.diffusion.judges.smooth_model import output
 from unclip_jax.diffusion import bound, process, samplers
 from unclip_jax.diffusion.schedule import make_schedule, respace
 
 JUDGES = pathlib.Path(__file__).parent / "judges"
-sys.path.insert(0, str(JUDGES))
-from smooth_model import output  # noqa: E402
-
 with np.load(JUDGES / "guided_diffusion.npz") as file:
     THEIRS = dict(file)
 T = jnp.asarray(THEIRS["t"], jnp.int32)

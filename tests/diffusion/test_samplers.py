@@ -1,19 +1,15 @@
 """Samplers on a correlated Gaussian, whose score is known in closed form."""
 
 import functools
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.diffusion import gaussian
 from unclip_jax.diffusion import process, samplers, schedule
 from unclip_jax.diffusion.schedule import make_schedule, respace, strided_timesteps
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import gaussian  # noqa: E402
 
 SCHEDULE = make_schedule("cosine")
 PREDICT = gaussian.predictor(SCHEDULE)

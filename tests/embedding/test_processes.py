@@ -1,7 +1,5 @@
 """Two processes share the files of records; what they write is what one writes."""
 
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -9,11 +7,10 @@ import pytest
 
 from tests.embedding.conftest import CONFIG
 from tests.embedding.test_runner import digest
+from tests.environment import ROOT, environment
 from tests.multiprocess.test_training import finish, free_port
 from unclip_jax.data.records import RecordReader
 from unclip_jax.interop import native
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +30,11 @@ def embed(export, *workdirs):
     if len(workdirs) > 1:
         command.append(f"--coordinator=localhost:{free_port()}")
         command.append(f"--num_processes={len(workdirs)}")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     started = [
         subprocess.Popen(
             [*command, f"--workdir={workdir}", f"--process_id={i}"],
             cwd=ROOT,
-            env=environment,
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -16,9 +16,9 @@ import sys
 import numpy as np
 import pytest
 
+from tests.environment import ROOT, environment
 from unclip_jax.config import load
 
-ROOT = pathlib.Path(__file__).parents[2]
 SIZE = 128
 FEW, MANY = 640, 1920  # both more than a chunk of the feature store
 PICTURE = SIZE * SIZE * 3 / 2**20  # MiB
@@ -108,7 +108,7 @@ def run(workdir, count, *killed):
     done = subprocess.run(
         [*program, *map(str, (workdir, count, *killed))],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=environment(),
         capture_output=True,
         text=True,
     )

@@ -1,7 +1,5 @@
 """Features and sums do not depend on how many devices and processes share the work."""
 
-import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -9,6 +7,7 @@ import sys
 import jax
 import numpy as np
 
+from tests.environment import environment
 from tests.evaluation.test_memory import Model, evaluate_gradients
 from unclip_jax.evaluation.features.inception import InceptionExtractor
 from unclip_jax.evaluation.features.store import FeatureStore
@@ -18,13 +17,11 @@ from unclip_jax.evaluation.metrics.frechet import Statistics
 from unclip_jax.interop.inception import load_inception
 from unclip_jax.parallel.mesh import make_mesh
 
-ROOT = pathlib.Path(__file__).parents[2]
 PROCESS = """
 import sys
-sys.path[:0] = [{root!r}, {here!r}]
 import jax, numpy as np
 jax.distributed.initialize({address!r}, {count}, int(sys.argv[1]))
-import test_processes as t
+from tests.evaluation import test_processes as t
 np.savez(sys.argv[2], **t.work({shared!r}))
 """
 
@@ -71,17 +68,13 @@ def test_two_processes_agree_with_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    here = str(pathlib.Path(__file__).parent)
     shared = str(tmp_path / "shared")
-    code = PROCESS.format(
-        root=str(ROOT), here=here, address=address, count=2, shared=shared
-    )
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    code = PROCESS.format(address=address, count=2, shared=shared)
     files = [tmp_path / f"{i}.npz" for i in range(2)]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(i), str(file)],
-            env=environment,
+            env=environment(),
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,8 +1,6 @@
 """Runs of several processes on this machine, with real signals."""
 
 import json
-import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -13,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests.environment import ROOT, environment
 from unclip_jax.training.checkpoint import load_run
 
-ROOT = pathlib.Path(__file__).parents[2]
 TOY = ROOT / "tests" / "training" / "toy.py"
 
 
@@ -52,8 +50,6 @@ def start(
     prefix=lambda number: [],
 ):
     """Popen objects of the processes (or of those in `only`) of one run."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(TOY), str(workdir), str(fsdp), str(steps)]
     command.append(str(pause))
     if processes > 1:
@@ -61,7 +57,7 @@ def start(
     return [
         subprocess.Popen(
             [*prefix(i), *command] + [str(i)] * (processes > 1),
-            env=environment,
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,26 +2,24 @@
 
 import io
 import json
-import os
-import pathlib
 import subprocess
 import sys
 import tempfile
 
 import pytest
 
+from tests.environment import environment
 from unclip_jax.training import run_folder
 
-HERE = pathlib.Path(__file__).parent
 RUN = "gs://models/runs/toy"
 
 
 def test_a_run_lives_in_a_bucket(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    variables = environment(8, TMPDIR=str(tmp_path))
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
         [sys.executable, __file__],
-        env={**environment, "TMPDIR": str(tmp_path)},
+        env=variables,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -40,14 +38,13 @@ def test_a_bucket_without_its_client_is_refused_before_anything_else(monkeypatch
 
 def scenario() -> None:
     """Stopped, half-written, gone on with, read, damaged: as on a disk."""
-    sys.path.insert(0, str(HERE))
-    import bucket
+    from tests.training import bucket
 
     objects = bucket.serve()
     import jax
     import numpy as np
-    import toy
 
+    from tests.training import toy
     from unclip_jax.training import checkpoint, loop
 
     out = io.StringIO()

@@ -3,7 +3,6 @@
 import io
 import json
 import pathlib
-import sys
 import types
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.training import toy
 from unclip_jax import stages
 from unclip_jax.config import load
 from unclip_jax.data import loader
@@ -23,8 +23,6 @@ from unclip_jax.training.loop import train
 from unclip_jax.training.run_config import check_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs/icons"
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import toy  # noqa: E402
 
 
 class Stage(toy.Stage):

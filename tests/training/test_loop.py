@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -12,13 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.environment import ROOT, environment
+from tests.training import toy
 from unclip_jax.data import order
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.loop import train
-
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import toy  # noqa: E402
 
 
 def run(workdir, config=None, data=None, stream=None, **more):
@@ -338,15 +335,11 @@ def test_runs_without_a_checkpoint_say_so(tmp_path):
 def test_killed_at_random_and_started_again_is_bit_identical(tmp_path, devices, fsdp):
     """SIGKILL at three random moments; the parameters end as in an unbroken run."""
     steps = 40
-    env = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "PYTHONPATH": str(HERE.parents[1]),
-    }
+    cache = str(tmp_path / "cache")
+    env = environment(devices, JAX_COMPILATION_CACHE_DIR=cache)
 
     def start(workdir, pause):
-        command = [sys.executable, str(HERE / "toy.py")]
+        command = [sys.executable, str(ROOT / "tests/training/toy.py")]
         return subprocess.Popen(
             [*command, str(workdir), str(fsdp), str(steps), str(pause)],
             env=env,

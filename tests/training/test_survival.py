@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,13 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.environment import environment
+from tests.training import toy
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.training import checkpoint, optimizer, train_step
 from unclip_jax.training.loop import train
-
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import toy  # noqa: E402
 
 
 @pytest.mark.parametrize("moment", ["loss", "preview", "embed"])
@@ -45,9 +42,8 @@ def test_sigterm_while_compiling_previewing_or_evaluating(tmp_path, moment):
 # Fills the disk, or forbids files of more than 8 kB, when the checkpoint of step 4 is
 # there and before that of step 8: at batch 6, which step 7 needs.
 FULL = """
-import pathlib, resource, sys, time
-sys.path.insert(0, {here!r})
-import toy
+import pathlib, resource, time
+from tests.training import toy
 from unclip_jax.training.loop import train
 workdir, how = {workdir!r}, {how!r}
 
@@ -83,10 +79,10 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, how):
             pytest.skip("needs root, to mount a small disk")
     try:
         workdir = disk / "toy"
-        script = FULL.format(here=str(HERE), workdir=str(workdir), how=how)
+        script = FULL.format(workdir=str(workdir), how=how)
         done = subprocess.run(
             [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+            env=environment(8),
             capture_output=True,
             text=True,
             timeout=400,

@@ -1,23 +1,20 @@
 """A run that hangs says what it waits for; a loader that really blocks."""
 
 import io
-import os
-import pathlib
 import re
 import subprocess
 import sys
 import textwrap
 import time
 
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import toy  # noqa: E402
+from tests.environment import environment
+from tests.training import toy
 
 
 def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
     code = """
     import sys, threading
-    import toy
+    from tests.training import toy
     from unclip_jax.training.loop import train
 
     class Blocked(toy.Data):
@@ -36,7 +33,7 @@ def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
     workdir = tmp_path / "toy"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(workdir)],
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        env=environment(8),
         capture_output=True,
         text=True,
         timeout=120,
