@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.random_variables import random_variables
 from unclip_jax import models
 from unclip_jax.diffusion import guidance
 from unclip_jax.models import clip_caption
@@ -50,8 +51,7 @@ def decoder():
         "text_states": normal(2, 8, 10),
     }
     drops = {"drop_clip": NO, "drop_text": NO}
-    params = jax.jit(model.init)(jax.random.key(0), **inputs, **drops)["params"]
-    params = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape), params)
+    params = random_variables(model, **inputs, **drops)["params"]
     empty = normal(8, 10), normal(12)
     params = clip_caption.with_empty_caption(params, *empty)
     apply = jax.jit(model.apply)
@@ -129,10 +129,9 @@ def test_no_gradient_reaches_the_empty_caption():
             return sum(jnp.square(nn.Dense(1)(a)).sum() for a in shown)
 
     inputs = normal(2, 8, 10), normal(2, 12), YES
-    variables = Model().init(jax.random.key(0), *inputs)
+    variables = random_variables(Model(), *inputs)
     assert variables["params"]["empty_text_states"].shape == (8, 10)
-    variables = jax.tree.map(lambda p: p + 0.1, variables)
-    grad = jax.grad(lambda v: Model().apply(v, *inputs))(variables)["params"]
+    grad = jax.jit(jax.grad(lambda v: Model().apply(v, *inputs)))(variables)["params"]
     assert np.abs(grad["Dense_0"]["kernel"]).max() > 0
     for name in clip_caption.EMPTY_CAPTION:
         assert np.abs(grad[name]).max() == 0

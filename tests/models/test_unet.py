@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.random_variables import random_variables
 from unclip_jax.models.unet import UNet
 from unclip_jax.parallel.mesh import make_mesh
 
@@ -30,8 +31,7 @@ def test_rematerialisation_changes_no_gradient():
     x, t = normal(1, 8, 8, 3), jnp.array([5])
     fields = {**FIELDS, "attention_resolutions": ()}  # faster to compile
     plain, remat = (UNet(**fields, remat=remat) for remat in (False, True))
-    variables = jax.jit(plain.init)(jax.random.key(0), x, t)
-    variables = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape), variables)
+    variables = random_variables(plain, x, t)
 
     def gradient(model):
         loss = lambda v: jnp.square(model.apply(v, x, t)).mean()  # noqa: E731

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.random_variables import random_variables
 from unclip_jax import models
 from unclip_jax.models.upsampler import upsample
 
@@ -30,9 +31,7 @@ def randomized(**changes):
     """A model whose zero-initialised outputs don't hide what it does."""
     model = models.build("upsampler", {**FIELDS, **changes})
     x, low = normal(2, 16, 16, 3), normal(2, 4, 4, 3)
-    variables = jax.jit(model.init)(jax.random.key(0), x, T, low)
-    variables = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape), variables)
-    return jax.jit(model.apply), variables, (x, T, low)
+    return jax.jit(model.apply), random_variables(model, x, T, low), (x, T, low)
 
 
 @pytest.fixture(scope="module")
