@@ -23,10 +23,11 @@ install: .venv/installed ## .venv with what runs
 test: .venv/installed-test ## all tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
-lint: .venv/installed-test ## style and spelling
+lint: .venv/installed-test ## style, spelling, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib
+	.venv/bin/pyrefly check --summary=none
 
 format: .venv/installed-test ## bring all files into style
 	$(PY) -m ruff check --fix .

@@ -134,7 +134,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f"config file {file!r} does not exist")
     spec = importlib.util.spec_from_file_location("unclip_jax_config_file", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise ValueError(f"config file {file!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -205,8 +205,9 @@ def _parse(argv, config, extra_flags):
             _check_overrides(argv, loaded)
             config_flags.DEFINE_config_dict("config", loaded, sys_argv=argv, **define)
     absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
+    kind: dict[Any, str]
+    kind = {bool: "bool", int: "integer", float: "float", list: "multi_string"}
     for name, (default, text) in extra_flags.items():
-        kind = {bool: "bool", int: "integer", float: "float", list: "multi_string"}
         optional = default is REQUIRED or isinstance(default, type)
         known = kind.get(default if optional else type(default), "string")
         definer = getattr(absl_flags, f"DEFINE_{known}")

@@ -46,13 +46,13 @@ class Tokenizer:
         self._backend = backend
         self.context_length = int(context_length)
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
-        ids = [backend.token_to_id(token) for token in (START, END)]
-        if None in ids:
+        start, end = backend.token_to_id(START), backend.token_to_id(END)
+        if start is None or end is None:
             raise ValueError(
                 f"not a CLIP tokenizer: its vocabulary of {self.vocab_size} has no "
                 f"{START} and {END}"
             )
-        self.sot_id, self.eot_id = ids
+        self.sot_id, self.eot_id = start, end
         self.fingerprint = _fingerprint(backend)
 
     @classmethod
@@ -242,7 +242,7 @@ def _is_path(folder) -> bool:
 
 def _from_hub(name):
     """(backend, its context length) of a public tokenizer, by transformers."""
-    from transformers import CLIPTokenizerFast
+    from transformers import CLIPTokenizerFast  # pyrefly: ignore
 
     try:
         found = CLIPTokenizerFast.from_pretrained(name)
@@ -276,7 +276,7 @@ def _read(what, reader):
         raise ValueError(f"{what} is not a readable tokenizer: {error}") from error
 
 
-def _pairs(merges) -> list[tuple[str, str]]:
+def _pairs(merges) -> list[tuple[str, ...]]:
     """Merges as pairs; files of some versions write them as "a b"."""
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
 

@@ -84,6 +84,7 @@ def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
     count = count_of(spec)
     if count is not None:
         return strided_timesteps(num_train_steps, count)
+    spec = str(spec)
     if spec == "fast27":
         steps = respace(num_train_steps, "10,10,3,2,2")
         return np.append(num_train_steps - 3, steps[1:])

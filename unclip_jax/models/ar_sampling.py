@@ -1,5 +1,7 @@
 """Drawing image embeddings from the autoregressive prior, component by component."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -59,7 +61,9 @@ def sample(
 
     low = jnp.asarray(dot_quantile, jnp.float32)
     quantile = jax.vmap(jax.random.uniform)(_fold(keys, 0))  # (B,)
-    dot_code = module.apply(variables, low + (1 - low) * quantile, method="dot_code")
+    dot_code: Any = module.apply(
+        variables, low + (1 - low) * quantile, method="dot_code"
+    )
     twice = 2 if guided else 1
     rows = [jnp.concatenate([a] * twice) for a in (tokens, clip_text, dot_code)]
     drop = jnp.arange(twice * b) >= b

@@ -215,6 +215,10 @@ class Attention(nn.Module):
             for name in ("q", "k", "v")
         )  # (B, H, S, D) each
         if position is not None:
+            if bias is None:
+                raise ValueError(
+                    "a position needs a bias, which has the cache's length"
+                )
             slots = bias.shape[-1]
             k = self._cached("cached_k", k, slots, position)  # (B, H, slots, D)
             v = self._cached("cached_v", v, slots, position)

@@ -32,7 +32,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     need the same rows.
     """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    slices = {index[0].indices(batch_size)[:2] for index in indices.values()}
+    slices = {index[0].indices(batch_size)[:2] for index in indices.values() if index}
     return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
 
 

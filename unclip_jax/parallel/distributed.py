@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -52,7 +53,7 @@ def initialize(
     several = coordinator or announced_processes(os.environ) > 1 or _on_tpu_machine()
     if mode == "off" or (mode == "auto" and not several):
         return
-    given = dict(
+    given: dict[str, Any] = dict(
         coordinator_address=coordinator,
         num_processes=num_processes,
         process_id=process_id,

@@ -49,19 +49,19 @@ def state_shardings(
         fit its leaf, or a leaf of at least `min_size` elements left replicated while
         fsdp > 1.
     """
-    rules = [(regex, _spec(regex, spec, mesh)) for regex, spec in rules]
+    parsed = [(regex, _spec(regex, spec, mesh)) for regex, spec in rules]
     used = set()
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     specs = []
     for path, leaf in leaves:
         name = path_name(path)
-        decider = next((r for r in rules if re.search(r[0], name)), None)
+        decider = next((r for r in parsed if re.search(r[0], name)), None)
         if decider is None:
             specs.append(_automatic(name, leaf.shape, mesh, min_size))
         else:
             used.add(decider[0])
             specs.append(_fitting(*decider, name, leaf.shape, mesh))
-    unused = [regex for regex, _ in rules if regex not in used]
+    unused = [regex for regex, _ in parsed if regex not in used]
     if unused:
         raise ValueError(
             f"sharding rule {unused[0]!r} decides nothing: no path matches it, or an "

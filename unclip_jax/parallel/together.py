@@ -4,13 +4,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from unclip_jax.parallel import distributed
 
 
-def together(run: Callable[[], None], args) -> None:
+def together(run: Callable[[], Any], args) -> Any:
     """Calls run() once all processes have met; a lost one ends all of them.
 
     Args:

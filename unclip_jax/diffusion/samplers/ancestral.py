@@ -44,7 +44,7 @@ def ddpm(
         raise ValueError('variance="analytic" and statistic=table need one another')
     steps, draw = make_steps(schedule, timesteps), noise_source(noise)
     known = np.zeros(len(steps.t))
-    if variance == "analytic":
+    if statistic is not None:
         known = analytic.reverse_variance(
             schedule, timesteps, statistic, bound=bound, pixels=pixels
         )

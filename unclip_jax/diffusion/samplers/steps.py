@@ -44,8 +44,8 @@ def make_steps(schedule: Schedule, timesteps, to_x0: bool = True) -> Steps:
     t, s = (t, np.append(t[1:], -1)) if to_x0 else (t[:-1], t[1:])
     bar = np.append(schedule.alphas_cumprod, 1.0)  # index -1 -> abar = 1
     signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
-    as_int32 = (np.asarray(i, np.int32) for i in (t, s))
-    return Steps(*as_int32, signal[t], sigma[t], signal[s], sigma[s])
+    t, s = np.asarray(t, np.int32), np.asarray(s, np.int32)
+    return Steps(t, s, signal[t], sigma[t], signal[s], sigma[s])
 
 
 def half_log_snr_steps(steps: Steps) -> np.ndarray:
