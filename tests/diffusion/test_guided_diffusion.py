@@ -22,6 +22,7 @@ with np.load(JUDGES / "guided_diffusion.npz") as file:
 T = jnp.asarray(THEIRS["t"], jnp.int32)
 X, X_0, NOISE = (jnp.asarray(THEIRS[key]) for key in ("x", "x_0", "noise"))
 SCHEDULES = ["cosine", "linear"]
+posterior = jax.jit(process.posterior, static_argnums=0)
 
 
 def close(ours, key, tolerance, rows=slice(None)):
@@ -49,8 +50,8 @@ def test_betas(name, count):
 def test_posterior(name):
     schedule = make_schedule(name)
     ones, zeros = jnp.ones((len(T), 1)), jnp.zeros((len(T), 1))
-    of_x_0 = process.posterior(schedule, ones, zeros, T, T - 1)
-    of_x_t = process.posterior(schedule, zeros, ones, T, T - 1)
+    of_x_0 = posterior(schedule, ones, zeros, T, T - 1)
+    of_x_t = posterior(schedule, zeros, ones, T, T - 1)
     table = f"posterior/{name}/"
     for key, ours, tolerance in (
         ("mean_coef1", of_x_0.mean, 1e-6),
@@ -66,8 +67,9 @@ def test_posterior(name):
 @pytest.mark.parametrize("clip", [True, False])
 def test_mean_and_learned_variance(name, clip):
     schedule = make_schedule(name)
-    pred = predictor(schedule, 1.0 if clip else None, learned=True)(X, T)
-    post = process.posterior(schedule, pred.x0, X, T, T - 1)
+    predict = jax.jit(predictor(schedule, 1.0 if clip else None, learned=True))
+    pred = predict(X, T)
+    post = posterior(schedule, pred.x0, X, T, T - 1)
     log_variance = process.learned_log_variance(post, pred.variance)
     table = f"p_mean_variance/{name}/{clip}/"
     close(pred.x0, table + "pred_xstart", 5e-6)
@@ -79,7 +81,7 @@ def test_mean_and_learned_variance(name, clip):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_fixed_variances(name):
     schedule = make_schedule(name)
-    post = process.posterior(schedule, X_0, X, T, T - 1)
+    post = posterior(schedule, X_0, X, T, T - 1)
     table, ones = f"p_mean_variance/{name}/", jnp.ones_like(X)
     close(ones * post.log_variance, table + "FIXED_SMALL", 3e-6)
     # at t = 0 theirs is that of t = 1; no sampler adds noise there
@@ -108,6 +110,7 @@ def test_rescaled_mse_and_its_gradients(key):
 
 
 def test_mse_of_x0_and_its_gradient():
+    @jax.jit
     def loss(raw):
         losses = process.training_losses(
             make_schedule("cosine"), "x0", X_0, X, T, NOISE, raw
@@ -153,21 +156,6 @@ def test_sections(key):
     np.testing.assert_array_equal(respace(1000, spec), THEIRS[key][::-1])
 
 
-@functools.cache
-def program(name, sampler, *options):
-    """(x, steps) -> what the sampler makes of x."""
-    options, schedule = dict(options), make_schedule(name)
-    learned = options.get("variance") == "learned_range"
-    clip = None if sampler == "ddim_inversion" else 1.0
-    predict = predictor(schedule, clip, learned)
-    if sampler != "ddim_inversion":
-        options["noise"] = lambda i, shape: jnp.asarray(THEIRS["draws"])[i]
-    run = functools.partial(getattr(samplers, sampler), predict, schedule)
-    return jax.jit(
-        lambda x, steps: run(x, timesteps=steps, **options), static_argnums=1
-    )
-
-
 SAMPLERS = {
     "ddim_0": ("ddim", {"eta": 0.0}),
     "ddim_1": ("ddim", {"eta": 1.0}),
@@ -181,6 +169,12 @@ SAMPLERS = {
 def test_loops(loop):
     _, name, spec, key = loop.split("/")
     sampler, options = SAMPLERS[key]
-    x = X_0[:4] if key == "reverse" else jnp.asarray(THEIRS["x_T"])
-    steps = tuple(respace(1000, spec).tolist())
-    close(program(name, sampler, *options.items())(x, steps), loop, 5e-5)
+    x, clip, schedule = jnp.asarray(THEIRS["x_T"]), 1.0, make_schedule(name)
+    if key == "reverse":
+        x, clip = X_0[:4], None
+    else:
+        options = options | {"noise": lambda i, shape: jnp.asarray(THEIRS["draws"])[i]}
+    predict = predictor(schedule, clip, learned=key == "learned_range")
+    run = functools.partial(getattr(samplers, sampler), predict, schedule, **options)
+    steps = respace(1000, spec)
+    close(jax.jit(lambda x: run(x, timesteps=steps))(x), loop, 5e-5)

@@ -125,9 +125,9 @@ def _evenly(size, count):
 
 def _every_kth(num_train_steps, count):
     for stride in range(1, num_train_steps):
-        steps = np.arange(0, num_train_steps, stride)
+        steps = range(0, num_train_steps, stride)
         if len(steps) == count:
-            return steps[::-1].copy()
+            return np.array(steps)[::-1].copy()
     raise ValueError(
         f"sampling steps 'ddim{count}': no whole stride leaves {count} of "
         f"{num_train_steps} timesteps"
