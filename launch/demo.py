@@ -152,8 +152,10 @@ class Record:
 
 
 class Interrupts:
-    """Ctrl-C and its like: the first is passed on to the running command, which saves
-    what it has to; the second kills it."""
+    """Passes the first Ctrl-C on to the running command; a second one kills it.
+
+    The command saves what it has to before it ends.
+    """
 
     def __init__(self):
         self.seen, self.process = 0, None
@@ -217,7 +219,7 @@ def run(steps: list[Step], record: Record) -> int:
 
 
 def span(seconds: float) -> str:
-    """ "4:07" or "1:02:30"."""
+    """Formats a time as "4:07" or "1:02:30"."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -253,6 +255,7 @@ def finish(record: Record, python: str) -> int:
 
 
 def main(argv=None) -> int:
+    """Runs the demo, or what is left of it; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

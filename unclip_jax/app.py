@@ -1,4 +1,4 @@
-"""A page to play with a model: prompts, variations, interpolations, text diffs.
+"""Serves a web page to try a model: prompts, variations, text diffs.
 
     python -m unclip_jax.app --model=exports/icons
 
@@ -17,6 +17,7 @@ FLAGS = {
 
 
 def main(args):
+    """Serves the page until Ctrl-C."""
     from unclip_jax.generation.page import serve
 
     serve(args)

@@ -1,4 +1,4 @@
-"""Runs a frozen CLIP over a data source and writes records to train on.
+"""Runs a frozen CLIP over a data source and writes records.
 
     python -m unclip_jax.embed --config=configs/icons/embed.py --workdir=data/icons
 
@@ -18,6 +18,7 @@ FLAGS = {
 
 
 def main(args):
+    """Embeds the data of args.config, or reports on it."""
     if args.inspect:
         from unclip_jax.embedding.inspection import inspect
 

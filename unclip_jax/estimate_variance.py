@@ -1,4 +1,4 @@
-"""Estimates what sampling with --decoder_variance=analytic needs, and keeps it.
+"""Adds to an export what --decoder_variance=analytic needs.
 
     python -m unclip_jax.estimate_variance --model=exports/icons \\
         --records=data/icons/train
@@ -22,6 +22,7 @@ FLAGS = {
 
 
 def main(args):
+    """Writes the tables into the export args.model."""
     from unclip_jax.evaluation.analytic_variance import estimate_variance
 
     estimate_variance(args)

@@ -1,4 +1,4 @@
-"""Evaluate an exported model: generate from captions, measure, write a report.
+"""Measures an export or a folder of images, and writes a report.
 
 python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icons/eval
     [--config.model=exports/icons] [--config.generation.decoder_guidance=3.0]

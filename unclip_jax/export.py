@@ -1,4 +1,4 @@
-"""Takes a trained run out of its checkpoints: a part of an export folder.
+"""Exports a trained stage from its checkpoint.
 
 python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
 python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
@@ -27,6 +27,7 @@ FLAGS = {
 
 
 def main(args):
+    """Writes one part of an export, or compares it with the run."""
     from unclip_jax.interop import lazy
     from unclip_jax.interop.export import compare, export
     from unclip_jax.training.checkpoint import open_run

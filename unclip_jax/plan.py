@@ -1,4 +1,4 @@
-"""Does a training config fit a TPU slice? Compiles its step without the TPU.
+"""Says whether a config fits a TPU slice, without the TPU.
 
     python -m unclip_jax.plan --config=configs/paper/decoder.py --topology=v5p:4x4x8
     python -m unclip_jax.plan --config=configs/paper/prior.py --topology=v5e:8x8 \\
@@ -20,6 +20,7 @@ FLAGS = {
 
 
 def main(args):
+    """Prints the plan of args.config on args.topology."""
     from unclip_jax.planning.search import command
 
     command(args)

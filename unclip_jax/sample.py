@@ -1,4 +1,4 @@
-"""Draws pictures with an export.
+"""Draws images with an export.
 
     python -m unclip_jax.sample --model=exports/icons --out=heart.png \\
         --prompt="a red heart on a white background"
@@ -79,6 +79,7 @@ FLAGS = {
 
 
 def main(args):
+    """Draws what args.mode names."""
     from unclip_jax.generation.cli.command import sample
 
     sample(args)

@@ -1,8 +1,8 @@
-"""Trains a stage, or goes on with a run: start the same command again to resume.
+"""Trains one stage. Run the same command again to resume.
 
     python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/prior
 
-On several hosts start it on each of them. TPU pods, SLURM and Open MPI are recognised;
+On several hosts start it on each of them. TPU pods, SLURM and Open MPI are recognized;
 elsewhere give --coordinator, --num_processes and --process_id.
 """
 
@@ -17,6 +17,7 @@ FLAGS = {
 
 
 def main(args):
+    """Trains the stage of args.config in args.workdir."""
     from unclip_jax.interop.initial import load_initial
     from unclip_jax.training.command import train
 

@@ -172,6 +172,7 @@ def read_done(folder, i):
 
 
 def remove_unfinished(folder) -> None:
+    """Removes what an interrupted writer left in `folder`."""
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 

@@ -1,5 +1,7 @@
-"""Arrays that are read when numpy asks for them, so that a model is never whole in
-memory: what is made of them (a slice, another layout) is again such an array."""
+"""Arrays that are read when numpy asks for them: a model is never whole in memory.
+
+What is made of them (a slice, another layout) is again such an array.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -31,8 +31,11 @@ def write_sums(folder: str | os.PathLike) -> None:
 
 
 def check_sums(folder: str | os.PathLike) -> None:
-    """Raises ValueError naming each listed file that is missing or another, and
-    FileNotFoundError when there is no list."""
+    """Compares the files of an export with the list of their hashes.
+
+    Raises ValueError naming each file that is missing or differs, and
+    FileNotFoundError when there is no list.
+    """
     folder = pathlib.Path(folder)
     wrong = []
     for line in (folder / SUMS).read_text().splitlines():

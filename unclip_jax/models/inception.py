@@ -63,6 +63,8 @@ def _halve(x):
 
 
 class InceptionA(nn.Module):
+    """A block at 35x35: four branches, of which one has two 3x3 convolutions."""
+
     pool_features: int
 
     @nn.compact
@@ -82,6 +84,8 @@ class InceptionA(nn.Module):
 
 
 class InceptionB(nn.Module):
+    """The reduction from 35x35 to 17x17."""
+
     @nn.compact
     def __call__(self, x):
         double = ("branch3x3dbl_1", 64, (1, 1)), ("branch3x3dbl_2", 96, (3, 3))
@@ -94,6 +98,8 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
+    """A block at 17x17: convolutions factored into 1x7 and 7x1."""
+
     channels_7x7: int
 
     @nn.compact
@@ -121,6 +127,8 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
+    """The reduction from 17x17 to 8x8."""
+
     @nn.compact
     def __call__(self, x):
         seven = (
@@ -137,6 +145,8 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
+    """A block at 8x8: branches that end in a 1x3 beside a 3x1 convolution."""
+
     max_pool: bool  # of the pooled branch; False: the mean
 
     @nn.compact

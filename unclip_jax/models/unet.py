@@ -212,6 +212,7 @@ class UNet(nn.Module):
 
         h = space_to_depth(x.astype(self.dtype), self.patch_size)
         side = h.shape[1]
+        conv: dict[str, Any]
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
         h = _Conv(self.channels, **conv, name="conv_in")(h)
         skips = [h]

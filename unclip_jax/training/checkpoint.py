@@ -393,8 +393,10 @@ def _guarded(read, step, folder):
 
 
 def _forget_failed_reads():
-    """Collects Orbax's abandoned reads, whose pages of traceback would drown the one
-    line that says what is wrong."""
+    """Collects Orbax's abandoned reads without their pages of traceback.
+
+    They would drown the one line that says what is wrong.
+    """
     hook, sys.unraisablehook = sys.unraisablehook, lambda *_: None
     logger = logging.getLogger("asyncio")
     disabled, logger.disabled = logger.disabled, True

@@ -108,10 +108,10 @@ class Evaluators:
         return loader.open_data(wanted)
 
     def _embeddings(self, params, arrays, interrupted):
-        """{name: float32 (n, D)} on the host, in batches of config.batch_size;
-        None when interrupted.
+        """{name: float32 (n, D)} on the host, or None when interrupted.
 
-        n is the length of the longest array; the last row of a shorter one is repeated.
+        Computed in batches of config.batch_size. n is the length of the longest array;
+        the last row of a shorter one is repeated.
         """
         size = self._config.batch_size
         count = max(map(len, arrays.values()))

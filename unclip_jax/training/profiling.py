@@ -8,7 +8,7 @@ FOLDER = "profile"
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-    """ "10:12" -> (10, 12); None for "". Raises ValueError for anything else."""
+    """Parses "10:12" into (10, 12), and "" into None; else raises ValueError."""
     if not text:
         return None
     first, _, last = text.partition(":")

@@ -8,7 +8,7 @@ import jax
 
 
 def duration(seconds: float) -> str:
-    """ "45s", "3m05s" or "2h10m"."""
+    """Formats a time as "45s", "3m05s" or "2h10m"."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds}s"

@@ -119,8 +119,10 @@ def read_status(folder) -> dict:
 
 
 def check_never_saved(folder) -> None:
-    """Raises ValueError when there were checkpoints once: starting afresh would quietly
-    throw away what they held."""
+    """Raises ValueError when there were checkpoints once.
+
+    Starting afresh would quietly throw away what they held.
+    """
     path = epath.Path(folder) / "status.json"
     if path.is_file():
         raise ValueError(

@@ -154,10 +154,10 @@ class Icons:
         return self._length
 
     def __getitem__(self, i: int):
-        """{"key", "image" uint8 (S, S, 3), "caption", "noun", "colour", "background",
-        "caption_group"}.
+        """Draws example i.
 
-        Raises IndexError outside [0, len).
+        {"key", "image" uint8 (S, S, 3), "caption", "noun", "colour", "background",
+        "caption_group"}. Raises IndexError outside [0, len).
         """
         noun, colour, background, caption = self._describe(i)
         pixels, top, left = self._place(i)

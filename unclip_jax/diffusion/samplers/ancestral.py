@@ -26,7 +26,9 @@ def ddpm(
     bound: float | None = None,
     pixels: float | None = None,
 ):
-    """DDPM over strided steps; arguments as in `samplers`, and:
+    """DDPM over strided steps.
+
+    Arguments as in `samplers`, and:
 
     Args:
       variance: "fixed_small", the posterior's given x_0 (IDDPM's beta tilde);
