@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.random_variables import random_variables
+from tests.random_params import random_variables
 from unclip_jax import models
 from unclip_jax.diffusion import guidance
 from unclip_jax.models import clip_caption

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.random_variables import random_variables
+from tests.random_params import random_variables
 from unclip_jax.models.unet import UNet
 from unclip_jax.parallel.mesh import make_mesh
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.random_variables import random_variables
+from tests.random_params import random_variables
 from unclip_jax import models
 from unclip_jax.models.upsampler import upsample
 

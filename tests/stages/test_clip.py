@@ -91,7 +91,8 @@ def assert_same(a, b, atol=1e-5):
 
 def test_the_loss_is_the_papers_pseudocode(params, batch, plain):
     """Radford et al. 2021, figure 3, in float64."""
-    image, text = make_stage().model.apply({"params": params}, *batch.values())
+    apply = jax.jit(make_stage().model.apply)
+    image, text = apply({"params": params}, *batch.values())
     image, text = (np.asarray(x, np.float64) for x in (image, text))
     image /= np.linalg.norm(image, axis=1, keepdims=True)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
@@ -202,7 +203,7 @@ def test_sam_of_one_group_is_foret_et_als(params, batch, plain, run_plain):
 
 def test_the_logit_scale_stops_at_its_bound_and_can_return():
     bound = np.log(100.0)
-    grad = jax.grad(lambda x, way: way * clip.at_most(x, bound))
+    grad = jax.jit(jax.grad(lambda x, way: way * clip.at_most(x, bound)))
     assert clip.at_most(5.0, bound) == pytest.approx(bound)
     assert [grad(5.0, way) for way in (-1.0, 1.0)] == [0.0, 1.0]
     assert [grad(4.0, way) for way in (-1.0, 1.0)] == [-1.0, 1.0]

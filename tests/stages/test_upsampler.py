@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.random_params import random_params
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.stages import upsampler
@@ -44,14 +45,14 @@ def batch(stage, n=4):
     }
 
 
-def init(stage):
-    return jax.jit(stage.init)(jax.random.key(0))
+def make_params(stage):
+    return random_params(jax.eval_shape(stage.init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
 def made():
     stage = make_stage()
-    return stage, init(stage)
+    return stage, make_params(stage)
 
 
 def test_gradient_steps_reduce_the_loss(made):
@@ -136,7 +137,8 @@ def test_bfloat16_and_a_learned_variance():
     config.compute_dtype = "bfloat16"
     config.diffusion.prediction = "epsilon"
     stage = make_stage(config)
-    loss, metrics = jax.jit(stage.loss)(init(stage), jax.random.key(1), batch(stage), 0)
+    params = make_params(stage)
+    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage), 0)
     assert loss.dtype == jnp.float32 and np.isfinite(loss)
     assert set(metrics) == {"mse", "vb"}
 
