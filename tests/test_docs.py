@@ -326,6 +326,23 @@ def test_files_in_prose():
                 assert found, f"{page}: {path} does not exist"
 
 
+def test_names_in_files():
+    """`NAME` in `path/file.py`: the file has the name."""
+    count = 0
+    for page in PAGES:
+        text = " ".join(prose(read(page)).split())
+        for name, path in re.findall(r"`(\w+)`,? (?:in|of) `([\w/]+\.py)`", text):
+            if (ROOT / path).is_file():
+                words = re.findall(r"\w+", read(path))
+                assert name in words, f"{page}: {path} has no {name}"
+                count += 1
+    assert count >= 3
+
+
+def test_the_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 160, "docs/ has room for it"
+
+
 def test_links():
     for page in PAGES:
         folder = (ROOT / page).parent
