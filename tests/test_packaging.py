@@ -67,6 +67,10 @@ def test_a_wheel_works_elsewhere(tmp_path):
     modules = [p.relative_to(ROOT) for p in (ROOT / "unclip_jax").rglob("*.py")]
     assert all((site / module).is_file() for module in modules)
     assert (site / "unclip_jax" / "py.typed").is_file()
+    (metadata,) = site.glob("unclip_jax-*.dist-info/METADATA")
+    lines = metadata.read_text().splitlines()
+    assert {f"Provides-Extra: {name}" for name in EXTRAS} <= {*lines}
+    assert [line for line in lines if line.startswith("Requires-Dist: flax")]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     code = "import unclip_jax; print(unclip_jax.__file__)"
     place = run(sys.executable, "-c", code, cwd=tmp_path, env=environment)
