@@ -353,6 +353,19 @@ def test_full_sized_losses_have_the_papers_parameter_count(name):
     assert grown < 2**20, f"{grown / 2**20:.1f} GiB were allocated"  # kB; 3 to 14 GiB
 
 
+@pytest.mark.parametrize("folder", ["icons", "emoji"])
+def test_small_epsilon_decoders_follow_the_papers_recipe(folder):
+    """configs/*/decoder_epsilon.py: only the models, batches and rates are smaller."""
+    config = config_lib.load(str(CONFIGS / folder / "decoder_epsilon.py"))
+    run_config.check_config(config)
+    paper = load("decoder")
+    assert config.model.learned_sigma and paper.model.learned_sigma
+    for key in ("schedule", "num_steps", "prediction"):
+        assert config.diffusion[key] == paper.diffusion[key]
+    for key in ("drop_clip", "drop_text", "embedding"):
+        assert config.stage_options[key] == paper.stage_options[key]
+
+
 def test_parts_of_the_decoder():
     """Image tower 2.24B, text tower 1.21B besides the token embedding."""
     shapes = jax.eval_shape(paper_stage("decoder").init, jax.random.key(0))
