@@ -18,7 +18,7 @@ from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.loader import open_data
-from unclip_jax.data.sources import make_source
+from unclip_jax.data.sources import LeftOut, make_source
 from unclip_jax.embedding import runner
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import describe, state_shardings
@@ -53,7 +53,14 @@ TABLE_3 = {
             "b2": 0.96,
             "eps": 1e-6,
         },
-        "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "x0"},
+        "diffusion": {
+            "schedule": "cosine",
+            "num_steps": 1000,
+            "prediction": "x0",
+            "sampler": "ddpm",
+            "sampling_steps": 64,
+            "variance": "analytic",
+        },
         "model": {"width": 2048, "depth": 24, "num_heads": 32},
         "stage_options": {"drop_text": 0.1, "embedding": "unit_scaled"},
     },
@@ -92,7 +99,15 @@ TABLE_3 = {
             "b2": 0.999,
             "eps": 1e-8,
         },
-        "diffusion": {"schedule": "cosine", "num_steps": 1000, "prediction": "epsilon"},
+        "diffusion": {
+            "schedule": "cosine",
+            "num_steps": 1000,
+            "prediction": "epsilon",
+            "sampler": "ddpm",
+            "sampling_steps": 250,
+            "variance": "learned_range",
+            "guidance": 1.25,
+        },
         "model": {
             "channels": 512,
             "channel_mult": (1, 2, 3, 4),
@@ -123,7 +138,12 @@ TABLE_3 = {
             "b2": 0.999,
             "eps": 1e-8,
         },
-        "diffusion": {"schedule": "cosine", "num_steps": 1000, "sampling_steps": 27},
+        "diffusion": {
+            "schedule": "cosine",
+            "num_steps": 1000,
+            "sampler": "ddim",
+            "sampling_steps": 27,
+        },
         "model": {
             "low_res_size": 64,
             "channels": 320,
@@ -132,7 +152,12 @@ TABLE_3 = {
             "learned_sigma": False,
             "dropout": 0.1,
         },
-        "stage_options": {"blur_kernel": 3, "blur_sigma": 0.6, "blur_probability": 0.5},
+        "stage_options": {
+            "downsample": "bicubic",
+            "blur_kernel": 3,
+            "blur_sigma": 0.6,
+            "blur_probability": 0.5,
+        },
         "data": {"degradation": {"kind": "crop", "crop": 64}},
     },
     "upsampler_1024": {
@@ -146,7 +171,12 @@ TABLE_3 = {
             "b2": 0.999,
             "eps": 1e-8,
         },
-        "diffusion": {"schedule": "linear", "num_steps": 1000, "sampling_steps": 15},
+        "diffusion": {
+            "schedule": "linear",
+            "num_steps": 1000,
+            "sampler": "ddim",
+            "sampling_steps": 15,
+        },
         "model": {
             "low_res_size": 256,
             "channels": 192,
@@ -155,7 +185,7 @@ TABLE_3 = {
             "learned_sigma": False,
             "dropout": 0.0,
         },
-        "stage_options": {"blur_probability": 0.0},
+        "stage_options": {"downsample": "bicubic", "blur_probability": 0.0},
         "data": {"degradation": {"kind": "bsr", "crop": 256, "scale": 4}},
     },
     "clip": {
@@ -302,6 +332,7 @@ def test_tars_are_read_at_the_papers_size(name, tmp_path):
         str(tmp_path / "index"),
     )
     config.data.tokenizer = ""  # the public one would be fetched
+    assert config.data.min_size == SIDES[name]  # nothing is enlarged
     data = open_data(config.data)
     assert [file.suffix for file in (tmp_path / "tars").iterdir()] == [".tar"]
     assert data.info["image_size"] == SIDES[name]
@@ -319,7 +350,9 @@ def test_records_are_made_of_tars_at_the_papers_sizes(tmp_path):
     config = config_lib.load(str(CONFIGS / "paper/embed.py"))
     assert config.data.cache.startswith("runs/")
     places = {"path": str(tmp_path / "tars"), "cache": str(tmp_path / "index")}
-    source = make_source({**config.data, **places})
+    with pytest.raises(LeftOut, match="min_size 256"):  # they have 64 pixels
+        make_source({**config.data, **places})[0]
+    source = make_source({**config.data, **places, "min_size": 0})
     assert source[0]["image"].shape == (SIDES["clip"],) * 2 + (3,)
     assert config.image_size == SIDES["decoder"]
     assert set(config) <= {*runner.KEYS, *runner.OPTIONAL}

@@ -53,6 +53,7 @@ def get_config():
         min_snr_gamma=5.0,
         sampling_steps=5,
     )
+    # icons of 32 pixels are the areas' means of larger ones; photos, see configs/paper
     c.stage_options = dict(
         downsample="area", blur_probability=0.5, blur_kernel=3, blur_sigma=0.6
     )

@@ -40,7 +40,15 @@ def get_config():
         scale_shift=True,
         remat=True,
     )
-    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="epsilon")
+    c.diffusion = dict(
+        schedule="cosine",
+        num_steps=1000,
+        prediction="epsilon",
+        sampler="ddpm",  # the last four: as Karlo draws
+        sampling_steps=25,
+        variance="learned_range",
+        guidance=8.0,
+    )
     c.stage_options = dict(
         drop_clip=0.1,
         drop_text=0.5,

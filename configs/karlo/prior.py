@@ -36,7 +36,16 @@ def get_config():
         scan_layers=True,
         remat="full",
     )
-    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0", clip=5.0)
+    c.diffusion = dict(
+        schedule="cosine",
+        num_steps=1000,
+        prediction="x0",
+        clip=5.0,
+        sampler="ddpm",  # the last four: as Karlo draws
+        sampling_steps=25,
+        variance="fixed_small",
+        guidance=4.0,
+    )
     c.stage_options = dict(drop_text=0.1, embedding="standardize")
     c.optimizer = dict(
         learning_rate=1e-5,

@@ -47,6 +47,7 @@ def get_config():
         min_snr_gamma=None,
         sampling_steps=7,
         sampler="ddpm",
+        variance="fixed_small",
     )
     c.stage_options = dict(
         downsample="bicubic", blur_probability=0.0, blur_kernel=3, blur_sigma=0.6

@@ -3,9 +3,9 @@
     python -m unclip_jax.embed --config=configs/paper/embed.py \\
         --workdir=runs/paper/records
 
-Writes train and validation there: 64-pixel pictures (what the decoder draws), captions,
-tokens and the embeddings that CLIP gives of 256 pixels. Started on several hosts, each
-writes its share of the files.
+Writes train and validation there: 64-pixel images (what the decoder draws; JPEG with
+all its chroma), captions, tokens and the embeddings that CLIP gives of 256 pixels.
+Started on several hosts, each writes its share of the files.
 """
 
 import ml_collections
@@ -20,6 +20,7 @@ def get_config():
         path="data/train",
         cache="runs/paper/index",  # data/ may be read-only
         image_size=256,
+        min_size=256,  # what is smaller is left out, and counted, not enlarged
     )
     c.splits = dict(train=dict(), validation=dict(path="data/validation"))
     c.image_size = 64

@@ -1,10 +1,13 @@
-"""Zero-shot FID on MS-COCO, as in section 5.3 of the paper.
+"""Zero-shot FID on MS-COCO, as in section 5.3 and table 3 of the paper.
 
 python -m unclip_jax.evaluate --config=configs/paper/eval_coco30k.py \
     --workdir=runs/eval_coco30k --config.model=exports/unclip
 
 30,000 captions of the 2014 validation set, one fixed list (its hash is in results.json,
 the captions in pictures.jsonl), pictures of 256 x 256 at decoder guidance 1.25; the
+prior takes 64 ancestral steps with the analytic variance, whose table
+`python -m unclip_jax.estimate_variance --model=exports/unclip --records=FOLDER` adds to
+the export, the decoder 250 with its learned variance, the upsamplers DDIM; the
 reference is the whole validation set, shorter side to 256, then the centre.  From the
 literature: unCLIP 10.39, GLIDE 12.24, Karlo 15.24 (25 steps).  The same pictures
 against COCO's training set give another number, and so does every other crop and
@@ -49,7 +52,11 @@ def get_config(variant=""):
         prior_guidance=4.0,
         decoder_guidance=1.25,
         num_candidates=2,
+        prior_sampler="ddpm",
+        prior_variance="analytic",
         prior_steps=64,
+        decoder_sampler="ddpm",
+        decoder_variance="learned_range",
         decoder_steps=250,
     )
     c.reference = dict(data=dict(), count=-1, images="", statistics="")  # -1: all

@@ -3,8 +3,10 @@
     python -m unclip_jax.train --config=configs/paper/prior.py \\
         --workdir=runs/paper/prior
 
-1.22B parameters and 0.10B of token embedding. Sample with prior_steps=64 and the better
-of num_candidates=2.
+1.22B parameters and 0.10B of token embedding. An export draws as table 3 says: 64
+ancestral steps with the analytic variance (Bao et al. 2022), whose table
+`python -m unclip_jax.estimate_variance` adds to it, and by default the better of
+num_candidates=2. Until then ask for --prior_variance=fixed_small.
 """
 
 import ml_collections
@@ -22,7 +24,15 @@ def get_config():
     c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(width=2048, depth=24, num_heads=32, scan_layers=True, remat="full")
-    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
+    c.diffusion = dict(
+        schedule="cosine",
+        num_steps=1000,
+        prediction="x0",
+        sampler="ddpm",  # the last four: how an export draws, unless asked otherwise
+        sampling_steps=64,
+        variance="analytic",
+        guidance=4.0,  # unstated; Karlo's
+    )
     c.stage_options = dict(drop_text=0.1, embedding="unit_scaled")
     c.optimizer = dict(
         learning_rate=1.1e-4,

@@ -31,6 +31,7 @@ def get_config(variant=""):
         path="data/train",
         cache="runs/paper/index",  # data/ may be read-only
         image_size=1024,
+        min_size=1024,  # what is smaller is left out: enlarged, it would teach blur
         feed="tf",
         degradation=dict(kind="bsr", crop=256, scale=4),
     )
@@ -50,10 +51,11 @@ def get_config(variant=""):
         num_steps=1000,
         prediction="epsilon",
         min_snr_gamma=None,
+        sampler="ddim",
         sampling_steps=15,
     )
     c.stage_options = dict(  # the data is degraded already
-        downsample="area", blur_probability=0.0, blur_kernel=3, blur_sigma=0.6
+        downsample="bicubic", blur_probability=0.0, blur_kernel=3, blur_sigma=0.6
     )
     c.optimizer = dict(
         learning_rate=1.0e-4,

@@ -29,6 +29,7 @@ def get_config(variant=""):
         path="data/train",
         cache="runs/paper/index",  # data/ may be read-only
         image_size=256,
+        min_size=256,  # what is smaller is left out: enlarged, it would teach blur
         feed="tf",
         degradation=dict(kind="crop", crop=64),
     )
@@ -48,10 +49,11 @@ def get_config(variant=""):
         num_steps=1000,
         prediction="epsilon",
         min_snr_gamma=None,
+        sampler="ddim",
         sampling_steps=27,
     )
-    c.stage_options = dict(
-        downsample="area", blur_probability=0.5, blur_kernel=3, blur_sigma=0.6
+    c.stage_options = dict(  # shrunk as the decoder's own training images are
+        downsample="bicubic", blur_probability=0.5, blur_kernel=3, blur_sigma=0.6
     )
     c.optimizer = dict(
         learning_rate=1.2e-4,

@@ -1,6 +1,7 @@
 """Sources become records with the CLIP's own numbers, whatever interrupts."""
 
 import hashlib
+import io
 import pathlib
 
 import jax
@@ -172,6 +173,23 @@ def test_jpeg(tmp_path, clip):
     assert manifest["extra"]["image_format"] == "jpeg"
     image = RecordReader(tmp_path)[0]["image"]
     assert image.shape == (8, 8, 3) and (image != Pictures()[0]["image"]).any()
+
+
+def test_jpegs_keep_the_chroma_of_every_pixel():
+    """4:4:4: one red pixel in four stays red; 4:2:0 would spread it over all four."""
+    image = np.full((64, 64, 3), 128, np.uint8)
+    image[::2, ::2] = (208, 96, 96)  # of about the same luma
+    data = runner._with_jpeg({"image": image})["image"]
+    stored = Image.open(io.BytesIO(data))
+    assert [sampling for _, *sampling, _ in stored.layer] == [[1, 1]] * 3
+
+    def psnr(other):
+        error = np.asarray(other.convert("RGB"), np.float64) - image
+        return 10 * np.log10(255**2 / np.mean(error**2))
+
+    subsampled = io.BytesIO()
+    Image.fromarray(image).save(subsampled, "JPEG", quality=95)
+    assert psnr(stored) > 35 > 25 > psnr(Image.open(subsampled))
 
 
 def test_records_may_hold_smaller_pictures_than_clip_sees(tmp_path, clip):

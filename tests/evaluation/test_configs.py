@@ -28,4 +28,13 @@ def test_the_protocol_is_the_papers():
     config = config_lib.load(str(CONFIGS / "paper/eval_coco30k.py"))
     assert config.count == 30_000 and config.crop.size == 256
     assert config.generation.decoder_guidance == 1.25
+    table_3 = {
+        "prior_sampler": "ddpm",
+        "prior_variance": "analytic",
+        "prior_steps": 64,
+        "decoder_sampler": "ddpm",
+        "decoder_variance": "learned_range",
+        "decoder_steps": 250,
+    }
+    assert {key: config.generation[key] for key in table_3} == table_3
     assert config.reference.count == -1  # the whole validation set

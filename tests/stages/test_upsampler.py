@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.random_params import random_params
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data.sources import pictures
 from unclip_jax.stages import upsampler
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "icons" / "upsampler.py"
@@ -89,6 +91,21 @@ def test_the_condition_is_the_smaller_picture_blurred_in_half_of_the_rows():
     blurred = upsampler.blur(clean, 3, 0.6)
     np.testing.assert_allclose(seen[changed], blurred[changed], atol=1e-6)
     np.testing.assert_array_equal(seen[~changed], clean[~changed])
+
+
+@pytest.mark.parametrize("method, error", [("bicubic", (0, 1.5)), ("area", (3, 99))])
+def test_conditions_are_shrunk_as_images_for_the_decoder_are(method, error):
+    """Pillow's bicubic filter, up to its two roundings; means of areas are sharper."""
+    assert upsampler.Options().downsample == "bicubic"
+    noise = Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8))
+    image = noise.resize((128, 128), Image.Resampling.BICUBIC)
+    expected = pictures.to_square(image, 32).astype(np.float64)
+    config = make_config(low_res_size=32)
+    config.stage_options.downsample = method
+    stage = make_stage(config, image_size=128, crop_size=128)
+    condition = stage.condition({"image": np.asarray(image)[None]})
+    least, most = error
+    assert least < np.abs(127.5 * condition[0] + 127.5 - expected).max() < most
 
 
 def test_the_blur_is_a_gaussian_of_three_pixels():

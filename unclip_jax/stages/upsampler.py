@@ -3,7 +3,8 @@
 Trains on what the data gives as `image`: whole pictures or, with
 config.data.degradation, random crops of them. The conditioning picture is `low_res`
 where the data has it (BSR, for 256 -> 1024); else it is made here, on the device, by
-shrinking `image` and blurring a part of the rows (for 64 -> 256).
+shrinking `image` and blurring a part of the rows (for 64 -> 256). It is shrunk as
+data.sources.pictures shrinks what the decoder learns to draw, by bicubic interpolation.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ DOWNSAMPLE = ("area", "bicubic")
 class Options:
     """config.stage_options of this stage."""
 
-    downsample: str = "area"  # how `image` is shrunk, or "bicubic" (antialiased)
+    downsample: str = "bicubic"  # how `image` is shrunk, antialiased; or "area"
     blur_probability: float = 0.5  # of the rows whose conditioning is blurred
     blur_kernel: int = 3  # pixels of the small picture
     blur_sigma: float = 0.6
@@ -118,6 +119,7 @@ class Stage:
             low_res = _unit(batch["low_res"])
         else:
             low_res = shrink(_unit(batch["image"]), self.scale, self.options.downsample)
+            low_res = low_res.clip(-1, 1)  # as an image is; bicubic overshoots
         if rng is None or not self.options.blur_probability:
             return low_res
         blurred = blur(low_res, self.options.blur_kernel, self.options.blur_sigma)

@@ -116,3 +116,18 @@ def test_filters():
         decode(data, 8, "k", min_size=31)
     with pytest.raises(LeftOut, match="an aspect ratio above max_aspect 1.9"):
         decode(data, 8, "k", max_aspect=1.9)
+
+
+def test_small_images_are_no_targets_of_large_ones():
+    """min_size = image_size: 300 pixels are left out, 1024 are as they were stored."""
+    rng = np.random.default_rng(0)
+    images = {
+        side: rng.integers(0, 256, (side, side, 3), np.uint8) for side in (300, 1024)
+    }
+    small, large = (
+        encode(Image.fromarray(image), "PNG", compress_level=1)
+        for image in images.values()
+    )
+    with pytest.raises(LeftOut, match="a side below min_size 1024"):
+        decode(small, 1024, "k", min_size=1024)
+    np.testing.assert_array_equal(decode(large, 1024, "k", min_size=1024), images[1024])
