@@ -26,6 +26,7 @@ def get_config():
         cache="runs/paper/index",  # data/ may be read-only
         image_size=256,
         min_size=256,  # what is smaller is left out, and counted, not enlarged
+        crop="random",  # squares: Radford et al.'s only augmentation
         feed="tf",
         tokenizer="openai/clip-vit-large-patch14",  # a public name or a folder
         context_length=256,

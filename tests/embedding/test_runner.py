@@ -269,6 +269,19 @@ def test_mistakes(tmp_path, tokenizer, params, changes, message):
     assert not (tmp_path / "x").exists()
 
 
+def test_random_squares_are_refused(tmp_path):
+    """Records hold one square of each image, so no other could be drawn later."""
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("an image")
+    data = {"source": "folder", "path": str(tmp_path), "image_size": 8}
+    with pytest.raises(
+        ValueError, match="crop 'random' of split 'train': records hold"
+    ):
+        splits = {"train": {"crop": "random"}}
+        runner.embed(config(data=data, splits=splits), tmp_path / "x", load_run=None)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_run_of_another_stage(tmp_path, tokenizer, params):
     load = load_run(tokenizer, params, part="prior")
     with pytest.raises(ValueError, match="is a run of stage 'prior'"):

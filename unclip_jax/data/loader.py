@@ -10,17 +10,18 @@ it is the same for both feeds, any number of processes and any start step.
 An example that cannot be read is replaced by the next readable one (by number), the
 same in both feeds; it is named in a warning once and counted in `Dataset.bad`. More
 than 1% of them (and more than 16) are refused. What a source's filters leave out is
-replaced likewise, without a word. Of several captions, each epoch reads the next.
+replaced likewise, and counted in `Dataset.left_out`. Of several captions, each epoch
+reads the next. Where a source has crop="random", each row's square is drawn from (seed,
+step, row) too.
 """
 
-import atexit
+import collections
 import itertools
 import json
 import logging
 import os
 import pathlib
 import threading
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.data import order, record_files
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.data.tf_feed import tf_batches
 from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
 FEEDS = ("tf", "arrays")
@@ -70,6 +72,11 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         raise ValueError(f"config.data.source {config_data['source']!r} is empty")
     if config_data.get("degradation") and source.image_size is None:
         raise ValueError("config.data.degradation: the records hold no images")
+    if getattr(source, "crop", "center") == "random" and feed == "arrays":
+        raise ValueError(
+            "config.data.crop 'random' needs feed 'tf': feed 'arrays' reads each image "
+            "once and keeps one square of it"
+        )
     degrade = make_degradation(config_data.get("degradation"), source.image_size)
     manifest = getattr(source, "manifest", None)
     wanted = config_data.get("tokenizer") or ""
@@ -106,6 +113,7 @@ class Dataset:
         low_res_size (of a degradation), text_width, empty_text_states (L, W) and
         empty_clip_text (D,) (of text_states); None where the data has no such thing.
       bad: {key: reason} of the examples that could not be read so far.
+      left_out: {reason: how often an example was left out for it so far}.
     """
 
     def __init__(
@@ -113,7 +121,7 @@ class Dataset:
     ):
         self.source, self.tokenizer, self.feed = source, tokenizer, feed
         self.degrade = degrade
-        self.bad = {}
+        self.bad, self.left_out = {}, collections.Counter()
         self._stored = hasattr(source, "arrays")  # records: tokens come ready
         size = source.image_size
         self.shapes = {} if size is None else {"image": ((size, size, 3), "uint8")}
@@ -172,12 +180,17 @@ class Dataset:
         def make(step):
             indices = order.batch_indices(seed, step, batch_size, len(self))
             turns = order.batch_turns(seed, step, batch_size, len(self), indices)
-            batch = read(indices[rows], self._inputs(names), turns[rows])
+            inputs = self._inputs(names)
+            if getattr(self.source, "crop", "center") == "random":
+                positions = order.crop_positions(seed, step, rows)
+                batch = read(indices[rows], inputs, turns[rows], positions)
+            else:
+                batch = read(indices[rows], inputs, turns[rows])
             return self._degraded(batch, names, seed, step, rows)
 
         if self.feed == "arrays":
             return map(make, itertools.count(start_step))
-        return _tf_batches(make, self._shapes_of(names), len(rows), start_step)
+        return tf_batches(make, self._shapes_of(names), len(rows), start_step)
 
     def take(self, n: int, names) -> dict[str, np.ndarray]:
         """The first n examples (fewer when there are fewer): {name: (n, ...)}."""
@@ -199,11 +212,12 @@ class Dataset:
         names = self._check_names(("clip_image", "clip_text"))
         return self.read(np.arange(n) * len(self) // n, names)
 
-    def read(self, indices, names, turns=None) -> dict[str, np.ndarray]:
+    def read(self, indices, names, turns=None, positions=None) -> dict[str, np.ndarray]:
         """The named arrays of whole examples, {name: (B, ...)}; see `bad`.
 
         `turns` (B,) say which caption of each, modulo their number; the first ones by
-        default.
+        default. `positions` (B,) in [0, 1) say which square of each image, for a source
+        with crop="random"; the middle ones by default.
         """
         turns = np.zeros(len(indices), int) if turns is None else turns
         if self._stored:
@@ -220,7 +234,8 @@ class Dataset:
         }
         captions = []
         for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
-            example = self._readable(int(i), names, int(turn))
+            position = None if positions is None else positions[row]
+            example = self._readable(int(i), names, int(turn), position)
             several = captions_of(example)
             captions.append(several[turn % len(several)])
             if "image" in names:
@@ -240,18 +255,27 @@ class Dataset:
     def _shapes_of(self, names):
         return {name: self.shapes[name] for name in names}
 
-    def _readable(self, i, names, turn):
+    def _readable(self, i, names, turn, position=None):
         """Example i, or the next one that can be read; see RecordReader.read."""
         for place in range(i, i + len(self)):
             try:
                 if self._stored:
                     return self.source.read(place % len(self), names, turn)
+                if position is not None:
+                    return self.source.cropped(place % len(self), position)
                 return self.source[place % len(self)]
-            except LeftOut:
-                continue
+            except LeftOut as left_out:
+                self._count_left_out(left_out.reason)
             except BadRecord as bad:
                 self._count(bad)
         raise ValueError(f"none of the {len(self)} examples can be read")
+
+    def _count_left_out(self, reason):
+        with self._lock:
+            self.left_out[reason] += 1
+            count = self.left_out[reason]
+        if count in (1, 1000, 1_000_000):
+            logger.warning("%s left out so far for %s", f"{count:,}", reason)
 
     def _count(self, bad):
         with self._lock:
@@ -353,67 +377,6 @@ class Dataset:
 def captions_of(example) -> Sequence[str]:
     """All captions of a source's example, at least one."""
     return example.get("captions") or (example["caption"],)
-
-
-def _tf_batches(make, shapes, rows, start_step):
-    """tf.data makes steps in parallel and yields them in order."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ValueError(
-            "config.data.feed 'tf' needs TensorFlow; install it or use feed 'arrays'"
-        ) from error
-    failed = []  # tf.data turns exceptions into strings: keep the first
-
-    def read(step):
-        try:
-            batch = make(int(step))
-        except Exception as error:
-            failed.append(error)
-            raise
-        return [batch[name] for name in shapes]
-
-    def load(step):
-        types = [tf.as_dtype(dtype) for _, dtype in shapes.values()]
-        tensors = tf.numpy_function(read, [step], types)
-        for (shape, _), tensor in zip(shapes.values(), tensors, strict=True):
-            tensor.set_shape((rows, *shape))
-        return dict(zip(shapes, tensors, strict=True))
-
-    threads = min(16, max(2, os.cpu_count() or 2))
-    try:
-        tf.config.set_visible_devices([], "GPU")  # accelerators are JAX's
-    except RuntimeError:  # TensorFlow is already running: someone else's choice
-        logger.debug("TensorFlow was started before; its devices stay as they are")
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    batches = steps.map(load, num_parallel_calls=threads, deterministic=True)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    options.autotune.enabled = False
-    iterator = iter(batches.prefetch(2).with_options(options))
-
-    def run():
-        while True:
-            try:
-                batch = next(iterator)
-            except tf.errors.OpError:
-                if failed:
-                    raise failed[0] from None
-                raise
-            yield {name: batch[name].numpy() for name in shapes}
-
-    reading = run()
-    # Reading ahead runs Python in TensorFlow's threads: end it before Python does, or
-    # the process hangs when it exits.
-    atexit.register(_close, weakref.ref(reading))
-    return reading
-
-
-def _close(reference):
-    reading = reference()
-    if reading is not None:
-        reading.close()
 
 
 def _check_memory(count, shapes) -> None:

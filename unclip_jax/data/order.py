@@ -17,6 +17,7 @@ import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CAPTIONS = 0xCA  # keeps these keys apart from those of the order
+_CROPS = 0xCB  # likewise
 _ROUNDS = 8  # four are enough for a random-looking order; eight cost nothing
 
 
@@ -114,6 +115,19 @@ def batch_turns(
     number = step * batch_size + np.arange(batch_size, dtype=np.int64)
     first = make_key(seed, _CAPTIONS, indices) >> np.uint64(33)
     return first.astype(np.int64) + number // num_examples
+
+
+def crop_positions(seed: int, step: int, rows) -> np.ndarray:
+    """Where along its longer side the square of each example lies that training sees.
+
+    Args:
+      seed, step: of the batch.
+      rows: int (B,), numbers of the rows in the global batch.
+
+    Returns:
+      float64 (B,), uniform in [0, 1).
+    """
+    return (make_key(seed, _CROPS, step, rows) >> np.uint64(11)) * 2.0**-53
 
 
 def _words(x) -> np.ndarray:

@@ -104,6 +104,12 @@ def embed(
         split: make_source({**dict(config["data"]), **dict(options)})
         for split, options in config["splits"].items()
     }
+    for split, source in sources.items():
+        if getattr(source, "crop", "center") != "center":
+            raise ValueError(
+                f"config.data.crop {source.crop!r} of split {split!r}: records hold "
+                "the middle square of each image; random ones are for training"
+            )
     fingerprints = {split: source.fingerprint for split, source in sources.items()}
     preflight.check(workdir, config_lib.to_plain(config), str(fingerprints))
     clip = FrozenCLIP.load(

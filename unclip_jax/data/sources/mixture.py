@@ -40,6 +40,7 @@ class Mixture:
     Attributes:
       counts: {name: examples of that source in the mixture}.
       image_size, fingerprint: as of any source; those of records besides, if all are.
+      crop: "random" if one of the sources has it, see PictureSource.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Mixture:
                     )
             self._sources[name] = make_source(options)
         self.image_size = self._common("image_size", lambda s: s.image_size)
+        crops = (getattr(source, "crop", "center") for source in self._sources.values())
+        self.crop = "random" if "random" in crops else "center"
         total = sum(weights.values())
         shares = {name: weight / total for name, weight in weights.items()}
         if num_examples is None:
@@ -93,9 +96,16 @@ class Mixture:
 
     def __getitem__(self, i: int) -> dict:
         """As of the source that has example i, with its name before the key."""
+        return self.cropped(i, None)
+
+    def cropped(self, i: int, position: float | None) -> dict:
+        """As `self[i]`; a source of random crops gives its square at `position`."""
         walk, j = self._find(i)
         try:
-            example = dict(walk.source[walk.at(j)])
+            if getattr(walk.source, "crop", "center") == "random":
+                example = dict(walk.source.cropped(walk.at(j), position))
+            else:
+                example = dict(walk.source[walk.at(j)])
         except BadRecord as bad:
             raise type(bad)(f"{walk.name}/{bad.key}", bad.reason) from bad
         return {**example, "key": f"{walk.name}/{example['key']}"}

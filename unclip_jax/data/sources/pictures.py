@@ -4,7 +4,7 @@ A source of this kind says where the bytes and captions of example i are (`load`
 file decodes them. Any file that Pillow opens will do: EXIF rotation is applied,
 transparent pixels become white, CMYK, palettes, grey and 16-bit grey become 8-bit RGB,
 the first frame of an animation is taken. The largest centred square is cut out and
-scaled to `image_size`.
+scaled to `image_size`; with crop="random", training takes one anywhere instead.
 """
 
 import dataclasses
@@ -19,8 +19,9 @@ from PIL import Image, ImageOps
 from unclip_jax.data.sources import BadRecord, LeftOut
 
 # The options that each of these sources has besides its own, see PictureSource.
-COMMON = ("image_size", "min_size", "max_aspect", "captions")
+COMMON = ("image_size", "min_size", "max_aspect", "captions", "crop")
 CAPTIONS = ("all", "first")
+CROPS = ("center", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class PictureSource:
 
     Attributes:
       image_size: side of the pictures it gives.
+      crop: which square the loader asks for in training, see `cropped`.
       fingerprint: str.
     """
 
@@ -46,6 +48,7 @@ class PictureSource:
         min_size: int = 0,  # of the shorter side as stored; 0: small ones are enlarged
         max_aspect: float = 0.0,  # longer / shorter side; 0: any
         captions: str = "all",  # one of them per epoch, in turn; or "first"
+        crop: str = "center",  # or "random": in training, any of the largest squares
     ):
         """Raises ValueError for options that cannot be."""
         if not 1 <= image_size <= 4096:
@@ -57,6 +60,9 @@ class PictureSource:
             )
         if captions not in CAPTIONS:
             raise ValueError(f"captions {captions!r}: expected one of {CAPTIONS}")
+        if crop not in CROPS:
+            raise ValueError(f"crop {crop!r}: expected one of {CROPS}")
+        self.crop = crop
         self.image_size, self.min_size = int(image_size), int(min_size)
         self.max_aspect, self.which_captions = float(max_aspect), captions
         self.fingerprint = ""
@@ -76,13 +82,16 @@ class PictureSource:
         BadRecord for what cannot be read, LeftOut for what min_size or max_aspect
         leave out.
         """
+        return self.cropped(i, None)
+
+    def cropped(self, i: int, position: float | None) -> dict:
+        """As source[i], but with the square at `position`, see `to_square`."""
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
         raw = self.load(int(i))
         captions = self._usable(raw.captions, raw.key)
-        image = decode(
-            raw.image, self.image_size, raw.key, self.min_size, self.max_aspect
-        )
+        filters = self.min_size, self.max_aspect
+        image = decode(raw.image, self.image_size, raw.key, *filters, position)
         return {
             "key": raw.key,
             "image": image,
@@ -115,9 +124,14 @@ class PictureSource:
 
 
 def decode(
-    data: bytes, size: int, key: str, min_size: int = 0, max_aspect: float = 0.0
+    data: bytes,
+    size: int,
+    key: str,
+    min_size: int = 0,
+    max_aspect: float = 0.0,
+    position: float | None = None,
 ) -> np.ndarray:
-    """An encoded picture's centred square, uint8 (size, size, 3).
+    """The square of an encoded picture, see `to_square`: uint8 (size, size, 3).
 
     Raises:
       BadRecord: not a picture, truncated or otherwise damaged.
@@ -136,7 +150,7 @@ def decode(
             if short >= 4 * size:  # JPEG only: decodes at a fraction of the size
                 scale = 2 * size / short
                 image.draft("RGB", (int(scale * width), int(scale * height)))
-            return to_square(as_rgb(ImageOps.exif_transpose(image)), size)
+            return to_square(as_rgb(ImageOps.exif_transpose(image)), size, position)
     except LeftOut:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
@@ -159,10 +173,22 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The largest centred square of an RGB picture, scaled: uint8 (size, size, 3)."""
+def to_square(
+    image: Image.Image, size: int, position: float | None = None
+) -> np.ndarray:
+    """One of the largest squares of an RGB picture, scaled: uint8 (size, size, 3).
+
+    Args:
+      image: any size.
+      size: of the result.
+      position: of the square along the longer side, in [0, 1): equal parts of it are
+        the whole pixels at which a square may begin. None is the middle.
+    """
     side = min(image.size)
-    left, top = ((n - side) // 2 for n in image.size)
+    if position is None:
+        left, top = ((n - side) // 2 for n in image.size)
+    else:
+        left, top = (int(position * (n - side + 1)) for n in image.size)
     if side != size:
         image = image.resize(
             (size, size),
