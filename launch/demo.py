@@ -160,7 +160,8 @@ class Interrupts:
     def __init__(self):
         self.seen, self.process = 0, None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._pass_on)
+            if signal.getsignal(number) != signal.SIG_IGN:  # under nohup
+                signal.signal(number, self._pass_on)
 
     def _pass_on(self, number, frame):
         self.seen += 1

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -188,6 +189,24 @@ def test_a_second_interrupt_kills_a_step_that_does_not_end(tmp_path):
         driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=20)
     assert driver.returncode == 130
+
+
+def test_nohup_is_respected(tmp_path):
+    """A signal that is ignored from the start does not stop the list."""
+    driver = subprocess.Popen(
+        ["nohup", *python(DRIVER), str(LAUNCH), str(tmp_path), SAVES, "0"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    while driver.stdout.readline() not in ("ready\n", ""):
+        pass
+    driver.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert not (tmp_path / "file").exists()
+    driver.send_signal(signal.SIGINT)
+    shown, _ = driver.communicate(timeout=20)
+    assert shown.count("stopping") == 1
 
 
 def test_spans():
