@@ -32,7 +32,11 @@ FLAGS = {
         float,
         "classifier-free guidance of the prior; the model's own, else 4; 1 is none",
     ),
-    "prior_steps": (int, "sampling steps of the prior; the model's own"),
+    "prior_steps": (
+        str,
+        "sampling steps of the prior, or a respacing: ddim25, 10,10,3,2,2; the model's "
+        "own",
+    ),
     "prior_sampler": (str, "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun; the model's"),
     "prior_variance": (str, "of ddpm's steps, as --decoder_variance"),
     "num_candidates": (int, "embeddings drawn per prompt, the best is decoded; 2"),
@@ -45,7 +49,7 @@ FLAGS = {
         "of the decoder; the model's own, else 8; with inverted noise 1",
     ),
     "decoder_steps": (
-        int,
+        str,
         "of the decoder; the model's own, with inverted noise 250",
     ),
     "decoder_sampler": (str, "likewise"),
@@ -57,7 +61,7 @@ FLAGS = {
     "decoder_guidance_interval": (str, "FIRST,LAST timesteps that are guided; all"),
     "decoder_guidance_rescale": (float, "0 to 1: takes guidance's contrast back; 0"),
     "dynamic_threshold": (float, "0 to 1: quantile of pixels not to clip, e.g. 0.995"),
-    "upsampler_steps": (int, "sampling steps of each upsampler; the model's own"),
+    "upsampler_steps": (str, "sampling steps of each upsampler; the model's own"),
     "eta": (float, "noise of DDIM steps; 0, for variations 1"),
     "inverted": (bool, "variations start from the picture's own noise"),
     "noise": (str, "interpolate: inverted (ends at the pictures) or shared; inverted"),

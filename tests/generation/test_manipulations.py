@@ -49,7 +49,8 @@ def test_inversion_then_ddim_gives_the_picture_back(model, images, latents):
     """Measured: 37.7 dB."""
     z, x_T = latents
     assert z.shape == (5, 8) and x_T.shape == (5, 8, 8, 3) and x_T.dtype == np.float32
-    back = model.decode(z, noise=x_T, guidance=1.0, steps=STEPS)
+    options = dict(guidance=1.0, steps=STEPS)
+    back = model.decode(z, noise=x_T, inverted=True, **options)
     afresh = model.decode(z, guidance=1.0, steps=STEPS)
     assert psnr(back, images) > 35, psnr(back, images)
     assert psnr(afresh, images) < 20
@@ -64,7 +65,7 @@ def test_more_steps_come_closer(model, images):
 
 def test_the_embedding_is_part_of_the_latent(model, images, latents):
     z, x_T = latents
-    options = dict(noise=x_T, guidance=1.0, steps=STEPS)
+    options = dict(noise=x_T, inverted=True, guidance=1.0, steps=STEPS)
     right, wrong = (model.decode(x, **options) for x in (z, z[::-1]))
     assert (wrong != right).any() and psnr(wrong, images) < psnr(right, images)
 
@@ -114,6 +115,24 @@ def test_text_diff_starts_at_the_picture(model, images):
     other = model.text_diff(images, "a big umbrella", "a cat", **options)
     assert (other[:, 1] != rows[:, 1]).any()
     assert model.text_diff(images[:1], "", "a cat", **options).shape[0] == 1
+
+
+def test_text_diff_goes_between_unit_embeddings(model, images, monkeypatch):
+    """As the paper's are: a caption with a longer embedding weighs no more."""
+    encode_text = model.encode_text
+    options = dict(source="a cat", target="a big umbrella", thetas=(0.4,), steps=5)
+    rows = model.text_diff(images[:2], **options)
+    lengths = np.array([[1.0], [7.0]], np.float32)
+    monkeypatch.setattr(model, "encode_text", lambda x: lengths * encode_text(x))
+    close(model.text_diff(images[:2], **options), rows)
+
+
+def test_equal_indices_have_all_noise_in_common(model, latents):
+    z = latents[0]
+    options = dict(sampler="ddpm", steps=5, guidance=1.0, seed=2)
+    rows = model.decode(z[[0, 0, 1]], indices=[4, 4, 4], **options)
+    np.testing.assert_array_equal(rows[0], rows[1])
+    close(rows[2:], model.decode(z[1:2], first=4, **options))
 
 
 def test_pictures_of_any_size(model):
@@ -180,6 +199,16 @@ def test_known_pixels_stay(model, images):
             lambda m, x: m.decode(None, ["a"], noise=np.zeros((1, 4, 4, 3))),
             r"noise must be finite and \(1, 8, 8, 3\)",
         ),
+        (lambda m, x: m.decode(None, ["a"], inverted=True), "no noise that `invert`"),
+        (
+            lambda m, x: m.decode(
+                None, ["a"], noise=x[:1] / 255, inverted=True, sampler="ddpm"
+            ),
+            "undone by ddim only, not by ddpm",
+        ),
+        (lambda m, x: m.decode(None, ["a"], indices=[1, 2]), "must be 1 whole numbers"),
+        (lambda m, x: m.decode(None, ["a"], indices=[-1]), "must be 1 whole numbers"),
+        (lambda m, x: m.reconstruct(x, steps="ddim7.5"), "decoder steps: sampling"),
         (
             lambda m, x: m.decode(None, ["a"], keep=(x[:1], x[:1, :, :, 0])),
             "masks must be bool",
@@ -216,7 +245,8 @@ def test_the_steps_that_are_made_are_those_that_are_counted(model, images):
 def test_options_of_drawing_stay_out_of_inversion(model, images):
     latents = model.invert(images, steps=3)
     options = {"guidance": 1.0, "steps": 3, "dynamic_threshold": 0.5}
-    expected = model.decode(latents[0], noise=latents[1], sampler="ddim", **options)
+    noise = dict(noise=latents[1], inverted=True, sampler="ddim")
+    expected = model.decode(latents[0], **noise, **options)
     np.testing.assert_array_equal(model.reconstruct(images, **options), expected)
     assert (model.reconstruct(images, guidance=1.0, steps=3) != expected).any()
 

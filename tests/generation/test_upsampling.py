@@ -73,6 +73,17 @@ def test_the_decoders_picture_decides_what_is_enlarged(large, images):
     assert np.abs(a.astype(int) - b).max() > 1
 
 
+def test_all_noise_is_fixed_along_a_row(large, images):
+    """The upsamplers' too (paper, section 3: what changes is what was changed)."""
+    options = dict(source="a cat", target="a dog", thetas=(0.0, 0.0, 0.0), steps=3)
+    rows = large.text_diff(images[:3], **options)  # 9 cells in batches of 8
+    np.testing.assert_array_equal(rows[:, 1], rows[:, 0])
+    np.testing.assert_array_equal(rows[:, 2], rows[:, 0])
+    options = dict(noise="shared", decoder_steps=3)
+    same = large.interpolate(images[:2], images[:2], steps=3, **options)
+    np.testing.assert_array_equal(same[:, 2], same[:, 0])
+
+
 def test_a_cascade_with_a_gap_is_refused(stack):
     gap = {**stack.parts, "upsampler_32": make_upsampler(32, 16)}
     with pytest.raises(ValueError, match="pictures of 16 pixels, decoder makes .* 8"):

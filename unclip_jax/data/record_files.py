@@ -61,13 +61,15 @@ def write_shard(final, records) -> dict:
 
 
 class Sums:
-    """Streaming float64 sums of embeddings: count, mean, covariance, mean norm."""
+    """Streaming float64 sums of embeddings, as they are and scaled to norm 1."""
+
+    NAMES = ("count", "norm", "first", "second", "unit_first", "unit_second")
 
     def __init__(self, dim: int | None):
         dim = dim or 0
         self.count, self.norm = 0.0, 0.0
-        self.first = np.zeros(dim)
-        self.second = np.zeros((dim, dim))
+        self.first, self.unit_first = np.zeros(dim), np.zeros(dim)
+        self.second, self.unit_second = np.zeros((2, dim, dim))
         self._waiting = []
 
     def add(self, x) -> None:
@@ -79,7 +81,7 @@ class Sums:
     def merge(self, other) -> None:
         other._flush()
         self._flush()
-        for name in ("count", "norm", "first", "second"):
+        for name in self.NAMES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _flush(self):
@@ -87,36 +89,52 @@ class Sums:
             x = np.stack(self._waiting)
             self._waiting = []
             self.count += len(x)
-            self.norm += np.linalg.norm(x, axis=1).sum()
+            norms = np.linalg.norm(x, axis=1, keepdims=True)
+            self.norm += norms.sum()
             self.first += x.sum(axis=0)
             self.second += x.T @ x
+            unit = x / norms.clip(1e-12)
+            self.unit_first += unit.sum(axis=0)
+            self.unit_second += unit.T @ unit
 
     def state(self) -> dict[str, np.ndarray]:
         self._flush()
-        names = ("count", "norm", "first", "second")
-        return {name: np.asarray(getattr(self, name)) for name in names}
+        return {name: np.asarray(getattr(self, name)) for name in self.NAMES}
 
     @classmethod
     def from_state(cls, state) -> "Sums":
+        """The sums of `state`; an older version's has none of unit embeddings: NaN."""
         sums = cls(len(state["first"]))
-        for name in ("first", "second"):
-            setattr(sums, name, np.array(state[name]))
-        sums.count, sums.norm = float(state["count"]), float(state["norm"])
+        for name in cls.NAMES:
+            default = np.full_like(getattr(sums, name), np.nan)
+            setattr(sums, name, np.array(state.get(name, default)))
         return sums
 
     def statistics(self) -> dict[str, np.ndarray]:
-        """count, mean (D,), cov (D, D) unbiased, std (D,) its diagonal's root."""
+        """count, mean (D,), cov (D, D) unbiased, std (D,) its diagonal's root.
+
+        mean_norm is that of the embeddings; unit_mean and unit_cov are of those scaled
+        to norm 1, and are left out where they are not known.
+        """
         self._flush()
-        mean = self.first / self.count
-        centred = self.second - self.count * np.outer(mean, mean)
-        cov = centred / max(self.count - 1, 1)
-        return {
+        mean, cov = self._moments(self.first, self.second)
+        statistics = {
             "count": np.asarray(int(self.count)),
             "mean": mean,
-            "cov": (cov + cov.T) / 2,
+            "cov": cov,
             "std": np.sqrt(np.clip(np.diagonal(cov), 0, None)),
             "mean_norm": np.asarray(self.norm / self.count),
         }
+        if np.isfinite(self.unit_first).all():
+            unit_mean, unit_cov = self._moments(self.unit_first, self.unit_second)
+            statistics |= {"unit_mean": unit_mean, "unit_cov": unit_cov}
+        return statistics
+
+    def _moments(self, first, second):
+        """Mean (D,) and unbiased covariance (D, D) from sums."""
+        mean = first / self.count
+        cov = (second - self.count * np.outer(mean, mean)) / max(self.count - 1, 1)
+        return mean, (cov + cov.T) / 2
 
 
 def claim_folder(folder, plan, manifest_name) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 
-from unclip_jax.diffusion import samplers
+from unclip_jax.diffusion import samplers, schedule
 
 PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 
@@ -128,6 +128,32 @@ def integer(name: str, value: int, minimum: int, maximum: int) -> int:
             f"{name} must be a whole number from {minimum} to {maximum}, got {value!r}"
         )
     return int(value)
+
+
+def steps(name: str, value: int | str, most: int) -> int | str:
+    """A number of sampling steps, or a respacing of diffusion.schedule.respace."""
+    if not isinstance(value, str):
+        return integer(name, value, 1, most)
+    count = schedule.count_of(value)
+    if count is not None:
+        return integer(name, count, 1, most)
+    try:
+        schedule.respace(most, value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return value
+
+
+def indices(values: Sequence[int], count: int) -> np.ndarray:
+    """(count,) int32 numbers of pictures."""
+    values = np.asarray(values)
+    whole = np.issubdtype(values.dtype, np.integer) and values.shape == (count,)
+    if not whole or values.min() < 0 or values.max() >= 2**31:
+        raise ValueError(
+            f"indices must be {count} whole numbers from 0 to {2**31 - 1}, one per "
+            f"picture, got {values.tolist()}"
+        )
+    return values.astype(np.int32)
 
 
 def sampler(name: str, value: str) -> str:

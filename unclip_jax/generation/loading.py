@@ -17,13 +17,20 @@ SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Mean (D,) and covariance (D, D) of embeddings, float64."""
+    """Mean (D,) and covariance (D, D) of embeddings, float64.
+
+    `unit` says whether of those scaled to norm 1, which a decoder of unit embeddings
+    sees.
+    """
 
     mean: np.ndarray
     cov: np.ndarray
+    unit: bool = False
 
     def project(self, z: np.ndarray, count: int) -> np.ndarray:
         """Embeddings (N, D) without all but their first `count` components."""
+        if self.unit:
+            z = z / np.linalg.norm(z, axis=-1, keepdims=True).clip(1e-12)
         _, vectors = np.linalg.eigh(self.cov)  # columns, by rising variance
         basis = vectors[:, vectors.shape[1] - count :]  # (D, count)
         kept = (z - self.mean) @ basis @ basis.T + self.mean

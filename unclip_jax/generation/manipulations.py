@@ -54,25 +54,39 @@ class Manipulations:
         return np.stack([fit(i, self.draw_size) for i in checks.pictures(images)])
 
     def invert(
-        self, images, steps: int = 250, guidance: float = 1.0, progress=None
+        self,
+        images,
+        steps: int | str = 250,
+        guidance: float = 1.0,
+        corrections: int = 0,
+        progress=None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The latents of pictures: (z_i (N, D), x_T (N, s, s, 3)), float32.
 
-        `decode(z_i, noise=x_T)` by DDIM with the same steps and guidance draws them
-        again: the more steps the closer, as far as the decoder can draw them at all.
+        `decode(z_i, noise=x_T, inverted=True)` by DDIM with the same steps and guidance
+        draws them again: the more steps the closer, as far as the decoder can draw them
+        at all.
         """
         images = checks.pictures(images)
         z = self.encode_image(self.fit_for_clip(images))
         pixels = self.fit_for_decoder(images)
-        options = dict(guidance=guidance, steps=steps, progress=progress)
-        return z, self.invert_pixels(pixels, z, **options)
+        options = dict(guidance=guidance, steps=steps, corrections=corrections)
+        return z, self.invert_pixels(pixels, z, **options, progress=progress)
 
     def reconstruct(
-        self, images, steps: int = 250, guidance: float = 1.0, progress=None, **drawing
+        self,
+        images,
+        steps: int | str = 250,
+        guidance: float = 1.0,
+        corrections: int = 0,
+        progress=None,
+        **drawing,
     ) -> np.ndarray:
         """Pictures to their latents and back."""
-        options = self._check(guidance=guidance, steps=steps, **drawing)
-        z, x_T = self.invert(images, steps, guidance, StepsOnly(progress))
+        options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
+        options = self._check(**options)
+        before = StepsOnly(progress)
+        z, x_T = self.invert(images, steps, guidance, corrections, before)
         return self.decode(z, noise=x_T, **options, progress=progress)
 
     def variations(
@@ -81,8 +95,9 @@ class Manipulations:
         seed: int = 0,
         eta: float = 1.0,
         guidance: float | None = None,
-        steps: int | None = None,
+        steps: int | str | None = None,
         inverted: bool = False,
+        corrections: int = 0,
         first: int = 0,
         progress=None,
         **drawing,
@@ -97,11 +112,13 @@ class Manipulations:
         if inverted:
             guidance = INVERTED["guidance"] if guidance is None else guidance
             steps = INVERTED["steps"] if steps is None else steps
-        options = self._check(guidance=guidance, steps=steps, **drawing)
+        options = dict(guidance=guidance, steps=steps, inverted=inverted, **drawing)
+        options = self._check(**options)
         checks.number("eta", eta, 0)
         noise = None
         if inverted:
-            z, noise = self.invert(images, steps, guidance, StepsOnly(progress))
+            before = StepsOnly(progress)
+            z, noise = self.invert(images, steps, guidance, corrections, before)
         else:
             z = self.encode_image(self.fit_for_clip(images))
         options |= dict(seed=seed, eta=eta, first=first, progress=progress)
@@ -115,7 +132,8 @@ class Manipulations:
         noise: str = "inverted",
         seed: int = 0,
         guidance: float | None = None,
-        decoder_steps: int | None = None,
+        decoder_steps: int | str | None = None,
+        corrections: int = 0,
         progress=None,
         **drawing,
     ) -> np.ndarray:
@@ -145,14 +163,15 @@ class Manipulations:
         if len(a) != len(b):
             raise ValueError(f"{len(a)} pictures to go from, {len(b)} to go to")
         t = np.linspace(0, 1, steps)
-        options = self._check(guidance=guidance, steps=decoder_steps, **drawing)
+        options = dict(guidance=guidance, steps=decoder_steps, inverted=exact)
+        options = self._check(**options, **drawing)
+        x_T = None
         if exact:
             before = StepsOnly(progress)
-            z, x_T = self.invert([*a, *b], decoder_steps, guidance, before)
+            z, x_T = self.invert([*a, *b], decoder_steps, guidance, corrections, before)
             x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
         else:
             z = self.encode_image(self.fit_for_clip([*a, *b]))
-            x_T = np.repeat(self.draw_noise(len(a), seed), steps, axis=0)
         z = slerp(z[: len(a), None], z[len(a) :, None], t)  # (N, steps, D)
         return self._rows(z, x_T, seed, options, progress)
 
@@ -163,7 +182,8 @@ class Manipulations:
         target: str,
         thetas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4),
         guidance: float = 1.0,
-        steps: int = 250,
+        steps: int | str = 250,
+        corrections: int = 0,
         progress=None,
         **drawing,
     ) -> np.ndarray:
@@ -182,9 +202,12 @@ class Manipulations:
         thetas = np.array([checks.fraction("theta", theta) for theta in thetas])
         if not len(thetas):
             raise ValueError("no thetas: give at least one")
-        options = self._check(guidance=guidance, steps=steps, **drawing)
-        before, after = self.encode_text([source, target])
-        z, x_T = self.invert(images, steps, guidance, StepsOnly(progress))
+        options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
+        options = self._check(**options)
+        # of unit vectors, as the paper's are: of others the longer would tilt it
+        before, after = _unit(self.encode_text([source, target]))
+        listener = StepsOnly(progress)
+        z, x_T = self.invert(images, steps, guidance, corrections, listener)
         z = rotate(z[:, None], (after - before)[None, None], thetas)
         x_T = np.repeat(x_T, len(thetas), axis=0)
         return self._rows(z, x_T, 0, options, progress)
@@ -196,7 +219,7 @@ class Manipulations:
         prompt: str | None = None,
         seed: int = 0,
         guidance: float | None = None,
-        steps: int | None = None,
+        steps: int | str | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
         prior: Mapping[str, Any] | None = None,
@@ -238,7 +261,7 @@ class Manipulations:
         dims: Sequence[int] = (20, 30, 40, 80, 120, 160, 200, 320),
         seed: int = 0,
         guidance: float | None = None,
-        steps: int | None = None,
+        steps: int | str | None = None,
         progress=None,
         **drawing,
     ) -> np.ndarray:
@@ -263,8 +286,7 @@ class Manipulations:
         options = self._check(guidance=guidance, steps=steps, **drawing)
         z = self.encode_image(self.fit_for_clip(images))
         kept = np.stack([statistics.project(z, n) for n in dims], axis=1)
-        x_T = np.repeat(self.draw_noise(len(z), seed), len(dims), axis=0)
-        return self._rows(kept, x_T, seed, options, progress)
+        return self._rows(kept, None, seed, options, progress)
 
     def _check(self, **drawing):
         """The options for `decode` by DDIM; raises before anything is computed."""
@@ -273,9 +295,13 @@ class Manipulations:
         return drawing
 
     def _rows(self, z, x_T, seed, options, progress):
-        """Pictures (N, K, S, S, 3) of embeddings (N, K, D), x_T row after row."""
+        """Pictures (N, K, S, S, 3) of embeddings (N, K, D), all noise one per row.
+
+        x_T (N K, s, s, 3) comes row after row; None draws one per row.
+        """
         n, k, dim = z.shape
         options = dict(**options, seed=seed, progress=progress)
+        options["indices"] = np.repeat(np.arange(n), k)
         drawn = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
         return drawn.reshape(n, k, *drawn.shape[1:])
 

@@ -24,22 +24,25 @@ class Drawing:
     """What a program that draws is compiled for; equal ones share a program.
 
     Attributes:
-      steps: sampling steps.
+      steps: sampling steps, or a respacing of diffusion.schedule.respace.
       sampler: a name in diffusion.samplers.SAMPLERS.
       variance: of the steps of "ddpm", see diffusion.samplers.ancestral; None for
         other samplers.
       guided: whether the guidance is not 1.
       guidance_interval, guidance_rescale: see diffusion.guidance.
       dynamic_threshold: see diffusion.process; None is a fixed bound on |x0|.
+      inverted: whether the noise to start from is what DDIM inversion found, see
+        sampling.invert_images.
     """
 
-    steps: int
+    steps: int | str
     sampler: str
     variance: str | None = None
     guided: bool = False
     guidance_interval: tuple[int, int] | None = None
     guidance_rescale: float = 0.0
     dynamic_threshold: float | None = None
+    inverted: bool = False
 
 
 def settle(
@@ -53,6 +56,7 @@ def settle(
     guidance_interval: Sequence[int] | None = None,
     guidance_rescale: float = 0.0,
     dynamic_threshold: float | None = None,
+    inverted: bool = False,
 ) -> tuple[np.float32, Drawing]:
     """The scale of guidance, and everything else, for drawing with the part `kind`.
 
@@ -72,6 +76,8 @@ def settle(
     if sampler is None:
         sampler = diffusion.get("sampler") or USUAL_SAMPLER.get(kind, "ddim")
     sampler = checks.sampler(f"{kind} sampler", sampler)
+    if inverted and sampler != "ddim":
+        raise ValueError(f"inverted noise is undone by ddim only, not by {sampler}")
     interval = _interval(f"{kind} guidance interval", guidance_interval, most)
     rescale = checks.number(f"{kind} guidance rescale", guidance_rescale, 0, 1)
     if dynamic_threshold is not None:
@@ -79,10 +85,11 @@ def settle(
         if not dynamic_threshold:
             raise ValueError("dynamic threshold must be more than 0, got 0")
     drawing = Drawing(
-        steps=checks.integer(f"{kind} steps", steps, 1, most),
+        steps=checks.steps(f"{kind} steps", steps, most),
         sampler=sampler,
         variance=_variance(stack, part, sampler, variance),
         dynamic_threshold=dynamic_threshold,
+        inverted=inverted,
     )
     if scale != 1:
         drawing = dataclasses.replace(
@@ -146,9 +153,9 @@ def _plain(scale: np.float32, drawing: Drawing) -> dict[str, Any]:
     values = dataclasses.asdict(drawing)
     values["guidance"] = float(scale)
     del values["guided"]
-    if not drawing.guidance_rescale:
-        del values["guidance_rescale"]
-    return {key: value for key, value in values.items() if value is not None}
+    return {
+        k: v for k, v in values.items() if v not in (None, False) or k == "guidance"
+    }
 
 
 def _variance(stack, part, sampler, variance):

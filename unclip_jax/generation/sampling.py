@@ -24,6 +24,11 @@ CODES = 2  # drawn by the autoregressive prior
 # whose config does not say.
 PRIOR_CLIP = {"standardize": 5.0}
 
+# Noise of pictures is that of the largest timestep with this signal sqrt(abar): without
+# a bound on x_0, a step multiplies an error of epsilon by the ratio of its signals,
+# more than 100 at the end of the cosine schedule (numbers in docs/sampling.md).
+MIN_SIGNAL = 0.03
+
 # The last noise of analytic variance, in grey levels (Bao et al. 2022 take 1 or 2).
 LAST_NOISE = 2.0
 
@@ -241,7 +246,7 @@ def draw_images(
     condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
-    exact = canvas.x_T is not None and not drawing.guided
+    exact = drawing.inverted and not drawing.guided
     bound = None if exact else 1.0
     model = decoder_model(decoder, params)
     denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
@@ -260,7 +265,7 @@ def draw_images(
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     keys = keys_of(seed, indices, DECODER, STEPS)
     options = {"bound": 1.0, "pixels": LAST_NOISE}
-    options["to_x0"] = not (exact and _ends_early(drawing))
+    options["to_x0"] = not (exact and _ends_early(decoder, drawing))
     images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
@@ -276,6 +281,7 @@ def invert_images(
     scale,
     *,
     drawing: Drawing,
+    corrections: int = 0,
     report: Callable | None = None,
 ):
     """The noise from which DDIM with eta = 0 draws the given pictures.
@@ -285,6 +291,8 @@ def invert_images(
 
     Args:
       images: float32 (B, S, S, 3) in [-1, 1].
+      drawing: of inverted noise, as draw_images will use it.
+      corrections: static; see samplers.ddim_inversion.
       others: as for `draw_images`.
 
     Returns:
@@ -294,20 +302,29 @@ def invert_images(
     condition = clip_image, no_clip, tokens, clip_caption
     model = decoder_model(decoder, params)
     predict = _denoiser(decoder, model, condition, scale, drawing, None)
-    timesteps = schedule.strided_timesteps(sched.num_steps, drawing.steps)
-    to_x0 = not _ends_early(drawing)
+    timesteps = timesteps_of(decoder, drawing)
+    to_x0 = not _ends_early(decoder, drawing)
     visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
     predict = reported(predict, visited, report, "inversion")
-    return samplers.ddim_inversion(predict, sched, images, timesteps, to_x0=to_x0)
+    return samplers.ddim_inversion(
+        predict, sched, images, timesteps, corrections, to_x0=to_x0
+    )
 
 
-def _ends_early(drawing: Drawing) -> bool:
+def timesteps_of(part: Part, drawing: Drawing):
+    """The timesteps (n,) that `drawing` visits, descending."""
+    least = MIN_SIGNAL if drawing.inverted else 0.0
+    sched = schedule_of(part)
+    return samplers.timesteps(drawing.sampler, sched, drawing.steps, least)
+
+
+def _ends_early(decoder: Part, drawing: Drawing) -> bool:
     """Whether inversion leaves out the step between x_0 and the last timestep.
 
     It puts the model's x_0 in place of x, which cannot be undone; what guidance has
     pushed out of the range of pictures needs that.
     """
-    return not drawing.guided and drawing.steps > 1
+    return not drawing.guided and len(timesteps_of(decoder, drawing)) > 1
 
 
 def decoder_model(decoder: Part, params):
@@ -363,7 +380,7 @@ def _run_sampler(
         options["variance"] = drawing.variance
     if drawing.variance == "analytic":
         options |= {"statistic": part.analytic, **bounds}
-    timesteps = samplers.timesteps(drawing.sampler, sched, drawing.steps)
+    timesteps = timesteps_of(part, drawing)
     visited = timesteps if options.get("to_x0", True) else timesteps[:-1]
     predict = reported(predict, visited, report, part.kind)
     run = samplers.SAMPLERS[drawing.sampler]
@@ -414,7 +431,7 @@ def enlarge_images(
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
     sched = schedule_of(upsampler)
-    last_t = samplers.timesteps(drawing.sampler, sched, drawing.steps)[-1]
+    last_t = timesteps_of(upsampler, drawing)[-1]
 
     def predict(x, t):
         weights = params

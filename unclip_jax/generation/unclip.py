@@ -127,9 +127,9 @@ class UnCLIP(Manipulations):
         prior_guidance: float | None = None,
         decoder_guidance: float | None = None,
         num_candidates: int = 2,
-        prior_steps: int | None = None,
-        decoder_steps: int | None = None,
-        upsampler_steps: int | None = None,
+        prior_steps: int | str | None = None,
+        decoder_steps: int | str | None = None,
+        upsampler_steps: int | str | None = None,
         prior_sampler: str | None = None,
         decoder_sampler: str | None = None,
         prior_variance: str | None = None,
@@ -155,7 +155,8 @@ class UnCLIP(Manipulations):
             what the export recommends (as its training config said), else 4 and 8.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
-          prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion.
+          prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion, or
+            timesteps by a respacing, "ddim25" or "10,10,3,2,2" (diffusion.schedule).
             None is what the export recommends, else 64, 50 and 27.
           prior_sampler, decoder_sampler: names in diffusion.samplers.SAMPLERS; None is
             what the export recommends, else "ddpm" and "ddim".
@@ -240,7 +241,7 @@ class UnCLIP(Manipulations):
         seed: int = 0,
         guidance: float | None = None,
         num_candidates: int = 2,
-        steps: int | None = None,
+        steps: int | str | None = None,
         sampler: str | None = None,
         variance: str | None = None,
         prior: str = "auto",
@@ -279,7 +280,7 @@ class UnCLIP(Manipulations):
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
         guidance: float | None = None,
-        steps: int | None = None,
+        steps: int | str | None = None,
         sampler: str | None = None,
         variance: str | None = None,
         guidance_interval: Sequence[int] | None = None,
@@ -287,7 +288,9 @@ class UnCLIP(Manipulations):
         dynamic_threshold: float | None = None,
         eta: float = 0.0,
         first: int = 0,
+        indices: Sequence[int] | None = None,
         noise: np.ndarray | None = None,
+        inverted: bool = False,
         keep: tuple[np.ndarray, np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
@@ -299,9 +302,12 @@ class UnCLIP(Manipulations):
         Args:
           embeddings: text embeddings do as well; the decoder was not trained on them.
           others: as for text2image, where their names may begin with decoder_.
-          noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it. One
-            of `invert` is undone without guidance with the same steps and eta = 0:
-            DDIM then ends at the last timestep, with the trace of noise there.
+          indices: N numbers of pictures, instead of first, first + 1, ...: pictures of
+            one number have all noise in common, that of the upsamplers too.
+          noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it.
+          inverted: whether `noise` is what `invert` found. DDIM then begins and ends at
+            the timesteps of the inversion and, without guidance, does not bound x_0:
+            with the same steps and eta = 0 it undoes the inversion.
           keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
             the mask stays as it is in the picture, but for later enlargement.
         """
@@ -309,6 +315,8 @@ class UnCLIP(Manipulations):
         n = len(rows[0])
         side = self.draw_size
         canvas = sampling.Canvas()
+        if inverted and noise is None:
+            raise ValueError("inverted=True, but no noise that `invert` found")
         if noise is not None:
             canvas = canvas._replace(x_T=checks.noise(noise, (n, side, side, 3)))
         if keep is not None:
@@ -322,6 +330,7 @@ class UnCLIP(Manipulations):
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
             dynamic_threshold=dynamic_threshold,
+            inverted=inverted,
             report=self.engine.listening(progress),
         )
         eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
@@ -330,7 +339,8 @@ class UnCLIP(Manipulations):
             *painters, conditions, indices, canvas = rest
             return run(painters, conditions, seed, indices, eta, canvas)
 
-        arrays = rows, _indices(first, n), canvas
+        indices = _indices(first, n) if indices is None else checks.indices(indices, n)
+        arrays = rows, indices, canvas
         return self.engine.map(draw, self.engine.painters, arrays, progress)
 
     def invert_pixels(
@@ -339,29 +349,37 @@ class UnCLIP(Manipulations):
         embeddings: np.ndarray | None,
         prompts: str | Sequence[str] | None = None,
         guidance: float = 1.0,
-        steps: int = 50,
+        steps: int | str = 50,
+        corrections: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """The noise from which `decode` draws pictures, by DDIM inversion.
+
+        Undone by `decode(..., noise=x_T, inverted=True, sampler="ddim")`.
 
         Args:
           images: uint8 (N, s, s, 3), s = draw_size.
           embeddings, prompts: what the decoder is conditioned on.
           guidance, steps: those of the later `decode`; guidance above 1 makes it
             coarse.
+          corrections: more calls of the decoder per step, see
+            diffusion.samplers.ddim_inversion.
 
         Returns:
-          x_T, float32 (N, s, s, 3).
+          x_T, float32 (N, s, s, 3), at the first of the timesteps: the largest whose
+          signal is at least sampling.MIN_SIGNAL.
         """
         images = checks.images(images, self.draw_size, "the decoder")
         rows = self._conditions(embeddings, prompts)
         if len(images) != len(rows[0]):
             raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
-        scale, drawing = settle(self.stack, "decoder", guidance=guidance, steps=steps)
+        options = dict(guidance=guidance, steps=steps, sampler="ddim", inverted=True)
+        scale, drawing = settle(self.stack, "decoder", **options)
         run = self.engine.program(
             sampling.invert_images,
             "decoder",
             drawing=drawing,
+            corrections=checks.integer("corrections", corrections, 0, 100),
             report=self.engine.listening(progress),
         )
         read = self.engine.caption_reader()

@@ -65,9 +65,13 @@ def export(
         native.write_tokenizer(folder, tokenizer)
     records = meta["config"].get("data", {}).get("path")
     statistics = epath.Path(records or run) / "statistics.npz"
-    if statistics.is_file():  # records may be gone by now: only PCA needs these
+    # the decoder sees them last: of unit embeddings, if those are what it sees
+    ours = kind == "decoder" or "decoder" not in native.read_index(folder)["parts"]
+    if ours and statistics.is_file():  # records may be gone by now: only PCA needs it
         with statistics.open("rb") as file, np.load(file) as arrays:
-            native.write_statistics(folder, arrays["mean"], arrays["cov"])
+            unit = getattr(part.module, "unit_norm", False) and "unit_mean" in arrays
+            mean, cov = (f"unit_{k}" if unit else k for k in ("mean", "cov"))
+            native.write_statistics(folder, arrays[mean], arrays[cov], unit)
     have = ", ".join(sorted(native.read_index(folder)["parts"]))
     return f"exported {what} to {folder}, which now has: {have}"
 

@@ -140,12 +140,16 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
 
 
 def write_statistics(
-    folder: str | os.PathLike, mean: np.ndarray, cov: np.ndarray
+    folder: str | os.PathLike, mean: np.ndarray, cov: np.ndarray, unit: bool = False
 ) -> None:
-    """Adds mean (D,) and covariance (D, D) of the training embeddings, as float64."""
+    """Adds mean (D,) and covariance (D, D) of the training embeddings, as float64.
+
+    `unit` says whether they are of the embeddings scaled to norm 1.
+    """
     index = _read_index(folder)
     index["parts"][STATISTICS] = {}
     arrays = {"mean": np.asarray(mean, np.float64), "cov": np.asarray(cov, np.float64)}
+    arrays["unit"] = np.asarray(unit, bool)
 
     def write(new: pathlib.Path):
         safetensors.numpy.save_file(arrays, new / WEIGHTS, {"format": FORMAT})
@@ -154,7 +158,10 @@ def write_statistics(
 
 
 def read_statistics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{"mean", "cov"} as written; raises what `read_part` does."""
+    """{"mean", "cov", "unit"} as written; raises what `read_part` does.
+
+    An older export has no "unit": its statistics are of embeddings as they are.
+    """
     path = part_folder(folder, STATISTICS)
     return safetensors.numpy.load_file(path / WEIGHTS)
 

@@ -193,15 +193,25 @@ class _Walk:
 
 
 def mix_statistics(parts) -> dict[str, np.ndarray]:
-    """mean, cov, std and mean_norm of a mixture, from [(share, statistics)]."""
-    mean = sum(share * s["mean"] for share, s in parts)
-    second = sum(
-        share * (s["cov"] + np.outer(s["mean"], s["mean"])) for share, s in parts
-    )
-    cov = second - np.outer(mean, mean)
-    return {
+    """mean, cov, std and mean_norm of a mixture, from [(share, statistics)].
+
+    Also unit_mean and unit_cov, if all parts have them.
+    """
+    mean, cov = _mix_moments(parts, "mean", "cov")
+    mixed = {
         "mean": mean,
         "cov": cov,
         "std": np.sqrt(np.clip(np.diagonal(cov), 0, None)),
         "mean_norm": np.asarray(sum(share * s["mean_norm"] for share, s in parts)),
     }
+    if all("unit_mean" in s for _, s in parts):
+        unit_mean, unit_cov = _mix_moments(parts, "unit_mean", "unit_cov")
+        mixed |= {"unit_mean": unit_mean, "unit_cov": unit_cov}
+    return mixed
+
+
+def _mix_moments(parts, mean, cov):
+    """The mean and covariance of a mixture, by their names in the statistics."""
+    mixed = sum(share * s[mean] for share, s in parts)
+    second = sum(share * (s[cov] + np.outer(s[mean], s[mean])) for share, s in parts)
+    return mixed, second - np.outer(mixed, mixed)

@@ -31,7 +31,7 @@ def sample(args: types.SimpleNamespace) -> None:
         model is loaded where possible.
     """
     given = {
-        flag: value
+        flag: _steps(value) if flag.endswith("_steps") else value
         for flag, value in vars(args).items()
         if flag not in COMMON and value not in (None, [])
     }
@@ -101,6 +101,11 @@ def _load(args, options, settings):
         listed = ", ".join(f"{key} {value}" for key, value in values.items())
         print(f"{part}: {listed}")
     return model, {**settings, "drawn_with": drawn_with}
+
+
+def _steps(value):
+    """A number of steps that is written in digits is a number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _check(args, options):
