@@ -47,7 +47,10 @@ def main():
     examples = [reader[i] for i in rows]
     real = model.fit_for_decoder([example["image"] for example in examples])
     captions = [example["caption"] for example in examples]
-    drawn = model.text2image(captions, prior_guidance=2.0, decoder_guidance=3.0)
+    if "prior" in model.stack.parts:
+        drawn = model.text2image(captions, prior_guidance=2.0, decoder_guidance=3.0)
+    else:
+        drawn = model.variations(real, guidance=3.0)
     drawn = model.fit_for_decoder(drawn)
 
     figure, axis = plt.subplots(figsize=(5, 3.4))

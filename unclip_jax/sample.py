@@ -64,6 +64,7 @@ FLAGS = {
     "upsampler_steps": (str, "sampling steps of each upsampler; the model's own"),
     "eta": (float, "noise of DDIM steps; 0, for variations 1"),
     "inverted": (bool, "variations start from the picture's own noise"),
+    "corrections": (int, "of inversion: more calls of the decoder per step; 0"),
     "noise": (str, "interpolate: inverted (ends at the pictures) or shared; inverted"),
     "frames": (int, "interpolate: pictures per row; 8"),
     "source": (str, 'text_diff: what the picture shows; "a photo"'),

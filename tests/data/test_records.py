@@ -84,6 +84,9 @@ def test_statistics_are_those_of_clip_image(records, examples):
     np.testing.assert_allclose(statistics["std"], x.std(0, ddof=1), rtol=1e-9)
     norms = np.linalg.norm(x, axis=1)
     np.testing.assert_allclose(statistics["mean_norm"], norms.mean(), rtol=1e-12)
+    unit = x / norms[:, None]
+    np.testing.assert_allclose(statistics["unit_mean"], unit.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(statistics["unit_cov"], np.cov(unit.T), atol=1e-12)
 
 
 def test_writing_goes_on_after_a_stop(make_writer, examples, records, tmp_path):
@@ -341,3 +344,17 @@ def test_sums_stream_and_merge():
     wide = x.astype(np.float64)
     np.testing.assert_allclose(statistics["mean"], wide.mean(0), rtol=1e-12)
     np.testing.assert_allclose(statistics["cov"], np.cov(wide.T), rtol=1e-8, atol=1e-9)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    np.testing.assert_allclose(statistics["unit_cov"], np.cov(unit.T), atol=1e-12)
+
+
+def test_shards_of_an_older_version_know_nothing_of_unit_embeddings():
+    parts = [record_files.Sums(4), record_files.Sums(4)]
+    for part in parts:
+        for row in np.random.default_rng(1).normal(size=(20, 4)):
+            part.add(row)
+    state = parts[0].state()
+    old = {name: state[name] for name in ("count", "norm", "first", "second")}
+    parts[1].merge(record_files.Sums.from_state(old))
+    statistics = parts[1].statistics()
+    assert "unit_mean" not in statistics and np.isfinite(statistics["cov"]).all()

@@ -60,6 +60,12 @@ def test_reconstructions(model, images, back):
     assert saturated(back) < 0.05
 
 
+def test_a_correction_makes_inversion_exact(model, images):
+    """Measured at 50 steps: 36.0 dB without, 47.6 with one."""
+    drawn = model.reconstruct(images, steps=50, corrections=1)
+    assert psnr(drawn, images) > 42, psnr(drawn, images)
+
+
 def test_few_steps_leave_out_the_same_timesteps(model, images):
     """On the schedule's last timesteps alone everything would be at 0 or 255."""
     for steps in (10, "ddim25", "10,10,3,2,2"):

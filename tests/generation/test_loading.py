@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.loading import check_together, load_stack
+from unclip_jax.generation.loading import Statistics, check_together, load_stack
 from unclip_jax.interop import native, parts
 from unclip_jax.tokenizer import train_tokenizer
 
@@ -84,3 +84,14 @@ def test_embedding_conventions_must_agree(stack, kind, convention):
     with pytest.raises(ValueError, match=f"the {kind} makes.*decoder wants standard"):
         check_together(unit)
     check_together(with_convention(unit, "decoder", "unit_17.2"))
+
+
+def test_principal_components_of_unit_embeddings():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 3)) * (3, 1, 0.2) * rng.uniform(1, 9, (200, 1))
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    statistics = Statistics(unit.mean(0), np.cov(unit.T), unit=True)
+    np.testing.assert_allclose(statistics.project(z, 3), unit, atol=1e-6)
+    lost = [np.square(statistics.project(z, n) - unit).sum(1).mean() for n in (1, 2)]
+    variances = np.linalg.eigvalsh(statistics.cov) * 199 / 200
+    np.testing.assert_allclose(lost, variances.cumsum()[1::-1], rtol=1e-6)

@@ -248,3 +248,23 @@ def test_export_of_runs(tmp_path, clip):
     del prior["query"]
     with pytest.raises(ValueError, match="1 missing: query"):
         export(prior, meta, run, out)
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_statistics_are_of_embeddings_as_the_model_sees_them(tmp_path, clip, unit_norm):
+    run, out = tmp_path / "run", tmp_path / "out"
+    native.write_part(out, "clip", CLIP, clip, {})
+    run.mkdir()
+    raw, unit = np.ones(8), np.zeros(8)
+    covs = {"cov": np.eye(8), "unit_cov": np.eye(8) / 8}
+    np.savez(run / "statistics.npz", mean=raw, unit_mean=unit, **covs)
+    config = {**PRIOR, "model": {**PRIOR["model"], "unit_norm": unit_norm}}
+    prior = random_params("prior", config)
+    export(prior, run_meta("prior", config, **prior_meta(out)), run, out)
+    statistics = native.read_statistics(out)
+    assert bool(statistics["unit"]) == unit_norm
+    np.testing.assert_array_equal(statistics["mean"], unit if unit_norm else raw)
+    # records of an older version have none of unit embeddings
+    np.savez(run / "statistics.npz", mean=raw, cov=covs["cov"])
+    export(prior, run_meta("prior", config, **prior_meta(out)), run, out)
+    assert not native.read_statistics(out)["unit"]

@@ -26,6 +26,8 @@ class Manipulations:
     `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
     `decode`, and so do `guidance_interval`, `guidance_rescale` and `dynamic_threshold`,
     which every method that draws takes as `**drawing`; inversion never sees these.
+    `corrections` are of the inversion: 1 doubles its cost and makes it nearly exact
+    without guidance (docs/sampling.md).
     Pictures come back as uint8 (..., S, S, 3), S = image_size.
     """
 
@@ -113,7 +115,7 @@ class Manipulations:
             guidance = INVERTED["guidance"] if guidance is None else guidance
             steps = INVERTED["steps"] if steps is None else steps
         options = dict(guidance=guidance, steps=steps, inverted=inverted, **drawing)
-        options = self._check(**options)
+        options = self._check(corrections, **options)
         checks.number("eta", eta, 0)
         noise = None
         if inverted:
@@ -164,7 +166,7 @@ class Manipulations:
             raise ValueError(f"{len(a)} pictures to go from, {len(b)} to go to")
         t = np.linspace(0, 1, steps)
         options = dict(guidance=guidance, steps=decoder_steps, inverted=exact)
-        options = self._check(**options, **drawing)
+        options = self._check(corrections, **options, **drawing)
         x_T = None
         if exact:
             before = StepsOnly(progress)
@@ -288,10 +290,15 @@ class Manipulations:
         kept = np.stack([statistics.project(z, n) for n in dims], axis=1)
         return self._rows(kept, None, seed, options, progress)
 
-    def _check(self, **drawing):
+    def _check(self, corrections=0, **drawing):
         """The options for `decode` by DDIM; raises before anything is computed."""
         drawing["sampler"] = "ddim"
         settle(self.stack, "decoder", **drawing)
+        if corrections and not drawing.get("inverted"):
+            raise ValueError(
+                f"corrections={corrections}, which are the inversion's, but noise that "
+                "is drawn"
+            )
         return drawing
 
     def _rows(self, z, x_T, seed, options, progress):

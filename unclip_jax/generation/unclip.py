@@ -362,8 +362,8 @@ class UnCLIP(Manipulations):
           embeddings, prompts: what the decoder is conditioned on.
           guidance, steps: those of the later `decode`; guidance above 1 makes it
             coarse.
-          corrections: more calls of the decoder per step, see
-            diffusion.samplers.ddim_inversion.
+          corrections: more calls of the decoder per step, each of which makes the step
+            more exactly the inverse of DDIM's (diffusion.samplers.ddim_inversion).
 
         Returns:
           x_T, float32 (N, s, s, 3), at the first of the timesteps: the largest whose

@@ -86,18 +86,26 @@ def test_statistics_of_a_mixture():
     from unclip_jax.data.sources.mixture import mix_statistics
 
     rng = np.random.default_rng(0)
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
     a, b = rng.normal(size=(300, 3)), 2 + rng.normal(size=(100, 3)) * (1, 2, 3)
     parts = [
         {
             "mean": x.mean(0),
             "cov": np.cov(x.T, ddof=0),
             "mean_norm": np.linalg.norm(x, axis=1).mean(),
+            "unit_mean": unit(x).mean(0),
+            "unit_cov": np.cov(unit(x).T, ddof=0),
         }
         for x in (a, b)
     ]
     mixed = mix_statistics([(0.75, parts[0]), (0.25, parts[1])])
     whole = np.concatenate([a, b])
     np.testing.assert_allclose(mixed["cov"], np.cov(whole.T, ddof=0), atol=1e-12)
+    cov = np.cov(unit(whole).T, ddof=0)
+    np.testing.assert_allclose(mixed["unit_cov"], cov, atol=1e-12)
     np.testing.assert_allclose(mixed["std"], whole.std(0), atol=1e-12)
     norm = np.linalg.norm(whole, axis=1).mean()
     np.testing.assert_allclose(mixed["mean_norm"], norm, atol=1e-12)

@@ -37,6 +37,7 @@ def interpolate(model, options, progress) -> Figure:
         pictures[1:],
         steps=options["frames"],
         noise=options["noise"],
+        corrections=options["corrections"],
         seed=options["seed"],
         decoder_steps=paint.pop("steps"),
         progress=progress,
@@ -56,6 +57,7 @@ def text_diff(model, options, progress) -> Figure:
         options["source"],
         options["target"],
         thetas,
+        corrections=options["corrections"],
         progress=progress,
         **listings.decoder_options(options),
     )

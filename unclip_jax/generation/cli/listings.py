@@ -52,6 +52,7 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
         options["seed"],
         eta=options["eta"],
         inverted=options["inverted"],
+        corrections=options["corrections"],
         first=rows.start,
         progress=progress,
         **decoder_options(options),
@@ -60,7 +61,12 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
     pictures = [read_image(file) for file in _files(options)[rows]]
-    return model.reconstruct(pictures, progress=progress, **decoder_options(options))
+    return model.reconstruct(
+        pictures,
+        corrections=options["corrections"],
+        progress=progress,
+        **decoder_options(options),
+    )
 
 
 def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:

@@ -37,7 +37,8 @@ GUIDED = {
 STEPPED = {**GUIDED, "decoder_sampler": None, "decoder_variance": None, "eta": 0.0}
 DECODER = {"decoder_guidance": None, **GUIDED}
 PAINT = {**DECODER, **STEPPED}
-INVERTED = {**DECODER, **{f"decoder_{key}": value for key, value in EXACT.items()}}
+CORRECTED = {**DECODER, "corrections": 0}
+INVERTED = {**CORRECTED, **{f"decoder_{key}": value for key, value in EXACT.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ MODES = {
     ),
     "variations": Mode(
         "pictures with the content of others",
-        {**IMAGES, "samples": 1, **DECODER, "eta": 1.0, "inverted": False},
+        {**IMAGES, "samples": 1, **CORRECTED, "eta": 1.0, "inverted": False},
         listings.variations,
         listings.names,
     ),
@@ -89,7 +90,7 @@ MODES = {
             **IMAGES,
             "frames": 8,
             "noise": "inverted",
-            **DECODER,
+            **CORRECTED,
         },
         figures.interpolate,
     ),
