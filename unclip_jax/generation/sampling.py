@@ -247,7 +247,7 @@ def draw_images(
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
     exact = drawing.inverted and not drawing.guided
-    bound = None if exact else 1.0
+    bound = _bound_by_noise(eta) if exact else 1.0
     model = decoder_model(decoder, params)
     denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
 
@@ -309,6 +309,15 @@ def invert_images(
     return samplers.ddim_inversion(
         predict, sched, images, timesteps, corrections, to_x0=to_x0
     )
+
+
+def _bound_by_noise(eta):
+    """Bounds |x_0| by 1 in so far as noise is added: not at eta = 0, wholly at 1.
+
+    Without noise the bound would keep DDIM from undoing its inversion; with it the path
+    is no longer the picture's, and without a bound errors would grow.
+    """
+    return lambda x_0: x_0 + jnp.minimum(eta, 1) * (x_0.clip(-1, 1) - x_0)
 
 
 def timesteps_of(part: Part, drawing: Drawing):
