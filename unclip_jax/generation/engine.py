@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from unclip_jax.generation import checks, sampling
+from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import settle, settle_guidance
@@ -105,7 +105,11 @@ class Engine:
         text_states = self.program(sampling.text_states, "clip")
         on_states = self.stack.part("prior").module.caption == "clip_states"
         draw = self.program(
-            sampling.draw_embeddings, "prior", drawing=drawing, report=report, **static
+            prior_sampling.draw_embeddings,
+            "prior",
+            drawing=drawing,
+            report=report,
+            **static,
         )
 
         def run(clip, prior, tokens, text, seed, indices):
@@ -124,7 +128,7 @@ class Engine:
             np.float32(checks.number("dot_quantile", dot_quantile, 0, 1)),
         )
         draw = self.program(
-            sampling.draw_embeddings_by_codes,
+            prior_sampling.draw_embeddings_by_codes,
             "ar_prior",
             guided=scale != 1,
             truncated=top_k > 0 or top_p < 1,

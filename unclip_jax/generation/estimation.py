@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import analytic, process, schedule
-from unclip_jax.generation import checks, sampling
+from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.interop.parts import Part
 from unclip_jax.progress import Progress
@@ -94,7 +94,7 @@ def of_embeddings(
 ):
     """(B, n) of raw image embeddings (B, D), by the prior; others as pipeline's."""
     x_0 = prior.module.apply({"params": params}, clip_image, method="normalize")
-    model, condition = sampling.prior_model(prior, params), (tokens, *caption)
+    model, condition = prior_sampling.prior_model(prior, params), (tokens, *caption)
     return _estimate(prior, model, condition, x_0, seed, indices, timesteps, report)
 
 

@@ -13,16 +13,11 @@ import jax.numpy as jnp
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.generation.options import Drawing
 from unclip_jax.interop.parts import Part
-from unclip_jax.models import ar_sampling
 
 # Streams of randomness of one picture.
 PRIOR, DECODER, UPSAMPLER = 0, 1, 2
 START, STEPS = 0, 1  # x_T, and the noise added at the steps
 CODES = 2  # drawn by the autoregressive prior
-
-# The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
-# whose config does not say.
-PRIOR_CLIP = {"standardize": 5.0}
 
 # Noise of pictures is that of the largest timestep with this signal sqrt(abar): without
 # a bound on x_0, a step multiplies an error of epsilon by the ratio of its signals,
@@ -63,126 +58,6 @@ def encode_text(clip: Part, params, tokens):
 def text_states(clip: Part, params, tokens):
     """int32 (B, L) -> states after CLIP's final LayerNorm (B, L, W)."""
     return clip.module.apply({"params": params}, tokens, method="text_states")
-
-
-def draw_embeddings(
-    prior: Part,
-    params,
-    tokens,
-    clip_text,
-    seed,
-    indices,
-    scale,
-    text_states=None,
-    *,
-    drawing: Drawing,
-    num_candidates: int,
-    report: Callable | None = None,
-):
-    """Image embeddings for captions, from the diffusion prior.
-
-    Of `num_candidates` drawn per caption, keeps the one nearest in angle to the text
-    embedding (paper, section 2.2: the higher z_i . z_t).
-
-    Args:
-      prior: the prior (its params are not looked at).
-      params: its parameters.
-      tokens: (B, L) int32.
-      clip_text: (B, D) raw text embeddings.
-      seed: () uint32.
-      indices: (B,) int32, the pictures' numbers.
-      scale: guidance; unused unless `drawing.guided`.
-      text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
-      drawing, num_candidates, report: static; see _run_sampler.
-
-    Returns:
-      (B, D) raw image embeddings.
-    """
-    many = num_candidates
-    condition = tokens, clip_text, text_states
-    condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), condition)
-    bound = prior.config["diffusion"].get("clip")
-    bound = bound or PRIOR_CLIP.get(prior.config["embedding"])
-    predict = _denoiser(
-        prior, prior_model(prior, params), condition, scale, drawing, bound
-    )
-    start = candidate_keys(seed, indices, many, START)
-    z_T = samplers.normal(start, clip_text.shape[1:])
-    keys = candidate_keys(seed, indices, many, STEPS)
-    z = _run_sampler(prior, drawing, predict, z_T, keys, report)
-    z = prior.module.apply({"params": params}, z, method="denormalize")
-    return nearest_to_text(z, clip_text, many)
-
-
-def prior_model(prior: Part, params):
-    """(z_t, t, (tokens, clip_text, text_states), drop) -> what the prior predicts."""
-
-    def model(z, t, condition, drop):
-        tokens, clip_text, states = condition
-        inputs = z, t, tokens, clip_text, drop, states
-        return prior.module.apply({"params": params}, *inputs)
-
-    return model
-
-
-def draw_embeddings_by_codes(
-    prior: Part,
-    params,
-    tokens,
-    clip_text,
-    seed,
-    indices,
-    scale,
-    temperature,
-    top_k,
-    top_p,
-    dot_quantile,
-    *,
-    guided: bool,
-    truncated: bool,
-    num_candidates: int,
-):
-    """Image embeddings for captions, from the autoregressive prior.
-
-    Args:
-      prior, params, tokens, clip_text, seed, indices, scale, guided, num_candidates: as
-        for draw_embeddings.
-      temperature, top_k, top_p, dot_quantile, truncated: see models.ar_sampling.sample.
-
-    Returns:
-      (B, D) raw image embeddings.
-    """
-    many = num_candidates
-    codes = ar_sampling.sample(
-        prior.module,
-        params,
-        jnp.repeat(tokens, many, axis=0),
-        jnp.repeat(clip_text, many, axis=0),
-        candidate_keys(seed, indices, many, CODES),
-        scale=scale,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        dot_quantile=dot_quantile,
-        guided=guided,
-        truncated=truncated,
-    )
-    z = prior.module.apply({"params": params}, codes, method="decode")
-    return nearest_to_text(z, clip_text, many)
-
-
-def candidate_keys(seed, indices, many: int, stream: int):
-    """(B * many,) keys of a prior's stream, those of one picture together."""
-    keys = keys_of(seed, indices, PRIOR, stream)  # (B,)
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return jax.vmap(fold, (0, None))(keys, jnp.arange(many)).reshape(-1)
-
-
-def nearest_to_text(z, clip_text, many: int):
-    """Of z (B * many, D), `many` candidates per caption, the best by angle: (B, D)."""
-    z = z.reshape(-1, many, z.shape[-1])  # (B, K, D)
-    score = (z * clip_text[:, None]).sum(-1) / jnp.linalg.norm(z, axis=-1).clip(1e-12)
-    return jnp.take_along_axis(z, score.argmax(1)[:, None, None], axis=1)[:, 0]
 
 
 class Canvas(NamedTuple):
@@ -237,7 +112,7 @@ def draw_images(
       scale: guidance; unused unless `drawing.guided`.
       eta: noise of the DDIM steps; unused by other samplers.
       canvas: what to start from and what to keep.
-      drawing, rounded, report: static; see _run_sampler.
+      drawing, rounded, report: static; see run_sampler.
 
     Returns:
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
@@ -249,7 +124,7 @@ def draw_images(
     exact = drawing.inverted and not drawing.guided
     bound = _bound_by_noise(eta) if exact else 1.0
     model = decoder_model(decoder, params)
-    denoise = _denoiser(decoder, model, condition, scale, drawing, bound)
+    denoise = denoiser(decoder, model, condition, scale, drawing, bound)
 
     def predict(x, t):
         pred = denoise(x, t)
@@ -266,7 +141,7 @@ def draw_images(
     keys = keys_of(seed, indices, DECODER, STEPS)
     options = {"bound": 1.0, "pixels": LAST_NOISE}
     options["to_x0"] = not (exact and _ends_early(decoder, drawing))
-    images = _run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
+    images = run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
@@ -301,7 +176,7 @@ def invert_images(
     sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
     model = decoder_model(decoder, params)
-    predict = _denoiser(decoder, model, condition, scale, drawing, None)
+    predict = denoiser(decoder, model, condition, scale, drawing, None)
     timesteps = timesteps_of(decoder, drawing)
     to_x0 = not _ends_early(decoder, drawing)
     visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
@@ -356,7 +231,7 @@ def schedule_of(part: Part) -> schedule.Schedule:
     return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
 
 
-def _denoiser(part, model, condition, scale, drawing, bound):
+def denoiser(part, model, condition, scale, drawing, bound):
     """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound."""
     sched, kind = schedule_of(part), part.config["diffusion"]["prediction"]
     denoise = guidance.classifier_free(
@@ -371,7 +246,7 @@ def _denoiser(part, model, condition, scale, drawing, bound):
     return lambda x, t: process.interpret(sched, kind, x, t, denoise(x, t), bound)
 
 
-def _run_sampler(
+def run_sampler(
     part, drawing, predict, x_T, keys, report, eta=0.0, to_x0=True, **bounds
 ):
     """x_0 of a part, by the sampler, steps and variance of `drawing`.
@@ -433,7 +308,7 @@ def enlarge_images(
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       last: parameters that take the final step instead (Karlo's second network).
-      drawing, rounded, report: static; see _run_sampler.
+      drawing, rounded, report: static; see run_sampler.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
@@ -455,5 +330,5 @@ def enlarge_images(
     stream = UPSAMPLER, module.image_size
     x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
     keys = keys_of(seed, indices, *stream, STEPS)
-    large = _run_sampler(upsampler, drawing, predict, x_T, keys, report)
+    large = run_sampler(upsampler, drawing, predict, x_T, keys, report)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)
