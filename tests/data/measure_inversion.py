@@ -27,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(OUT))
     parser.add_argument("--min_signal", type=float, default=sampling.MIN_SIGNAL)
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 250])
+    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 250])
     parser.add_argument("--corrections", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     sampling.MIN_SIGNAL = options.min_signal
