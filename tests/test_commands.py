@@ -226,7 +226,7 @@ def test_analytic_variance_is_estimated_and_used(root, capsys, tmp_path):
     continued = estimate(16)
     said = capsys.readouterr()
     assert "decoder: from 16 examples at 3 timesteps" in said.out
-    left = re.findall(r"0/(\d+), \d+ s, compiling", said.err)
+    left = re.findall(r"0/(\d+) images, \d+s, compiling", said.err)
     assert left == ["8"] * 4  # each time, of each part, eight were left
     for part in ("prior", "decoder"):
         native.write_analytic(model, part, {**first[part], "seed": "another"})

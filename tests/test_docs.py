@@ -25,6 +25,7 @@ import pytest
 from unclip_jax import __main__ as main_module
 from unclip_jax import config as config_lib
 from unclip_jax.data import sources
+from unclip_jax.parallel import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
@@ -274,7 +275,8 @@ def check_call(page: str, node: ast.Call) -> None:
 
 def all_flags() -> set[str]:
     modules = [importlib.import_module(f"unclip_jax.{name}") for name in COMMANDS]
-    return {flag for m in modules for flag in m.FLAGS} | {"config", "workdir", "help"}
+    flags = {flag for m in modules for flag in m.FLAGS} | {*distributed.FLAGS}
+    return flags | {"config", "workdir", "help"}
 
 
 def elsewhere() -> str:

@@ -102,6 +102,17 @@ def test_unseen_text_comes_back(folder):
     assert tokenizer.decode(tokens) == "zürich 東京 quokka"
 
 
+def test_captions_cut_short_are_told_where_it_is_asked_for(folder, recwarn):
+    long = ["word " * 100]
+    Tokenizer.load(folder, 9).encode(long)
+    warned = Tokenizer.load(folder, 9, warn=True)
+    warned.encode(["a"])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="tokens, of which the first 7 are seen"):
+        (tokens,) = warned.encode(long)
+    assert tokens[0] == warned.sot_id and tokens[-1] == warned.eot_id
+
+
 def test_saving_again_is_fine_and_over_another_is_refused(folder, captions):
     before = (folder / "tokenizer.json").read_bytes()
     Tokenizer.load(folder).save(folder)

@@ -155,6 +155,7 @@ def run(
     config: bool = True,
     workdir: bool | None = None,
     extra_flags: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
+    distributed: bool | Callable[[types.SimpleNamespace], bool] = False,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Runs an entry point: flags in, `main(args)`, one line for an error, exit code.
@@ -168,6 +169,9 @@ def run(
       extra_flags: name -> (default, help). The type is the default's: bool, int, float,
         str, or list (a flag that may be repeated); None is an optional string, a type
         an optional value of it, and `REQUIRED` a string that must be given.
+      distributed: whether `main` may run in several processes, which are joined first
+        and end together, see parallel.distributed; or a function of the flags that
+        says so.
       argv: the command line; sys.argv by default.
 
     Exits with 2 and `error: ...` on stderr for a mistake in what was asked (ValueError,
@@ -176,12 +180,20 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     if config if workdir is None else workdir:
         extra_flags = {"workdir": (REQUIRED, "folder of the run"), **extra_flags}
+    if distributed:
+        from unclip_jax.parallel.distributed import FLAGS
+
+        extra_flags = {**extra_flags, **FLAGS}
     debug = any(re.fullmatch("--?debug(=true|=1)?", arg) for arg in argv)
     try:
         args = _parse(argv, config, extra_flags)
         if args is None:  # --help
             print(_usage(main, config, extra_flags))
             sys.exit(0)
+        if distributed(args) if callable(distributed) else distributed:
+            from unclip_jax.parallel.distributed import run_distributed
+
+            sys.exit(run_distributed(lambda: main(args), args) or 0)
         sys.exit(main(args) or 0)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)

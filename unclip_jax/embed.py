@@ -9,11 +9,9 @@ work, file by file.
 """
 
 from unclip_jax import config as config_lib
-from unclip_jax.parallel import flags
 
 FLAGS = {
     "inspect": (False, "report on the data and draw a sheet of it; embed nothing"),
-    **flags.FLAGS,
 }
 
 
@@ -24,11 +22,12 @@ def main(args):
 
         inspect(args.config, args.workdir)
         return
-    from unclip_jax.embedding.command import run
+    from unclip_jax.embedding.runner import embed
     from unclip_jax.training.checkpoint import load_run
 
-    run(args, load_run)
+    embed(args.config, args.workdir, load_run)
 
 
 if __name__ == "__main__":
-    config_lib.run(main, extra_flags=FLAGS)
+    joins = lambda args: not args.inspect  # noqa: E731
+    config_lib.run(main, extra_flags=FLAGS, distributed=joins)

@@ -9,23 +9,20 @@ them, with a workdir that all of them see; the numbers are those of one host.
 """
 
 from unclip_jax import config
-from unclip_jax.parallel import flags
 
 FLAGS = {
     "images": ("", "folder or npz of images to score instead of generating any"),
     "make_reference": ("", "file to write the reference's statistics to, and stop"),
-    **flags.FLAGS,
 }
 
 
 def main(args):
     """Runs the evaluation of args.config in args.workdir."""
     from unclip_jax.evaluation.runner import evaluate
-    from unclip_jax.parallel.together import together
 
     options = {"images": args.images, "make_reference": args.make_reference}
-    together(lambda: evaluate(args.config, args.workdir, **options), args)
+    evaluate(args.config, args.workdir, **options)
 
 
 if __name__ == "__main__":
-    config.run(main, extra_flags=FLAGS)
+    config.run(main, extra_flags=FLAGS, distributed=True)

@@ -1,14 +1,106 @@
-"""Pictures as CLIP sees them: the pixels of transformers' image processor."""
+"""Images and their files: how they are read, cropped and written, the same everywhere.
+
+An image is uint8 (H, W, 3), sRGB. Whatever a file holds is read as one sees it: the
+camera's rotation is applied; transparent parts become white; palettes, gray and CMYK
+become RGB; 16 bits and more are scaled to 8; of an animation the first frame is taken.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
+
+from unclip_jax.files import atomic_write
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES += (".pgm", ".ppm")
+FORMATS = ("png", "webp")  # that are written
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription: in WebP, the metadata as JSON
+
+
+def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+    """Returns files as they are named, and for folders the image files in them by name.
+
+    A folder's grid.png, which shows the others, is left out.
+
+    Raises:
+      FileNotFoundError: what is not there, or a folder without images.
+    """
+    files = []
+    for path in map(pathlib.Path, paths):
+        if path.is_dir():
+            inside = [
+                file
+                for file in sorted(path.iterdir())
+                if file.suffix.lower() in SUFFIXES and file.name != "grid.png"
+            ]
+            if not inside:
+                raise FileNotFoundError(
+                    f"folder {str(path)!r} holds no pictures (expected "
+                    f"{', '.join(SUFFIXES)})"
+                )
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"picture {str(path)!r} does not exist")
+    return files
+
+
+def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
+    """Reads a file as uint8 (H, W, 3), `fit` to `size` if that is given.
+
+    Raises what `open_rgb` does.
+    """
+    pixels = np.asarray(open_rgb(path))
+    return pixels if size is None else fit(pixels, size)
+
+
+def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image:
+    """Reads a file, or an open one, as an RGB image of Pillow's.
+
+    Args:
+      file: of any format that Pillow reads.
+      name: what to call it in messages; the path by default.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file is not an image, broken, or larger than Pillow's limit
+        (a file of a few bytes can announce billions of pixels).
+    """
+    name = name or str(file)
+    try:
+        with Image.open(file) as image:
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"picture {name!r} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name!r} is too large a picture: {error}") from error
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        raise ValueError(f"{name!r} is not a readable picture: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an opened image of any mode as one sees it, RGB and in memory."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bits
+        image = _to_8_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
     """Scales the shorter side to `size` and cuts the centre square out.
 
-    The pixels are those of transformers.CLIPImageProcessor before it normalises them
-    (PIL's bicubic filter, which averages when it shrinks). A picture of the right size
+    The pixels are those of transformers.CLIPImageProcessor before it normalizes them
+    (PIL's bicubic filter, which averages when it shrinks). An image of the right size
     is left as it is.
 
     Args:
@@ -24,5 +116,98 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     shorter = min(height, width)
     height, width = (int(size * side / shorter) for side in (height, width))
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    top, left = (height - size) // 2, (width - size) // 2
-    return np.asarray(scaled)[top : top + size, left : left + size]
+    return np.asarray(center_crop(scaled, size))
+
+
+def to_square(
+    image: Image.Image, size: int, position: float | None = None
+) -> np.ndarray:
+    """One of the largest squares of an RGB image, scaled: uint8 (size, size, 3).
+
+    Args:
+      image: of any size.
+      size: of the result.
+      position: of the square along the longer side, in [0, 1): equal parts of it are
+        the whole pixels at which a square may begin. None is the middle.
+    """
+    side = min(image.size)
+    if position is None:
+        left, top = ((n - side) // 2 for n in image.size)
+    else:
+        left, top = (int(position * (n - side + 1)) for n in image.size)
+    if side != size:
+        image = image.resize(
+            (size, size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+            reducing_gap=3.0,  # whole factors first: much faster, as good to the eye
+        )
+    elif image.width != image.height:
+        image = image.crop((left, top, left + side, top + side))
+    return np.array(image)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of `size` pixels."""
+    left, top = ((n - size) // 2 for n in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def save_image(
+    path: str | os.PathLike,
+    image: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes uint8 (H, W, 3) by the suffix of `path`, atomically and without loss.
+
+    `read_metadata` reads the metadata back; in PNG they are text entries.
+
+    Raises ValueError for an image of another type, or a path that is no *.png, *.webp.
+    """
+    path = pathlib.Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"{path} should end in {' or '.join(FORMATS)}")
+    opened = Image.fromarray(check_image(image))
+    texts = {key: str(value) for key, value in (metadata or {}).items()}
+    if kind == "png":
+        info = PngImagePlugin.PngInfo()
+        for key, value in texts.items():
+            info.add_itxt(key, value)  # iTXt: prompts need not be Latin-1
+        options = {"pnginfo": info}
+    else:
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = json.dumps(texts)  # ASCII, whatever the prompt
+        options = {"exif": exif, "lossless": True}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda file: opened.save(file, kind, **options))
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Returns what `save_image` wrote into a file beside the image."""
+    with Image.open(path) as image:
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            return dict(image.text)
+        return json.loads(image.getexif().get(_DESCRIPTION, "{}"))
+
+
+def check_image(image: Any) -> np.ndarray:
+    """Returns the image as an array; ValueError unless it is uint8 (H, W, 3)."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
+        )
+    return image
+
+
+def _to_8_bits(image):
+    """Gray of 16 or 32 bits, or floats, to 8 bits."""
+    gray = np.asarray(image, np.float64)
+    if image.mode.startswith("I;16"):
+        top = 65535.0
+    elif image.mode == "F" and gray.max() <= 1:
+        top = 1.0
+    else:  # 32 bits say nothing about what white is
+        top = 65535.0 if gray.max() > 255 else 255.0
+    return Image.fromarray((gray / top * 255).clip(0, 255).round().astype(np.uint8))

@@ -1,8 +1,9 @@
-"""How far drawing is and how long it will take, over rows and within a batch of them.
+"""One line that says how far work is, how fast it goes and how long it will take.
 
-A `progress` is called with (rows done, of all): with 0 when drawing starts, then after
-each batch. If it has a method `step`, that is called with (what, step, steps) as each
-step of a loop within a batch starts; the compiled programs then report to the host.
+A `progress` of the samplers is called with (rows done, of all): with 0 when sampling
+starts, then after each batch. If it has a method `step`, that is called with (what,
+step, steps) as each step of a loop within a batch starts; the compiled programs then
+report to the host.
 """
 
 import sys
@@ -12,54 +13,112 @@ from collections.abc import Callable
 Progress = Callable[[int, int], None]
 
 
-class ProgressLine:
-    """A progress that rewrites one line on a terminal, else prints lines.
+def duration(seconds: float) -> str:
+    """Returns "45s", "3m05s" or "2h10m"."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"
 
-    The first batch and the first step of each loop include compilation, which the
-    estimates leave out.
+
+class ProgressLine:
+    """A line that is rewritten on a terminal and printed now and then elsewhere.
+
+    Called with (done, total) it is a `progress`. The first batch, and the first step of
+    each loop, include compilation, which the estimates leave out.
     """
 
-    def __init__(self, what: str = "drawing", stream=None):
-        self._what = what
+    def __init__(
+        self, name: str, unit: str = "images", stream=None, every: float = 10.0
+    ):
+        """Starts its clock.
+
+        Args:
+          name: of the work, in front of every line.
+          unit: of what is counted.
+          stream: standard error by default.
+          every: seconds between lines where they cannot be rewritten.
+        """
+        self._name, self._unit = name, unit
         self._stream = stream or sys.stderr
         self._tty = self._stream.isatty()
-        self._start = self._shown = time.monotonic()
-        self._first: tuple[int, float] | None = None  # rows done, and when
+        self._every = 0.2 if self._tty else every
+        self._start, self._shown = time.monotonic(), -float("inf")
+        self._open = False  # an unfinished line stands on the terminal
+        self._done = self._total = 0
+        self._calls = 0
+        self._first = 0, 0.0  # rows after the first batch, and when
         self._loop: tuple[str, int, float] | None = None  # likewise, of the steps
-        self._rows = ""
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        self._loop, self._rows = None, f"{done}/{total}, "
-        left = ""
-        if done == 0:
-            left = ", compiling"
-        elif self._first is None:
+        """`done` of `total` rows are through; the first call is before the first one.
+
+        What an earlier run has done counts for the rows, not for the speed.
+        """
+        now, self._loop = time.monotonic(), None
+        self._done, self._total = done, total
+        self._calls += 1
+        more = ""
+        if self._calls == 1:
+            more = ", compiling" if done < total else ""
+        elif self._calls == 2:
             self._first = done, now
-        elif done < total:
-            rows, since = self._first
-            left = (now - since) / (done - rows) * (total - done)
-            left = f", {left:.0f} s left"
-        self._write(now, left, end=done == total)
-
-    def step(self, what: str, step: int, steps: int) -> None:
-        """Step `step` of `steps` starts, from 0; shown at times."""
-        now = time.monotonic()
-        if self._loop is None or self._loop[0] != what or step <= self._loop[1]:
-            self._loop = what, step, now
-        elif now - self._shown > (0.2 if self._tty else 10):
-            _, first, since = self._loop
-            left = (now - since) / (step - first) * (steps - step)
-            self._write(now, f", {what} step {step}/{steps}, {left:.0f} s left of it")
-
-    def _write(self, now, more, end=False):
-        self._shown = now
-        text = f"{self._what}: {self._rows}{now - self._start:.0f} s{more}"
-        if self._tty:
-            self._stream.write(f"\r{text:<79}" + ("\n" if end else ""))
         else:
-            self._stream.write(f"{text}\n")
+            rows, since = self._first
+            rate = (done - rows) / max(now - since, 1e-9)
+            more = f", {rate:.3g}/s"
+            if done < total:
+                more += f", {duration((total - done) / max(rate, 1e-9))} left"
+        self._show_rows(more, self._calls < 3 or done >= total, done >= total)
+
+    def add(self, count: int) -> None:
+        """`count` more rows are through."""
+        if count:
+            self(self._done + count, self._total)
+
+    def step(self, name: str, step: int, steps: int) -> None:
+        """Step `step` of `steps`, from 0, of the loop `name` starts."""
+        now = time.monotonic()
+        if self._loop is None or self._loop[0] != name or step <= self._loop[1]:
+            self._loop = name, step, now
+            return
+        _, first, since = self._loop
+        left = duration((now - since) / (step - first) * (steps - step))
+        self._show_rows(f", {name} step {step}/{steps}, {left} left of it")
+
+    def show(self, text: str, at_once: bool = False, last: bool = False) -> None:
+        """Shows the name and `text`, unless another line was shown just now.
+
+        Args:
+          text: what stands in the line.
+          at_once: shows it anyway.
+          last: nothing more is to come: the terminal's next line begins.
+        """
+        now = time.monotonic()
+        if not (at_once or last) and now - self._shown < self._every:
+            return
+        self._shown = now
+        text = f"{self._name}: {text}"
+        self._open = self._tty and not last
+        if self._tty:
+            text = f"\r{text:<79}"
+        self._stream.write(text + ("" if self._open else "\n"))
         self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """Prints a line of its own."""
+        start = "\n" if self._open else ""
+        self._open = False
+        self._stream.write(f"{start}{self._name}: {text}\n")
+        self._stream.flush()
+
+    def _show_rows(self, more, at_once=False, last=False):
+        rows = f"{self._done:,}/{self._total:,} {self._unit}, " if self._calls else ""
+        elapsed = duration(time.monotonic() - self._start)
+        self.show(f"{rows}{elapsed}{more}", at_once, last)
 
 
 class Within:
@@ -71,8 +130,9 @@ class Within:
             self.step = progress.step
 
     def __call__(self, done: int, total: int) -> None:
+        """Passes the rows on; 0 of the later ones has been said."""
         del total
-        if done or not self._done:  # 0 of the later rows has been said
+        if done or not self._done:
             self._progress(self._done + done, self._total)
 
 

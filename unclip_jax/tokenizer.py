@@ -7,17 +7,18 @@ Numbers: 256 bytes, the same 256 with `</w>`, one per merge, then <|startoftext|
 <|endoftext|>. A saved folder is what `transformers.CLIPTokenizerFast` loads.
 """
 
-import hashlib
+import functools
 import json
-import os
 import pathlib
-import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as bpe_trainers
+
+from unclip_jax.files import atomic_write, sha256_json
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = (
@@ -37,7 +38,12 @@ class Tokenizer:
       fingerprint: str, another for another vocabulary or other merges.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, context_length: int = 77):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        context_length: int = 77,
+        warn: bool = False,
+    ):
         """Raises ValueError when it is not CLIP's kind of tokenizer."""
         if context_length < 3:
             raise ValueError(f"context_length must be at least 3, got {context_length}")
@@ -53,10 +59,18 @@ class Tokenizer:
                 f"{START} and {END}"
             )
         self.sot_id, self.eot_id = start, end
-        self.fingerprint = _fingerprint(backend)
+        self._warn = warn
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        model = json.loads(self._backend.to_str())["model"]
+        vocab = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+        return sha256_json([vocab, _pairs(model["merges"])])
 
     @classmethod
-    def load(cls, name_or_folder, context_length: int | None = None) -> "Tokenizer":
+    def load(
+        cls, name_or_folder, context_length: int | None = None, warn: bool = False
+    ) -> "Tokenizer":
         """Reads a folder (see `save`) or a public CLIP tokenizer.
 
         Args:
@@ -64,6 +78,7 @@ class Tokenizer:
             merges.txt; or a name such as "openai/clip-vit-large-patch14", which
             transformers looks up.
           context_length: None is the folder's own (77 when it does not say).
+          warn: whether to warn of captions that are too long.
 
         Raises:
           FileNotFoundError: neither a folder with a tokenizer nor a name that can be
@@ -85,8 +100,8 @@ class Tokenizer:
             raise FileNotFoundError(f"tokenizer folder {str(folder)!r} does not exist")
         else:
             backend, own = _from_hub(str(name_or_folder))
-            return cls(backend, context_length or own)
-        return cls(backend, context_length or _own_length(folder))
+            return cls(backend, context_length or own, warn)
+        return cls(backend, context_length or _own_length(folder), warn)
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """int32 (N, L): start, tokens, end, then end as padding.
@@ -100,6 +115,12 @@ class Tokenizer:
         encoded = self._backend.encode_batch(list(captions), add_special_tokens=False)
         for row, encoding in zip(tokens, encoded, strict=True):
             ids = encoding.ids[: self.context_length - 2]
+            if self._warn and len(ids) < len(encoding.ids):
+                warnings.warn(
+                    f"a caption has {len(encoding.ids)} tokens, of which the first "
+                    f"{len(ids)} are seen",
+                    stacklevel=2,
+                )
             row[1 : 1 + len(ids)] = ids
         return tokens
 
@@ -139,11 +160,15 @@ class Tokenizer:
             "do_lower_case": True,
             **special,
         }
-        _write(folder / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
-        _write(folder / "merges.txt", f"#version: 0.2\n{merges}\n")
-        _write(folder / "special_tokens_map.json", json.dumps(special, indent=1))
-        _write(folder / "tokenizer_config.json", json.dumps(config, indent=1))
-        _write(folder / "tokenizer.json", self._backend.to_str())  # last: it is whole
+        texts = {
+            "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
+            "merges.txt": f"#version: 0.2\n{merges}\n",
+            "special_tokens_map.json": json.dumps(special, indent=1),
+            "tokenizer_config.json": json.dumps(config, indent=1),
+            "tokenizer.json": self._backend.to_str(),  # last: the folder is whole
+        }
+        for name, text in texts.items():
+            atomic_write(folder / name, text)
 
 
 def train_tokenizer(
@@ -279,19 +304,3 @@ def _read(what, reader):
 def _pairs(merges) -> list[tuple[str, ...]]:
     """Merges as pairs; files of some versions write them as "a b"."""
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
-
-
-def _fingerprint(backend) -> str:
-    model = json.loads(backend.to_str())["model"]
-    vocab = sorted(backend.get_vocab(with_added_tokens=True).items())
-    text = json.dumps([vocab, _pairs(model["merges"])])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(path, text: str) -> None:
-    """Writes text so that the file is whole or absent."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(partial, 0o644)  # mkstemp's files are for the owner alone
-    os.replace(partial, path)

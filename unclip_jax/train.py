@@ -7,22 +7,26 @@ elsewhere give --coordinator, --num_processes and --process_id.
 """
 
 from unclip_jax import config as config_lib
-from unclip_jax.parallel import flags
 
 FLAGS = {
     "restore_step": (int, "go on from this checkpoint; newer ones are set aside"),
     "profile_steps": ("", "first:last: write a profiler's trace of these steps"),
-    **flags.FLAGS,
 }
 
 
 def main(args):
     """Trains the stage of args.config in args.workdir."""
-    from unclip_jax.interop.initial import load_initial
-    from unclip_jax.training.command import train
+    from unclip_jax.interop.init_from import load_initial
+    from unclip_jax.training import loop
 
-    train(args, load_initial)
+    loop.train(
+        args.config,
+        args.workdir,
+        load_initial=load_initial,
+        restore_step=args.restore_step,
+        profile_steps=args.profile_steps,
+    )
 
 
 if __name__ == "__main__":
-    config_lib.run(main, extra_flags=FLAGS)
+    config_lib.run(main, extra_flags=FLAGS, distributed=True)

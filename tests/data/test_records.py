@@ -7,7 +7,6 @@ import msgpack
 import numpy as np
 import pytest
 
-from unclip_jax.data import record_files
 from unclip_jax.data.records import RecordReader, decode_image, encode_image
 from unclip_jax.data.sources import BadRecord, make_source
 from unclip_jax.tokenizer import Tokenizer
@@ -330,31 +329,3 @@ def test_png_keeps_every_pixel():
             decode_image(data, 9, "k")
     with pytest.raises(BadRecord, match="not 8 x 8"):
         decode_image(encode_image(image), 8)
-
-
-def test_sums_stream_and_merge():
-    x = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32) + 5
-    parts = [record_files.Sums(4), record_files.Sums(4)]
-    for i, row in enumerate(x):
-        parts[i % 2].add(row)
-    total = record_files.Sums(4)
-    for part in parts:
-        total.merge(record_files.Sums.from_state(part.state()))
-    statistics = total.statistics()
-    wide = x.astype(np.float64)
-    np.testing.assert_allclose(statistics["mean"], wide.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(statistics["cov"], np.cov(wide.T), rtol=1e-8, atol=1e-9)
-    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    np.testing.assert_allclose(statistics["unit_cov"], np.cov(unit.T), atol=1e-12)
-
-
-def test_shards_of_an_older_version_know_nothing_of_unit_embeddings():
-    parts = [record_files.Sums(4), record_files.Sums(4)]
-    for part in parts:
-        for row in np.random.default_rng(1).normal(size=(20, 4)):
-            part.add(row)
-    state = parts[0].state()
-    old = {name: state[name] for name in ("count", "norm", "first", "second")}
-    parts[1].merge(record_files.Sums.from_state(old))
-    statistics = parts[1].statistics()
-    assert "unit_mean" not in statistics and np.isfinite(statistics["cov"]).all()

@@ -6,7 +6,7 @@ import pytest
 
 from unclip_jax import models
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
-from unclip_jax.interop import parts
+from unclip_jax.interop import components
 from unclip_jax.tokenizer import train_tokenizer
 
 CONFIG = {
@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def params():
-    shapes = parts.param_shapes("clip", models.build("clip", CONFIG["model"]))
+    shapes = components.param_shapes("clip", models.build("clip", CONFIG["model"]))
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda s: rng.normal(size=s.shape, scale=0.3).astype(np.float32), shapes
@@ -44,5 +44,5 @@ def params():
 
 @pytest.fixture(scope="session")
 def clip(tokenizer, params):
-    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
+    part = components.build_component("clip", CONFIG, params, {}, where="tiny clip")
     return FrozenCLIP(part, tokenizer[0], batch_size=4)

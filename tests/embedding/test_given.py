@@ -12,7 +12,7 @@ from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources import BadRecord, make_source
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
-from unclip_jax.interop import parts
+from unclip_jax.interop import components
 from unclip_jax.tokenizer import train_tokenizer
 
 COUNT, PARTS = 12, 2
@@ -34,12 +34,14 @@ MODEL = dict(
 
 @pytest.fixture(scope="module")
 def clip():
-    shapes = parts.param_shapes("clip", models.build("clip", MODEL))
+    shapes = components.param_shapes("clip", models.build("clip", MODEL))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda s: rng.normal(size=s.shape, scale=0.3).astype(np.float32), shapes
     )
-    part = parts.make("clip", {"model": MODEL}, params, {}, where="tiny clip")
+    part = components.build_component(
+        "clip", {"model": MODEL}, params, {}, where="tiny clip"
+    )
     tokenizer = train_tokenizer(["a"], None, 514, context_length=6)
     return FrozenCLIP(part, tokenizer, batch_size=8)
 

@@ -52,7 +52,7 @@ def test_two_processes_write_what_one_does(tmp_path, export):
         assert code == 0, said
     assert len(RecordReader(tmp_path / "one" / "train").manifest["shards"]) > 2
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
-    shares = [said.count("examples, compiling") for _, said in done]
+    shares = [said.count("s, compiling") for _, said in done]
     assert shares == [2, 2], done  # each had something to do in both splits
 
 

@@ -19,7 +19,7 @@ from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.images import fit
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import components, native
 from unclip_jax.tokenizer import train_tokenizer
 
 
@@ -149,7 +149,7 @@ def test_records_of_another_clip_are_not_continued(tmp_path, clip, tokenizer, pa
     runner.embed_source(Pictures(), tmp_path, clip, shard_size=20)
     before = digest(tmp_path)
     other = {**params, "logit_scale": params["logit_scale"] + 1}
-    part = parts.make("clip", CONFIG, other, {}, where="other clip")
+    part = components.build_component("clip", CONFIG, other, {}, where="other clip")
     with pytest.raises(FileExistsError, match="clip_fingerprint"):
         another = FrozenCLIP(part, tokenizer[0], batch_size=8)
         runner.embed_source(Pictures(), tmp_path, another, shard_size=20)
@@ -294,7 +294,7 @@ def test_a_run_of_another_stage(tmp_path, tokenizer, params):
 
 def test_a_tokenizer_of_another_clip(tmp_path, params):
     other = train_tokenizer(["a cat"] * 3, tmp_path / "t", 520, context_length=6)
-    part = parts.make("clip", CONFIG, params, {}, where="tiny clip")
+    part = components.build_component("clip", CONFIG, params, {}, where="tiny clip")
     with pytest.raises(ValueError, match="do not belong together"):
         FrozenCLIP(part, other, batch_size=8)
 

@@ -62,7 +62,7 @@ def test_refusals(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture"):
         open_images(tmp_path / "empty")
     (folder / "3.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match="3.png is not a picture"):
+    with pytest.raises(ValueError, match="3.png. is not a readable picture"):
         FolderImages(folder)[3:]
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3)))
     with pytest.raises(ValueError, match="uint8"):

@@ -9,7 +9,7 @@ import pytest
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import Stack
-from unclip_jax.interop import parts
+from unclip_jax.interop import components
 
 SHARED = {"embed_dim": 8, "vocab_size": 30, "context_length": 6, "eot_id": 29}
 DIFFUSION = {"schedule": "cosine", "num_steps": 20}
@@ -104,9 +104,11 @@ def random_part(kind, seed=0, num_steps=20, **fields):
         draws = rng.normal(size=shape.shape, scale=gain / np.sqrt(fan_in))
         return draws.astype(np.float32)
 
-    params = jax.tree_util.tree_map_with_path(draw, parts.param_shapes(kind, module))
+    params = jax.tree_util.tree_map_with_path(
+        draw, components.param_shapes(kind, module)
+    )
     meta = {"clip_fingerprint": "tiny"}
-    return parts.make(kind, config, params, meta, where=f"tiny {kind}")
+    return components.build_component(kind, config, params, meta, where=f"tiny {kind}")
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,9 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
+from unclip_jax.gaussian import Gaussian
 from unclip_jax.generation.cli import command, modes
-from unclip_jax.generation.images import read_image
-from unclip_jax.generation.loading import Statistics
-from unclip_jax.generation.picture_files import read_metadata
+from unclip_jax.images import read_image, read_metadata
 
 FAST = {"prior_steps": 3, "decoder_steps": 3}
 
@@ -132,7 +131,7 @@ def test_lists_of_pictures(tmp_path, model, images, files):
 def test_figures_of_pictures(
     tmp_path, monkeypatch, model, files, mode, changes, pictures
 ):
-    stats = Statistics(np.zeros(8), np.diag(np.arange(1.0, 9.0)))
+    stats = Gaussian(np.zeros(8), np.diag(np.arange(1.0, 9.0)))
     monkeypatch.setattr(type(model.stack), "embedding_statistics", lambda self: stats)
     out = tmp_path / mode
     command.sample(arguments(mode=mode, image=files, out=str(out), **changes))

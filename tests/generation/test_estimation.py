@@ -10,7 +10,7 @@ from unclip_jax.diffusion import analytic
 from unclip_jax.diffusion.schedule import gather, make_schedule
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
-from unclip_jax.interop.parts import Part
+from unclip_jax.interop.components import Component
 
 SCHEDULE = make_schedule("cosine", 100)
 BAR = SCHEDULE.alphas_cumprod
@@ -35,7 +35,7 @@ class ExactPrior:
 def exact(stack):
     diffusion = {"schedule": "cosine", "num_steps": 100, "prediction": "x0"}
     config = {"diffusion": diffusion, "embedding": "raw"}
-    part = Part("prior", ExactPrior(), {"none": jnp.zeros(8)}, config, "tiny", {})
+    part = Component("prior", ExactPrior(), {"none": jnp.zeros(8)}, config, "tiny", {})
     parts = {"clip": stack.parts["clip"], "prior": part}
     return UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=N)
 

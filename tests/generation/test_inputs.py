@@ -11,9 +11,8 @@ from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.cli import command
-from unclip_jax.generation.images import read_image
 from unclip_jax.generation.loading import Stack
-from unclip_jax.generation.picture_files import read_metadata
+from unclip_jax.images import read_image, read_metadata
 from unclip_jax.tokenizer import train_tokenizer
 
 FAST = {"prior_steps": 2, "decoder_steps": 2}

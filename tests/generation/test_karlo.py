@@ -11,7 +11,7 @@ from unclip_jax import models
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.generation.options import Drawing
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import components, native
 
 PROMPTS = ["a red heart", "a blue cat on teal"]
 
@@ -67,9 +67,9 @@ def make_upsampler(kind, seed, channels=8):
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda s: rng.normal(size=s.shape, scale=0.2).astype(np.float32),
-        parts.param_shapes("upsampler", module),
+        components.param_shapes("upsampler", module),
     )
-    return parts.make(kind, config, params, {}, where="tiny")
+    return components.build_component(kind, config, params, {}, where="tiny")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from unclip_jax.gaussian import Gaussian
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.loading import Statistics, check_together, load_stack
-from unclip_jax.interop import native, parts
+from unclip_jax.generation.loading import check_together, load_stack
+from unclip_jax.interop import components, native
 from unclip_jax.tokenizer import train_tokenizer
 
 CAPTIONS = ["a red heart", "a blue cat on teal", "the green umbrella"]
@@ -73,7 +74,7 @@ def test_parts_that_do_not_fit_together(stack, resized):
 def with_convention(stack, kind, convention):
     part = stack.parts[kind]
     config = {**part.config, "embedding": convention}
-    part = parts.make(kind, config, part.params, part.meta, where=kind)
+    part = components.build_component(kind, config, part.params, part.meta, where=kind)
     return dataclasses.replace(stack, parts={**stack.parts, kind: part})
 
 
@@ -90,7 +91,7 @@ def test_principal_components_of_unit_embeddings():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(200, 3)) * (3, 1, 0.2) * rng.uniform(1, 9, (200, 1))
     unit = z / np.linalg.norm(z, axis=1, keepdims=True)
-    statistics = Statistics(unit.mean(0), np.cov(unit.T), unit=True)
+    statistics = Gaussian(unit.mean(0), np.cov(unit.T), unit=True)
     np.testing.assert_allclose(statistics.project(z, 3), unit, atol=1e-6)
     lost = [np.square(statistics.project(z, n) - unit).sum(1).mean() for n in (1, 2)]
     variances = np.linalg.eigvalsh(statistics.cov) * 199 / 200

@@ -9,7 +9,7 @@ import pytest
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import check_together, load_stack
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import components, native
 
 OPTIONS = {"prior_steps": 2, "decoder_steps": 2, "num_candidates": 1}
 PROMPTS = ["a red heart", "a blue cat on teal", "the umbrella"]
@@ -36,9 +36,11 @@ def make_upsampler(size, low_res_size, seed=0):
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda s: rng.normal(size=s.shape, scale=0.2).astype(np.float32),
-        parts.param_shapes("upsampler", module),
+        components.param_shapes("upsampler", module),
     )
-    return parts.make(f"upsampler_{size}", config, params, {}, where="tiny")
+    return components.build_component(
+        f"upsampler_{size}", config, params, {}, where="tiny"
+    )
 
 
 @pytest.fixture(scope="module")

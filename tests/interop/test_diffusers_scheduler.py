@@ -7,17 +7,18 @@ import pytest
 from unclip_jax.interop import diffusers_scheduler as scheduler
 
 PROCESS = {"schedule": "cosine", "num_steps": 500, "prediction": "x0"}
+STEPS = {"sampling_steps": 25}
 
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("clip", [None, 5.0])
 def test_round_trip(tmp_path, learned, clip):
     scheduler.write_scheduler(tmp_path, PROCESS, clip, learned)
-    found = scheduler.read_scheduler(tmp_path, 25, learned)
+    found = scheduler.read_scheduler(tmp_path, STEPS, learned)
     usual = {"clip": clip, "sampler": "ddpm", "sampling_steps": 25}
     assert found == {**PROCESS, **usual}
     with pytest.raises(ValueError, match="variance_type .* does not fit"):
-        scheduler.read_scheduler(tmp_path, 25, not learned)
+        scheduler.read_scheduler(tmp_path, STEPS, not learned)
 
 
 def test_their_class_reads_ours(tmp_path):
@@ -31,15 +32,15 @@ def test_their_class_reads_ours(tmp_path):
 
 def test_what_has_no_counterpart_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="scheduler_config.json is missing"):
-        scheduler.read_scheduler(tmp_path, 25, False)
+        scheduler.read_scheduler(tmp_path, STEPS, False)
     for key, value in (("schedule", "linear"), ("prediction", "v")):
         with pytest.raises(ValueError, match=f"no {key} '{value}', only"):
             scheduler.write_scheduler(tmp_path, {**PROCESS, key: value}, 1.0, False)
     file = tmp_path / scheduler.FILE
     file.write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     with pytest.raises(ValueError, match="is of a DDIMScheduler"):
-        scheduler.read_scheduler(tmp_path, 25, False)
+        scheduler.read_scheduler(tmp_path, STEPS, False)
     theirs = {"_class_name": scheduler.CLASS, "prediction_type": "v_prediction"}
     file.write_text(json.dumps(theirs))
     with pytest.raises(ValueError, match="prediction_type 'v_prediction': expected"):
-        scheduler.read_scheduler(tmp_path, 25, False)
+        scheduler.read_scheduler(tmp_path, STEPS, False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.interop import native, parts
+from unclip_jax.interop import components, native
 from unclip_jax.interop.export import export
 
 SHARED = {"embed_dim": 8, "vocab_size": 20, "context_length": 5, "eot_id": 3}
@@ -33,7 +33,7 @@ PRIOR = {
 
 
 def random_params(kind, config, seed=0):
-    shapes = parts.param_shapes(kind, models.build(kind, config["model"]))
+    shapes = components.param_shapes(kind, models.build(kind, config["model"]))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
@@ -75,7 +75,7 @@ def test_non_contiguous_and_bfloat16_tensors(tmp_path):
 
 
 def test_part_is_built_and_checked(folder):
-    part = parts.read_native(folder, "clip")
+    part = components.read_native(folder, "clip")
     images = np.full((2, 8, 8, 3), 9, np.uint8)
     out = part.module.apply({"params": part.params}, images, method="encode_image")
     assert out.shape == (2, 8)
@@ -110,11 +110,11 @@ def test_a_part_keeps_its_table_of_analytic_variance(folder):
     params = random_params("prior", PRIOR)
     native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
     assert native.read_analytic(folder, "prior") is None
-    assert parts.read_native(folder, "prior").analytic is None
+    assert components.read_native(folder, "prior").analytic is None
     for table in ({**TABLE, "examples": 3}, TABLE):  # the second replaces the first
         native.write_analytic(folder, "prior", table)
     assert native.read_analytic(folder, "prior") == TABLE
-    part = parts.read_native(folder, "prior")
+    part = components.read_native(folder, "prior")
     expected = np.interp(np.arange(10), TABLE["timesteps"], TABLE["means"])
     np.testing.assert_array_equal(part.analytic, expected)
     np.testing.assert_array_equal(part.params["query"], params["query"])
@@ -122,10 +122,10 @@ def test_a_part_keeps_its_table_of_analytic_variance(folder):
     file = folder / "prior" / "analytic.json"
     file.write_text(file.read_text().replace("1.0", "0.9"))
     with pytest.raises(ValueError, match="analytic.json is not the file that was"):
-        parts.read_native(folder, "prior")
+        components.read_native(folder, "prior")
     # other weights, another table
     native.write_part(folder, "prior", PRIOR, params, prior_meta(folder))
-    assert parts.read_native(folder, "prior").analytic is None
+    assert components.read_native(folder, "prior").analytic is None
 
 
 def test_a_table_needs_its_part(folder):
@@ -208,7 +208,7 @@ def test_wrong_tensors_are_listed(clip):
     wrong = {**clip, "extra": np.ones(2), "logit_scale": np.ones(3)}
     del wrong["visual_projection"]
     with pytest.raises(ValueError) as error:
-        parts.make("clip", CLIP, wrong, {}, where="the clip of X")
+        components.build_component("clip", CLIP, wrong, {}, where="the clip of X")
     message = str(error.value)
     assert "1 missing: visual_projection/kernel" in message
     assert "1 unexpected: extra" in message
@@ -242,7 +242,7 @@ def test_export_of_runs(tmp_path, clip):
         export(prior, run_meta("prior", PRIOR, clip_fingerprint="no"), run, out)
     meta = run_meta("prior", PRIOR, clip_fingerprint=fingerprint)
     export(prior, meta, run, out)
-    assert parts.read_native(out, "prior").meta["step"] == 3
+    assert components.read_native(out, "prior").meta["step"] == 3
     with pytest.raises(ValueError, match="--format 'pickle'"):
         export(prior, meta, run, out, "pickle")
     del prior["query"]

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from unclip_jax import models
-from unclip_jax.interop import diffusers_prior, lazy, native, parts, tensor_stream
+from unclip_jax.interop import components, diffusers_prior, lazy, native, weights
 from unclip_jax.interop.export import compare, export
 
 PRIOR = {
@@ -34,7 +34,7 @@ class Store:
 
     def __init__(self):
         module = models.build("prior", PRIOR["model"])
-        self.shapes = parts.param_shapes("prior", module)
+        self.shapes = components.param_shapes("prior", module)
         rng = np.random.default_rng(0)
         self.flat = {
             name: rng.normal(size=s.shape).astype(np.float32)
@@ -78,15 +78,15 @@ def test_the_library_reads_the_file(tmp_path):
         "empty": np.zeros((0, 4), np.float32),
         "count": np.arange(3),
     }
-    tensor_stream.write_tensors(tmp_path / "a", tensors, {"format": "x"})
+    weights.write_tensors(tmp_path / "a", tensors, {"format": "x"})
     found = safetensors.numpy.load_file(tmp_path / "a")
     assert found.keys() == tensors.keys()
     for name, a in tensors.items():
-        assert tensor_stream.same(found[name], np.ascontiguousarray(a).reshape(a.shape))
+        assert weights.same(found[name], np.ascontiguousarray(a).reshape(a.shape))
     with safetensors.safe_open(tmp_path / "a", framework="numpy") as file:
         assert file.metadata() == {"format": "x"}
     with pytest.raises(ValueError, match="dtype 'int4': expected one of float32"):
-        tensor_stream.write_tensors(tmp_path / "b", tensors, {}, "int4")
+        weights.write_tensors(tmp_path / "b", tensors, {}, "int4")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -100,7 +100,7 @@ def test_one_tensor_at_a_time(store, tmp_path, dtype):
     assert store.most <= 2
     config, params, _ = native.read_part(tmp_path, "prior")
     for name, a in native.leaves(params):
-        wanted = store.flat[name].astype(tensor_stream.FLOATS[dtype])
+        wanted = store.flat[name].astype(weights.FLOATS[dtype])
         assert a.dtype == np.float32
         np.testing.assert_array_equal(a, wanted.astype(np.float32))
 
@@ -140,7 +140,7 @@ def test_what_differs_is_named(store, tmp_path):
     with pytest.raises(ValueError, match="is not the file that was exported"):
         compare(params, *arguments)
     with pytest.raises(ValueError, match="is not the file that was exported"):
-        parts.read_native(tmp_path, "prior")
+        components.read_native(tmp_path, "prior")
 
 
 def test_a_bfloat16_clip_keeps_its_fingerprint(tmp_path):
@@ -148,8 +148,8 @@ def test_a_bfloat16_clip_keeps_its_fingerprint(tmp_path):
     model |= {"context_length": 5, "image_size": 8, "patch_size": 4}
     for tower in ("vision", "text"):
         model |= {f"{tower}_width": 8, f"{tower}_depth": 1, f"{tower}_heads": 2}
-    shapes = parts.param_shapes("clip", models.build("clip", model))
+    shapes = components.param_shapes("clip", models.build("clip", model))
     params = jax.tree.map(lambda s: np.full(s.shape, 0.1, np.float32), shapes)
     native.write_part(tmp_path, "clip", {"model": model}, params, {}, "bfloat16")
     wanted = native.clip_fingerprint({"model": model}, params)
-    assert parts.read_native(tmp_path, "clip").clip_fingerprint == wanted
+    assert components.read_native(tmp_path, "clip").clip_fingerprint == wanted

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.interop.torch_shapes import torch_shapes
 from unclip_jax.interop import mapping, weights
 
 RNG = np.random.default_rng(0)
@@ -72,7 +73,7 @@ def test_broken_folders_are_named(tmp_path):
 TABLE = [
     *mapping.dense("in", "proj_in"),
     *mapping.conv("conv", "c.0", bias=False),
-    mapping.Entry("query", "prd", mapping.LEAD_2),
+    mapping.Entry("query", "prd", mapping.SQUEEZE_2),
 ]
 THEIRS = {
     "proj_in.weight": RNG.normal(size=(5, 3)),
@@ -83,15 +84,15 @@ THEIRS = {
 
 
 def test_a_table_works_both_ways_and_on_shapes():
-    ours = mapping.to_ours(TABLE, THEIRS, "x")
+    ours = mapping.from_torch(TABLE, THEIRS, "x")
     assert ours["in"]["kernel"].shape == (3, 5)
     np.testing.assert_array_equal(
         ours["conv"]["kernel"][1, 2, 0, 4], THEIRS["c.0.weight"][4, 0, 1, 2]
     )
-    back = mapping.to_theirs(TABLE, ours)
+    back = mapping.to_torch(TABLE, ours)
     for name, a in THEIRS.items():
         np.testing.assert_array_equal(back[name], a)
-    shapes = mapping.their_shapes(TABLE, ours)
+    shapes = torch_shapes(TABLE, ours)
     assert shapes == {name: a.shape for name, a in THEIRS.items()}
 
 
@@ -99,11 +100,11 @@ def test_a_table_lists_what_does_not_fit():
     wrong = {**THEIRS, "extra": THEIRS["prd"], "buffer": THEIRS["prd"]}
     del wrong["prd"], wrong["proj_in.bias"]
     with pytest.raises(ValueError, match=r"2 missing: prd, proj_in.*1 unexpected: ex"):
-        mapping.to_ours(TABLE, wrong, "the prior of x", ignore=["buffer"])
-    ours = mapping.to_ours(TABLE, THEIRS, "x")
+        mapping.from_torch(TABLE, wrong, "the prior of x", ignore=["buffer"])
+    ours = mapping.from_torch(TABLE, THEIRS, "x")
     with pytest.raises(ValueError, match="no place for space/mean"):
-        mapping.to_theirs(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}})
-    mapping.to_theirs(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}}, ["space/"])
+        mapping.to_torch(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}})
+    mapping.to_torch(TABLE, {**ours, "space": {"mean": THEIRS["prd"]}}, ["space/"])
 
 
 def test_blocks_stack_and_unstack():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unclip_jax.evaluation.metrics.aesthetic import aesthetic, layers_of
-from unclip_jax.interop.tensor_files import read_tensors
+from unclip_jax.interop.weights import read_tensors
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 

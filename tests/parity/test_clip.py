@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.torch_shapes import torch_shapes
 from unclip_jax import models
-from unclip_jax.interop import mapping, native, parts, transformers_clip
+from unclip_jax.interop import components, mapping, native, transformers_clip
 
 from .conftest import randomise
 
@@ -298,8 +299,8 @@ def test_public_sizes_have_every_tensor(name):
     with torch.device("meta"):
         theirs = transformers.CLIPModel(config).state_dict()
     fields = transformers_clip.fields_of(config.to_dict(), {}, name)
-    shapes = parts.param_shapes("clip", models.build("clip", fields))
-    ours = mapping.their_shapes(transformers_clip.table(fields), shapes)
+    shapes = components.param_shapes("clip", models.build("clip", fields))
+    ours = torch_shapes(transformers_clip.table(fields), shapes)
     assert ours == {k: tuple(v.shape) for k, v in theirs.items()}
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == sum(v.numel() for v in theirs.values())

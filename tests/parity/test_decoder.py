@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.torch_shapes import torch_shapes
 from unclip_jax import models
-from unclip_jax.interop import diffusers_decoder, mapping, parts, weights
+from unclip_jax.interop import components, diffusers_decoder, weights
 from unclip_jax.models.clip_caption import with_empty_caption
 
 torch = pytest.importorskip("torch")
@@ -116,7 +117,7 @@ def run():
     compiled = {}
 
     def outputs(config, params, inputs, dropped=False):
-        part = parts.make(
+        part = components.build_component(
             "decoder", config, params, {"clip_fingerprint": "x"}, where="test"
         )
         if part.module not in compiled:
@@ -251,7 +252,7 @@ def test_karlo_at_full_size_has_every_name_and_shape():
     """885,439,686 + 7,878,400 parameters, without allocating them."""
     fields = diffusers_decoder.model_fields(KARLO_TEXT_PROJ, KARLO_DECODER, "a", "b")
     fields |= {"context_length": 77, "eot_id": 49407, "vocab_size": 49408}
-    shapes = parts.param_shapes("decoder", models.build("decoder", fields))
+    shapes = components.param_shapes("decoder", models.build("decoder", fields))
     rest = {k: v for k, v in shapes.items() if k != "unet"}
     tables = {
         "karlo_text_proj": (diffusers_decoder.text_proj_table(4), rest),
@@ -262,7 +263,7 @@ def test_karlo_at_full_size_has_every_name_and_shape():
     }
     for name, (table, ours) in tables.items():
         expected = json.loads((SHAPES / f"{name}.json").read_text())
-        found = mapping.their_shapes(table, ours)
+        found = torch_shapes(table, ours)
         assert {k: list(v) for k, v in found.items()} == expected
     known = {"space", "empty_text_states", "empty_clip_text"}
     assert {entry.ours.split("/")[0] for entry in tables["karlo_text_proj"][0]} == (

@@ -152,7 +152,7 @@ def test_an_evaluation_uses_them(theirs, tmp_path):
     [
         ({"use_swiglu_ffn": True}, "use_swiglu_ffn is True; ours can be False"),
         ({"model_type": "dinov2_with_registers"}, "expected 'dinov2'"),
-        ({"patch_size": 16}, "patch_embedding/kernel has shape"),
+        ({"patch_size": 16}, "of another shape: patch_embedding/kernel"),
         ({"num_hidden_layers": 3}, "encoder.layer.2"),
     ],
 )

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.torch_shapes import torch_shapes
 from unclip_jax import models
-from unclip_jax.interop import diffusers_prior, mapping, parts, weights
+from unclip_jax.interop import components, diffusers_prior, mapping, weights
 from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.parallel.sharding import path_name
 
@@ -173,7 +174,9 @@ def test_missing_and_unknown_tensors_are_named(theirs, tmp_path):
 def test_a_prior_without_the_empty_caption_is_refused(theirs):
     config, params = diffusers_prior.load_prior(theirs[1], eot_id=EOT, vocab_size=100)
     with pytest.raises(ValueError, match="2 missing: empty_clip_text, empty_text_st"):
-        parts.make("prior", config, params, {"clip_fingerprint": ""}, where="tiny")
+        components.build_component(
+            "prior", config, params, {"clip_fingerprint": ""}, where="tiny"
+        )
 
 
 @pytest.mark.parametrize(
@@ -225,9 +228,9 @@ def test_at_full_size_names_and_shapes_are_the_public_ones(name, dim, count):
     expected = json.loads((SHAPES / f"{name}.json").read_text())
     fields = diffusers_prior.model_fields({"embedding_dim": dim}, name)
     fields |= {"eot_id": 49407, "vocab_size": 49408}
-    shapes = parts.param_shapes("prior", models.build("prior", fields))
+    shapes = components.param_shapes("prior", models.build("prior", fields))
     table = diffusers_prior.table(fields["depth"])
-    found = mapping.their_shapes(table, shapes)
+    found = torch_shapes(table, shapes)
     assert found == {k: tuple(v) for k, v in expected.items()}
     assert sum(int(np.prod(s)) for s in found.values()) == count
     leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]

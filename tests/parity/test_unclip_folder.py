@@ -9,7 +9,7 @@ import pytest
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import diffusers, lazy, native
 from unclip_jax.interop.export import compare, export
-from unclip_jax.interop.initial import load_initial
+from unclip_jax.interop.init_from import load_initial
 
 from .conftest import EMBED_DIM, IMAGE, LARGE, LENGTH
 

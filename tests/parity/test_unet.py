@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests.interop.torch_shapes import torch_shapes
 from unclip_jax import models
-from unclip_jax.interop import diffusers_unet, diffusers_upsampler, mapping, parts
+from unclip_jax.interop import components, diffusers_unet, diffusers_upsampler
 from unclip_jax.interop import weights as weight_files
 from unclip_jax.models.upsampler import upsample
 
@@ -52,7 +53,7 @@ def their_outputs(unet, x, low_res, t=T):
 
 
 def our_outputs(config, params, x, low_res):
-    part = parts.make("upsampler_32", config, params, {}, where="test")
+    part = components.build_component("upsampler_32", config, params, {}, where="test")
     return jax.jit(part.module.apply)({"params": params}, x, T, low_res)
 
 
@@ -126,9 +127,9 @@ def test_karlo_at_full_size_has_every_name_and_shape():
     """691,579,523 parameters, without allocating them."""
     fields = diffusers_upsampler.model_fields(KARLO, "a")
     fields["low_res_size"] = 64
-    shapes = parts.param_shapes("upsampler", models.build("upsampler", fields))
+    shapes = components.param_shapes("upsampler", models.build("upsampler", fields))
     table = diffusers_unet.table(fields)
-    found = mapping.their_shapes(table, shapes)
+    found = torch_shapes(table, shapes)
     expected = json.loads((SHAPES / "karlo_super_res.json").read_text())
     assert {k: list(v) for k, v in found.items()} == expected
     assert len(table) == len(jax.tree.leaves(shapes)) == 408

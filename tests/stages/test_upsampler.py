@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.random_params import random_params
 from unclip_jax import config as config_lib
-from unclip_jax import models, stages
-from unclip_jax.data.sources import pictures
+from unclip_jax import images, models, stages
 from unclip_jax.stages import upsampler
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "icons" / "upsampler.py"
@@ -99,7 +98,7 @@ def test_conditions_are_shrunk_as_images_for_the_decoder_are(method, error):
     assert upsampler.Options().downsample == "bicubic"
     noise = Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8))
     image = noise.resize((128, 128), Image.Resampling.BICUBIC)
-    expected = pictures.to_square(image, 32).astype(np.float64)
+    expected = images.to_square(image, 32).astype(np.float64)
     config = make_config(low_res_size=32)
     config.stage_options.downsample = method
     stage = make_stage(config, image_size=128, crop_size=128)

@@ -180,7 +180,7 @@ def _save_prior(workdir, depth, width):
     import numpy as np
 
     from unclip_jax import models
-    from unclip_jax.interop import parts
+    from unclip_jax.interop import components
     from unclip_jax.training import checkpoint, run_folder, state
 
     fields = {
@@ -195,7 +195,7 @@ def _save_prior(workdir, depth, width):
     }
     diffusion = {"schedule": "cosine", "num_steps": 10, "prediction": "x0"}
     config = {"model": fields, "diffusion": diffusion, "embedding": "standardize"}
-    shapes = parts.param_shapes("prior", models.build("prior", fields))
+    shapes = components.param_shapes("prior", models.build("prior", fields))
     rng = np.random.default_rng(0)
 
     def fresh():

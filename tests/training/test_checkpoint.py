@@ -73,8 +73,12 @@ def test_saved_buffers_may_be_donated_at_once(tmp_path):
 def test_checksums_are_of_the_values_on_any_mesh():
     rows = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)
     split = jax.device_put(rows, batch_sharding(make_mesh(data=4, fsdp=2)))
-    whole = checksums.of_tree({"a": jnp.asarray(rows)})
-    assert checksums.of_tree({"a": split}) == whole == checksums.of_tree({"a": rows})
+    whole = checksums.tree_checksum({"a": jnp.asarray(rows)})
+    assert (
+        checksums.tree_checksum({"a": split})
+        == whole
+        == checksums.tree_checksum({"a": rows})
+    )
     assert int(checksums._device_sum(split, np.uint32)) == checksums.word_sum(split)
     rows[3, 3] = np.nextafter(rows[3, 3], 9)
-    assert checksums.of_tree({"a": jnp.asarray(rows)}) != whole
+    assert checksums.tree_checksum({"a": jnp.asarray(rows)}) != whole

@@ -66,7 +66,7 @@ def test_the_loss_falls_and_is_written(finished):
 
 
 def test_the_progress_line_says_where_it_is(finished):
-    assert "toy 12/12  loss" in finished[2] and "left" in finished[2]
+    assert "toy: 12/12  loss" in finished[2] and "left" in finished[2]
 
 
 def test_the_ema_follows_the_parameters(finished):

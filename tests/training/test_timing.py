@@ -8,7 +8,6 @@ import pytest
 
 from unclip_jax.training import timing
 from unclip_jax.training.hardware import GIB, peak_flops
-from unclip_jax.training.utilisation import Utilisation
 
 
 def metrics(loss, skipped):
@@ -67,13 +66,11 @@ class Mesh:
 
 
 def test_utilisation_of_chips_that_are_known(monkeypatch):
-    monkeypatch.setattr(
-        "unclip_jax.training.utilisation.model_flops", lambda *_: 459e12
-    )
+    monkeypatch.setattr("unclip_jax.training.timing.model_flops", lambda *_: 459e12)
     mesh = Mesh(Device("TPU v5", GIB), Device("TPU v5", 3 * GIB))
-    found = Utilisation(None, mesh, 8, {}).at(step_seconds=2.0)
+    found = timing.DeviceUse(None, mesh, 8, {}).at(step_seconds=2.0)
     assert found == {"mfu": 0.25, "hbm_gib": 3.0, "hbm_peak_gib": 6.0}
-    assert Utilisation(None, Mesh(Device("cpu")), 8, {}).at(1.0) == {}
+    assert timing.DeviceUse(None, Mesh(Device("cpu")), 8, {}).at(1.0) == {}
 
 
 def test_peaks_by_the_kind_of_device():

@@ -6,8 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from unclip_jax.training import wandb_board
-from unclip_jax.training.writers import Writer
+from unclip_jax.training.writers import Writer, check_wandb
 
 
 class Service(types.ModuleType):
@@ -58,8 +57,8 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path, monkeypatch):
 
 def test_without_the_package_it_says_so_and_unasked_it_is_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert wandb_board.check({}) is None
+    assert check_wandb({}) is None
     with pytest.raises(ValueError, match="pip install wandb"):
-        wandb_board.check({"wandb": {"project": "unclip"}})
+        check_wandb({"wandb": {"project": "unclip"}})
     with pytest.raises(ValueError, match="did you mean 'project'"):
-        wandb_board.check({"wandb": {"projct": "unclip"}})
+        check_wandb({"wandb": {"projct": "unclip"}})

@@ -111,7 +111,7 @@ def make_config(steps=12, fsdp=1, **changes):
 
 
 def main(workdir, fsdp, steps, pause=0.0, *process):
-    from unclip_jax.parallel.together import together
+    from unclip_jax.parallel.distributed import run_distributed
 
     def run():
         from unclip_jax.training.loop import train
@@ -135,7 +135,7 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
         connect_timeout=20,
         heartbeat_timeout=10,
     )
-    together(run, args)
+    run_distributed(run, args)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from unclip_jax import config as config_lib
-from unclip_jax.data import order, record_files
+from unclip_jax.data import order
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.data.tf_feed import tf_batches
+from unclip_jax.files import atomic_write
 from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
 FEEDS = ("tf", "arrays")
@@ -103,7 +104,7 @@ class Dataset:
 
     Attributes:
       source: see data.sources.
-      tokenizer: data.tokenizer.Tokenizer.
+      tokenizer: tokenizer.Tokenizer.
       shapes: {name: (shape, dtype)} of what a batch can hold, per example.
       info: dict for stages and checkpoints: num_examples, image_size, embed_dim,
         context_length, vocab_size, eot_id, fingerprint, clip_fingerprint,
@@ -436,7 +437,7 @@ def _own_tokenizer(source, folder, vocab_size, context_length):
     tokenizer.context_length = context_length
     if folder is not None:
         tokenizer.save(folder)
-        record_files.write_bytes(note, json.dumps(what).encode())
+        atomic_write(note, json.dumps(what))
     return tokenizer
 
 

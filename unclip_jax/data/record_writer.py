@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 import msgpack
 import numpy as np
 
+from unclip_jax import files
 from unclip_jax.data import record_files, records
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut
+from unclip_jax.gaussian import GaussianSums
 
 
 class RecordWriter:
@@ -36,7 +38,7 @@ class RecordWriter:
         num_shards: int,
         image_size: int | None,  # None: no images
         arrays: Mapping[str, tuple],  # name -> (dtype, shape), as in a stage's spec
-        tokenizer,  # data.tokenizer.Tokenizer that made "tokens"
+        tokenizer,  # tokenizer.Tokenizer that made "tokens"
         source_fingerprint: str,
         clip_fingerprint: str | None = None,  # needed with embeddings
         embedding_convention: str = "raw",  # one of CONVENTIONS
@@ -108,7 +110,7 @@ class RecordWriter:
         """
         if not 0 <= i < self.num_shards:
             raise ValueError(f"shard {i}: there are {self.num_shards}")
-        sums = record_files.Sums(self.plan["embed_dim"])
+        sums = GaussianSums(self.plan["embed_dim"])
         count = 0
 
         def packed():
@@ -149,7 +151,7 @@ class RecordWriter:
                 f"written yet, e.g. shard {missing[0]}"
             )
         shards, skipped, left_out = [], [], collections.Counter()
-        sums = record_files.Sums(self.plan["embed_dim"])
+        sums = GaussianSums(self.plan["embed_dim"])
         for i in range(self.num_shards):
             entry, unread, part = record_files.read_done(self.folder, i)
             left_out.update(entry.pop("left_out", {}))
@@ -161,7 +163,8 @@ class RecordWriter:
             raise ValueError(f"{self.folder}: no example could be read at all")
         if self.plan["embed_dim"] is not None:
             kept = {**sums.statistics(), **(constants or {})}
-            record_files.write_npz(self.folder / records.STATISTICS, kept)
+            path = self.folder / records.STATISTICS
+            files.atomic_write(path, lambda file: np.savez(file, **kept))
         manifest = {
             **self.plan,
             "num_records": total,
@@ -169,9 +172,9 @@ class RecordWriter:
             "skipped": skipped,
             "left_out": dict(sorted(left_out.items())),
         }
-        manifest["fingerprint"] = record_files.json_hash(manifest)
+        manifest["fingerprint"] = files.sha256_json(manifest)
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        record_files.write_bytes(self.folder / records.MANIFEST, text.encode())
+        files.atomic_write(self.folder / records.MANIFEST, text)
         record_files.remove_unfinished(self.folder)
         return manifest
 

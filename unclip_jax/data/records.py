@@ -32,6 +32,7 @@ import msgpack
 import numpy as np
 from PIL import Image
 
+from unclip_jax import files
 from unclip_jax.data import open_files, record_files
 from unclip_jax.data.sources import PER_CAPTION, BadRecord
 
@@ -144,7 +145,7 @@ class RecordReader:
     def verify(self) -> None:
         """Reads every shard and compares its hash; ValueError names one that is off."""
         for shard in self.manifest["shards"]:
-            if record_files.file_hash(self.path / shard["file"]) != shard["sha256"]:
+            if files.sha256_file(self.path / shard["file"]) != shard["sha256"]:
                 raise ValueError(
                     f"shard {shard['file']} in {self.path} is not what was written; "
                     f"remove the folder and {REMEDY}"
@@ -279,7 +280,7 @@ def read_manifest(folder) -> dict:
     if got != (FORMAT, VERSION):
         raise ValueError(f"{file} is {got}, this code reads {(FORMAT, VERSION)}")
     rest = {k: v for k, v in manifest.items() if k != "fingerprint"}
-    if record_files.json_hash(rest) != claimed:
+    if files.sha256_json(rest) != claimed:
         raise ValueError(f"{file} was changed after it was written; {REMEDY} again")
     return manifest
 

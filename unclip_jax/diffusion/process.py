@@ -233,6 +233,11 @@ def training_losses(
     return losses
 
 
+def from_uint8(x):
+    """uint8 -> float32 in [-1, 1], of numpy or jax."""
+    return x.astype(np.float32) / 127.5 - 1
+
+
 def to_uint8(x):
     """[-1, 1] float -> uint8, floor(127.5 x + 128) clipped (as ADM rounds)."""
     return jnp.clip(jnp.floor(x * 127.5 + 128), 0, 255).astype(jnp.uint8)

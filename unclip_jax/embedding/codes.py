@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from unclip_jax.data.loader import open_data
-from unclip_jax.data.record_files import write_bytes
+from unclip_jax.files import atomic_write
 from unclip_jax.models import codebook
 
 CODES = "codes.json"
@@ -39,7 +39,7 @@ def report(folder: str | os.PathLike) -> str | None:
         z = data.embedding_sample()["clip_image"].astype(np.float64)
         if len(z) < LEAST:
             return None
-        write_bytes(file, json.dumps(measure(z), indent=1).encode())
+        atomic_write(file, json.dumps(measure(z), indent=1))
     found = json.loads(file.read_text())
     return (
         f"{found['components']} of {found['dim']} principal components in "

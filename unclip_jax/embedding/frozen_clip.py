@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unclip_jax.interop import diffusers, native, parts, public_clip
+from unclip_jax.interop import components, diffusers, native, public_clip
 from unclip_jax.interop.export import tokenizer_folder
 from unclip_jax.parallel.mesh import batch_shards, make_mesh
 from unclip_jax.parallel.sharding import batch_sharding, replicated
@@ -23,7 +23,7 @@ class FrozenCLIP:
     """A CLIP with its tokenizer.
 
     Attributes:
-      part: the model, see interop.parts.
+      part: the model, see interop.components.
       tokenizer: its tokenizer.
       fingerprint: names the CLIP in records, runs and exports.
       batch_size: rows of every batch, a multiple of the devices' number.
@@ -32,7 +32,7 @@ class FrozenCLIP:
 
     def __init__(
         self,
-        part: parts.Part,
+        part: components.Component,
         tokenizer: Tokenizer,
         batch_size: int,
         text_states: bool = False,
@@ -88,7 +88,7 @@ class FrozenCLIP:
           ValueError: a run of another stage, or broken files.
         """
         if native.is_export(folder):
-            part = parts.read_native(folder, "clip", dtype)
+            part = components.read_native(folder, "clip", dtype)
             tokens = native.part_folder(folder, native.TOKENIZER)
         elif public_clip.is_public_clip(folder):
             part, tokens = public_clip.read_public_clip(folder, dtype), folder
@@ -104,7 +104,7 @@ class FrozenCLIP:
                     f"{described['part']!r}; embeddings come from a run of stage 'clip'"
                 )
             where = f"the clip of {folder}"
-            part = parts.make(
+            part = components.build_component(
                 "clip", described["config"], params, {}, dtype=dtype, where=where
             )
             tokens = tokenizer_folder(folder, meta["data_info"])

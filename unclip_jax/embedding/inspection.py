@@ -12,8 +12,8 @@ import numpy as np
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import MANIFEST, RecordReader
 from unclip_jax.data.sources import BadRecord, LeftOut, make_source
-from unclip_jax.generation.grids import caption_grid
-from unclip_jax.generation.picture_files import save_picture
+from unclip_jax.grids import caption_grid
+from unclip_jax.images import save_image
 
 SAMPLE, SHEET = 1000, 48  # examples read; of those, on the sheet
 FOLDER = "inspection"  # in workdir
@@ -42,7 +42,7 @@ def inspect(config, workdir, say=print) -> None:
             captions = [" / ".join(captions_of(e)) for e in shown]
             sheet = workdir / FOLDER / f"{split}.png"
             sheet.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(sheet, caption_grid(images, captions, min_tile=128))
+            save_image(sheet, caption_grid(images, captions, min_tile=128))
             say(f"  pictures with their captions: {sheet}")
 
 

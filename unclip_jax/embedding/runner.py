@@ -42,12 +42,11 @@ from unclip_jax import config as config_lib
 from unclip_jax.data.loader import captions_of
 from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
-from unclip_jax.data.sources.pictures import to_square
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
-from unclip_jax.embedding.progress import Progress
-from unclip_jax.images import fit
-from unclip_jax.parallel import preflight
+from unclip_jax.images import fit, to_square
+from unclip_jax.parallel import distributed
+from unclip_jax.progress import ProgressLine
 
 KEYS = (
     "clip",
@@ -111,7 +110,9 @@ def embed(
                 "the middle square of each image; random ones are for training"
             )
     fingerprints = {split: source.fingerprint for split, source in sources.items()}
-    preflight.check(workdir, config_lib.to_plain(config), str(fingerprints))
+    distributed.check_consistency(
+        workdir, config_lib.to_plain(config), str(fingerprints)
+    )
     clip = FrozenCLIP.load(
         config["clip"],
         load_run,
@@ -196,7 +197,12 @@ def embed_source(
         if shard % jax.process_count() == jax.process_index()
     }
     done = sum(len(r) for shard, r in ranges.items() if shard in finished)
-    progress = Progress(f"embedding {name}", sum(map(len, ranges.values())), done)
+    progress, count = (
+        ProgressLine(f"embedding {name}", "examples"),
+        sum(map(len, ranges.values())),
+    )
+    if done < count:
+        progress(done, count)
     with ThreadPoolExecutor(READERS) as pool:
         for shard, indices in ranges.items():
             if shard not in finished:

@@ -6,8 +6,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from unclip_jax.evaluation.metrics.frechet import Statistics
-
 
 def gather_exactly(array):
     """(P, ...) of every process's equally shaped array, any dtype, bit for bit.
@@ -25,19 +23,6 @@ def gather_exactly(array):
     count = array.nbytes
     rows = [np.frombuffer(row.tobytes()[:count], array.dtype) for row in everyone]
     return np.stack(rows).reshape(len(rows), *array.shape)
-
-
-def merge_statistics(statistics):
-    """The sums of all processes together: sums add, nothing is averaged.
-
-    Args:
-      statistics: this process's frechet.Statistics, with at least one row.
-    """
-    n = gather_exactly(np.int64(statistics.n))
-    total = gather_exactly(statistics.total)
-    outer = gather_exactly(statistics.outer)
-    # in the order of the processes: the same rounding everywhere
-    return Statistics(int(n.sum()), total.sum(axis=0), outer.sum(axis=0))
 
 
 def gather_rows(chunks, rows, size):

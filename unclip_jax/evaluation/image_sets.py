@@ -10,12 +10,11 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from unclip_jax import files
 from unclip_jax.evaluation.features.gaussian import read_npz
-
-EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from unclip_jax.images import center_crop, find_images, open_rgb
 
 
 def as_is(image, size):
@@ -28,18 +27,13 @@ def shorter_side(image, size):
     width, height = image.size
     scale = size / min(width, height)
     scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return _centre(image.resize(scaled, Image.Resampling.BICUBIC), size)
+    return center_crop(image.resize(scaled, Image.Resampling.BICUBIC), size)
 
 
 def square_lanczos(image, size):
     """The centre square, then scaled to `size` (Lanczos): GigaGAN's COCO crop."""
-    square = _centre(image, min(image.size))
+    square = center_crop(image, min(image.size))
     return square.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def _centre(image, size):
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 # config.reference.crop: what is done to a real picture before anything else sees it.
@@ -47,7 +41,7 @@ CROPS = {"": as_is, "shorter_side": shorter_side, "square_lanczos": square_lancz
 
 
 class Images:
-    """Base: `_picture(i) -> PIL image` is all that a kind of set must say.
+    """Base: `_picture(i) -> RGB PIL image` is all that a kind of set must say.
 
     Attributes:
       fingerprint: hex sha256 of what the pictures are read from, and the crop.
@@ -64,7 +58,7 @@ class Images:
             raise ValueError(f"crop {crop!r} needs the size of the pictures")
         self._count, self._crop, self._size = count, crop, size
         self.about = {"crop": crop, "size": size if crop else 0}
-        self.fingerprint = files.of_json([fingerprint, self.about])
+        self.fingerprint = files.sha256_json([fingerprint, self.about])
 
     def __len__(self):
         return self._count
@@ -88,7 +82,7 @@ class Images:
         return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
 
     def _read(self, i):
-        image = CROPS[self._crop](self._picture(i).convert("RGB"), self._size)
+        image = CROPS[self._crop](self._picture(i), self._size)
         return np.asarray(image)
 
 
@@ -100,21 +94,13 @@ class FolderImages(Images):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"folder of pictures {str(folder)!r} is not there")
-        paths = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
-        self.paths = sorted(paths)
-        if not self.paths:
-            raise FileNotFoundError(
-                f"no picture in {str(folder)!r}; known: {', '.join(sorted(EXTENSIONS))}"
-            )
+        self.paths = find_images([folder])
         stats = [(p.name, p.stat()) for p in self.paths]
         listing = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
-        super().__init__(len(self.paths), files.of_json(listing), crop, size)
+        super().__init__(len(self.paths), files.sha256_json(listing), crop, size)
 
     def _picture(self, i):
-        try:
-            return Image.open(self.paths[i])
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{self.paths[i]} is not a picture: {error}") from error
+        return open_rgb(self.paths[i])
 
 
 class ArrayImages(Images):
@@ -126,7 +112,7 @@ class ArrayImages(Images):
                 f"{where} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
             )
         self._images = images
-        super().__init__(len(images), files.of_array(images), crop, size)
+        super().__init__(len(images), files.sha256_array(images), crop, size)
 
     def __getitem__(self, rows):
         if not self._crop:
@@ -143,8 +129,8 @@ class SourceImages(Images):
     def __init__(self, source, indices, crop="", size=0):
         self._source, self.indices = source, np.asarray(indices)
         self.threads = hasattr(source, "load")  # sources of files, which may
-        which = [source.fingerprint, files.of_array(self.indices)]
-        super().__init__(len(self.indices), files.of_json(which), crop, size)
+        which = [source.fingerprint, files.sha256_array(self.indices)]
+        super().__init__(len(self.indices), files.sha256_json(which), crop, size)
 
     def first(self, count):
         """The first `count` of them."""
@@ -155,7 +141,8 @@ class SourceImages(Images):
     def _picture(self, i):
         number = int(self.indices[i])
         if self._crop and hasattr(self._source, "load"):  # before the source crops
-            return Image.open(io.BytesIO(self._source.load(number).image))
+            raw = self._source.load(number)
+            return open_rgb(io.BytesIO(raw.image), raw.key)
         return Image.fromarray(np.asarray(self._source[number]["image"]))
 
 

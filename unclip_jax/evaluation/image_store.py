@@ -1,7 +1,6 @@
 """Generated pictures kept on disk by index: a killed evaluation goes on, and memory
 holds one chunk of them however many there are."""
 
-import os
 import pathlib
 import re
 import warnings
@@ -49,12 +48,7 @@ class ImageStore:
         self._note(path, start, images)
         if jax.process_index():  # every process draws all pictures; one writes
             return
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, images=images)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        files.atomic_write(path, lambda file: np.savez_compressed(file, images=images))
 
     def images(self):
         """All pictures, read when they are asked for: StoredImages.
@@ -81,7 +75,7 @@ class ImageStore:
 
     def _note(self, path, start, images):
         for row, image in enumerate(images[: max(self.count - start, 0)]):
-            self._kept[start + row] = path, row, files.of_array(image)
+            self._kept[start + row] = path, row, files.sha256_array(image)
 
 
 class StoredImages(Images):

@@ -27,6 +27,7 @@ from unclip_jax import files
 from unclip_jax.evaluation import inputs
 from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
 from unclip_jax.generation import UnCLIP
+from unclip_jax.versions import versions
 
 KEYS = ("model", "data", "count", "seed", "batch_size", "priors")
 OPTIONS = (
@@ -88,12 +89,12 @@ def compare_priors(config, workdir, *, model=None, log=None):
         "config": config_lib.to_plain(config),
         "data_fingerprint": source.fingerprint,
         "clip_fingerprint": clip,
-        "versions": files.versions(),
+        "versions": versions(),
     }
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     written = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    (workdir / "priors.json").write_text(written)
+    files.atomic_write(workdir / "priors.json", written)
     log(table(rows, config.count))
     log(f"written: {workdir}/priors.json")
     return rows

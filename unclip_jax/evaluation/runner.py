@@ -40,6 +40,7 @@ from unclip_jax.evaluation.report.write_results import write_results, write_stat
 from unclip_jax.evaluation.sample_set import SampleSet
 from unclip_jax.evaluation.scoring import measure
 from unclip_jax.generation import UnCLIP
+from unclip_jax.versions import versions
 
 
 def evaluate(
@@ -189,9 +190,9 @@ def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
     reference = inputs.read_reference(config)
     if generates or extractors.OWN in asked:
         if model is None:
-            fingerprint = files.of_folder(config.model)
             batch_size = config.generation.batch_size
             model = UnCLIP.load(config.model, batch_size=batch_size)
+            fingerprint = files.sha256_folder(config.model)
         elif fingerprint is None:
             raise ValueError("a model given to evaluate() needs its fingerprint")
     if generates:
@@ -228,7 +229,7 @@ def _generate(job, config):
         "captions": captions,
         "generation": options,
     }
-    folder = job.workdir / "generated" / files.of_json(setting)[:12]
+    folder = job.workdir / "generated" / files.sha256_json(setting)[:12]
     store = ImageStore(folder, config.count)
     generate(job.model, captions[: config.count], store, config, job.log)
     about = {"model": {"path": str(config.model), "fingerprint": job.fingerprint}}
@@ -269,7 +270,7 @@ def _score(job, config, images, about, started, selected=None):
             "extractor_labels": labels,
             "covariance": "float64, ddof 1",
             "selected": selected,
-            "versions": files.versions(),
+            "versions": versions(),
             "config": config_lib.to_plain(config),
         },
     }
@@ -304,8 +305,8 @@ def _about_captions(examples, count):
     captions = [example["caption"] for example in examples.fields[:count]]
     return {
         "source_fingerprint": examples.source.fingerprint,
-        "indices_sha256": files.of_array(examples.indices[:count]),
-        "captions_sha256": files.of_json(captions),
+        "indices_sha256": files.sha256_array(examples.indices[:count]),
+        "captions_sha256": files.sha256_json(captions),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 
 from unclip_jax.diffusion import samplers, schedule
+from unclip_jax.diffusion.process import from_uint8
 
 PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 
@@ -60,7 +61,7 @@ def pictures(values) -> list[np.ndarray]:
         if value.dtype != np.uint8 or not shaped:
             raise ValueError(
                 f"image {i} must be uint8 (H, W, 3), got {value.dtype} {value.shape}; "
-                "unclip_jax.generation.images.read_image reads a file as that"
+                "unclip_jax.images.read_image reads a file as that"
             )
     return values
 
@@ -85,7 +86,7 @@ def known(
         )
     if masks.dtype != bool or masks.shape != shape:
         raise ValueError(f"masks must be bool {shape}, got {masks.dtype} {masks.shape}")
-    return pictures.astype(np.float32) / 127.5 - 1, masks[..., None].astype(np.float32)
+    return from_uint8(pictures), masks[..., None].astype(np.float32)
 
 
 def embeddings(values, dim: int) -> np.ndarray:

@@ -8,13 +8,13 @@ import numpy as np
 from unclip_jax.diffusion import analytic, process, schedule
 from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.unclip import UnCLIP
-from unclip_jax.interop.parts import Part
+from unclip_jax.interop.components import Component
 from unclip_jax.progress import Progress
 
 ESTIMATE = 3  # the stream of randomness, beside those of pipeline
 
 
-def spread_timesteps(part: Part, count: int) -> list[int]:
+def spread_timesteps(part: Component, count: int) -> list[int]:
     """`count` timesteps of a part, evenly strided, rising from 0 to the last."""
     most = part.config["diffusion"]["num_steps"]
     checks.integer("timesteps", count, 2, most)
@@ -81,7 +81,7 @@ def square_epsilon(
 
 
 def of_embeddings(
-    prior: Part,
+    prior: Component,
     params,
     clip_image,
     tokens,
@@ -99,7 +99,7 @@ def of_embeddings(
 
 
 def of_images(
-    decoder: Part,
+    decoder: Component,
     params,
     clip_image,
     tokens,
@@ -112,7 +112,7 @@ def of_images(
     report: Callable | None = None,
 ):
     """(B, n) of pictures uint8 (B, S, S, 3), by the decoder; others as pipeline's."""
-    x_0 = images.astype(jnp.float32) / 127.5 - 1
+    x_0 = process.from_uint8(images)
     if decoder.module.caption != "clip_states":
         caption = None, None
     null = jnp.zeros(len(images), bool)

@@ -5,36 +5,13 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from unclip_jax.interop import diffusers, native, parts, public_clip
-from unclip_jax.interop.parts import Part
-from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
+from unclip_jax.gaussian import Gaussian
+from unclip_jax.interop import components, diffusers, native, public_clip
+from unclip_jax.interop.components import Component
 from unclip_jax.models.layers import UNIT_SCALES
+from unclip_jax.tokenizer import Tokenizer
 
 SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Statistics:
-    """Mean (D,) and covariance (D, D) of embeddings, float64.
-
-    `unit` says whether of those scaled to norm 1, which a decoder of unit embeddings
-    sees.
-    """
-
-    mean: np.ndarray
-    cov: np.ndarray
-    unit: bool = False
-
-    def project(self, z: np.ndarray, count: int) -> np.ndarray:
-        """Embeddings (N, D) without all but their first `count` components."""
-        if self.unit:
-            z = z / np.linalg.norm(z, axis=-1, keepdims=True).clip(1e-12)
-        _, vectors = np.linalg.eigh(self.cov)  # columns, by rising variance
-        basis = vectors[:, vectors.shape[1] - count :]  # (D, count)
-        kept = (z - self.mean) @ basis @ basis.T + self.mean
-        return kept.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,18 +20,18 @@ class Stack:
 
     Attributes:
       origin: the folder, for messages.
-      parts: name -> Part; not necessarily all of native.PARTS, and any number of
+      parts: name -> Component; not necessarily all of native.PARTS, and any number of
         upsamplers.
       tokenizer: None when the folder has none.
       statistics: of the training embeddings; None when the folder has none.
     """
 
     origin: str
-    parts: Mapping[str, Part]
-    tokenizer: ExportedTokenizer | None
-    statistics: Statistics | None = None
+    parts: Mapping[str, Component]
+    tokenizer: Tokenizer | None
+    statistics: Gaussian | None = None
 
-    def embedding_statistics(self) -> Statistics:
+    def embedding_statistics(self) -> Gaussian:
         """Raises FileNotFoundError saying how to add them if they are not there."""
         if self.statistics is None:
             raise native.missing_part(self.origin, native.STATISTICS, [*self.parts])
@@ -67,7 +44,7 @@ class Stack:
         names = [k for k in names if not k.endswith(native.LAST)]
         return tuple(sorted(names, key=lambda k: self.parts[k].module.image_size))
 
-    def part(self, kind: str) -> Part:
+    def part(self, kind: str) -> Component:
         """Raises FileNotFoundError saying how to add the part if it is not there."""
         if kind not in self.parts:
             raise native.missing_part(self.origin, kind, [*self.parts])
@@ -93,14 +70,17 @@ def load_stack(
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"model folder {str(folder)!r} does not exist")
+        raise FileNotFoundError(
+            f"model folder {str(folder)!r} does not exist: name another, or make it "
+            f"with `python -m unclip_jax.export --run=RUN --out={folder}`"
+        )
     if native.is_export(folder):
         stack = _read_native(folder, wanted, dtype)
     elif diffusers.is_pipeline(folder):
         stack = Stack(str(folder), *diffusers.load_diffusers(folder, wanted, dtype))
     elif public_clip.is_public_clip(folder):
         part = public_clip.read_public_clip(folder, dtype)
-        tokenizer = read_tokenizer(folder, part.module.context_length)
+        tokenizer = Tokenizer.load(folder, part.module.context_length, warn=True)
         stack = Stack(str(folder), {part.kind: part}, tokenizer)
     else:
         raise FileNotFoundError(
@@ -115,16 +95,16 @@ def load_stack(
 def _read_native(folder, wanted, dtype):
     have = native.read_index(folder)["parts"]
     names = [k for w in wanted for k in have if w in _asked_by(k)]
-    read = {k: parts.read_native(folder, k, dtype) for k in names}
+    read = {k: components.read_native(folder, k, dtype) for k in names}
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
     if native.TOKENIZER in have and any(lengths):
         length = next(filter(None, lengths))
         path = native.part_folder(folder, native.TOKENIZER)
-        tokenizer = read_tokenizer(path, length)
+        tokenizer = Tokenizer.load(path, length, warn=True)
     statistics = None
     if native.STATISTICS in have and "decoder" in read:
-        statistics = Statistics(**native.read_statistics(folder))
+        statistics = Gaussian(**native.read_statistics(folder))
     return Stack(str(folder), read, tokenizer, statistics)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.generation import checks
-from unclip_jax.generation.images import fit
 from unclip_jax.generation.options import settle
 from unclip_jax.generation.slerp import rotate, slerp
+from unclip_jax.images import fit
 from unclip_jax.progress import StepsOnly
 
 NOISES = ("inverted", "shared")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.generation.unclip import UnCLIP
+from unclip_jax.images import read_image
 
 CLIP_TEXT = "a caption, as the model's training captions are written"
 
@@ -127,7 +128,7 @@ def _text_tab(gr, model, settings):
 
 def _variations_tab(gr, model, settings):
     with gr.Row():
-        image = gr.Image(label="Picture", type="numpy", elem_id="vary-image")
+        image = _image_input(gr, "Picture", "vary-image")
         with gr.Column():
             eta = gr.Slider(0, 1, 1, step=0.05, label="eta: noise of the steps")
             button = gr.Button("Vary", variant="primary", elem_id="vary")
@@ -156,8 +157,8 @@ def _variations_tab(gr, model, settings):
 
 def _interpolation_tab(gr, model, settings):
     with gr.Row():
-        a = gr.Image(label="From", type="numpy", elem_id="from-image")
-        b = gr.Image(label="To", type="numpy", elem_id="to-image")
+        a = _image_input(gr, "From", "from-image")
+        b = _image_input(gr, "To", "to-image")
     frames = gr.Slider(3, 33, 9, step=2, label="Pictures on the way")
     button = gr.Button("Interpolate", variant="primary", elem_id="interpolate")
     row = gr.State(None)
@@ -192,7 +193,7 @@ def _interpolation_tab(gr, model, settings):
 
 
 def _text_diff_tab(gr, model, settings):
-    image = gr.Image(label="Picture", type="numpy", elem_id="diff-image")
+    image = _image_input(gr, "Picture", "diff-image")
     with gr.Row():
         source = gr.Textbox(label="What it shows", placeholder="a photo")
         target = gr.Textbox(label="What it should show")
@@ -220,10 +221,15 @@ def _text_diff_tab(gr, model, settings):
     button.click(change, inputs, gallery)
 
 
-def _picture(image, what: str) -> np.ndarray:
-    if image is None:
+def _image_input(gr, label: str, name: str):
+    """A field for an image, given to functions as the file that was dropped there."""
+    return gr.Image(label=label, type="filepath", image_mode=None, elem_id=name)
+
+
+def _picture(file, what: str) -> np.ndarray:
+    if file is None:
         raise ValueError(f"give {what} first")
-    return image
+    return read_image(file)
 
 
 class _Report:

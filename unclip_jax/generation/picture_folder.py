@@ -1,6 +1,5 @@
 """A folder that fills with numbered pictures of one setting, in any number of runs."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unclip_jax.generation.picture_files import save_picture
+from unclip_jax.files import sha256_json, write_json
+from unclip_jax.images import save_image
 
 SETTINGS = "settings.json"
 
@@ -34,11 +34,10 @@ class PictureFolder:
         """
         self.folder = pathlib.Path(folder)
         self.captions, self.format = captions, format
-        text = json.dumps(list(captions)).encode()
         wanted = {
             **settings,
             "captions": len(captions),
-            "captions_sha256": hashlib.sha256(text).hexdigest(),
+            "captions_sha256": sha256_json(list(captions)),
         }
         self._settings = json.loads(json.dumps(wanted))
         self._claimed = self._is_ours()
@@ -62,15 +61,12 @@ class PictureFolder:
         if not self._claimed:
             self._claim()
         if not self.path(i).is_file():
-            save_picture(self.path(i), image, metadata)
+            save_image(self.path(i), image, metadata)
 
     def _claim(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._is_ours():
-            part = self.folder / f".{SETTINGS}.{os.getpid()}"
-            text = json.dumps(self._settings, indent=2, sort_keys=True)
-            part.write_text(text + "\n")
-            part.replace(self.folder / SETTINGS)
+            write_json(self.folder / SETTINGS, self._settings)
         self._claimed = True
 
     def _is_ours(self) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from unclip_jax.diffusion import samplers
 from unclip_jax.generation import sampling
 from unclip_jax.generation.options import Drawing
-from unclip_jax.interop.parts import Part
+from unclip_jax.interop.components import Component
 from unclip_jax.models import ar_sampling
 
 # The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
@@ -17,7 +17,7 @@ PRIOR_CLIP = {"standardize": 5.0}
 
 
 def draw_embeddings(
-    prior: Part,
+    prior: Component,
     params,
     tokens,
     clip_text,
@@ -65,7 +65,7 @@ def draw_embeddings(
     return nearest_to_text(z, clip_text, many)
 
 
-def prior_model(prior: Part, params):
+def prior_model(prior: Component, params):
     """(z_t, t, (tokens, clip_text, text_states), drop) -> what the prior predicts."""
 
     def model(z, t, condition, drop):
@@ -77,7 +77,7 @@ def prior_model(prior: Part, params):
 
 
 def draw_embeddings_by_codes(
-    prior: Part,
+    prior: Component,
     params,
     tokens,
     clip_text,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.generation.options import Drawing
-from unclip_jax.interop.parts import Part
+from unclip_jax.interop.components import Component
 
 # Streams of randomness of one picture.
 PRIOR, DECODER, UPSAMPLER = 0, 1, 2
@@ -45,17 +45,17 @@ def start_keys(seed, indices):
     return keys_of(seed, indices, DECODER, START)
 
 
-def encode_image(clip: Part, params, images):
+def encode_image(clip: Component, params, images):
     """uint8 (B, S, S, 3) -> raw embeddings (B, D)."""
     return clip.module.apply({"params": params}, images, method="encode_image")
 
 
-def encode_text(clip: Part, params, tokens):
+def encode_text(clip: Component, params, tokens):
     """int32 (B, L) -> raw embeddings (B, D)."""
     return clip.module.apply({"params": params}, tokens, method="encode_text")
 
 
-def text_states(clip: Part, params, tokens):
+def text_states(clip: Component, params, tokens):
     """int32 (B, L) -> states after CLIP's final LayerNorm (B, L, W)."""
     return clip.module.apply({"params": params}, tokens, method="text_states")
 
@@ -75,7 +75,7 @@ class Canvas(NamedTuple):
 
 
 def draw_images(
-    decoder: Part,
+    decoder: Component,
     params,
     clip_image,
     no_clip,
@@ -146,7 +146,7 @@ def draw_images(
 
 
 def invert_images(
-    decoder: Part,
+    decoder: Component,
     params,
     images,
     clip_image,
@@ -195,14 +195,14 @@ def _bound_by_noise(eta):
     return lambda x_0: x_0 + jnp.minimum(eta, 1) * (x_0.clip(-1, 1) - x_0)
 
 
-def timesteps_of(part: Part, drawing: Drawing):
+def timesteps_of(part: Component, drawing: Drawing):
     """The timesteps (n,) that `drawing` visits, descending."""
     least = MIN_SIGNAL if drawing.inverted else 0.0
     sched = schedule_of(part)
     return samplers.timesteps(drawing.sampler, sched, drawing.steps, least)
 
 
-def _ends_early(decoder: Part, drawing: Drawing) -> bool:
+def _ends_early(decoder: Component, drawing: Drawing) -> bool:
     """Whether inversion leaves out the step between x_0 and the last timestep.
 
     It puts the model's x_0 in place of x, which cannot be undone; what guidance has
@@ -211,7 +211,7 @@ def _ends_early(decoder: Part, drawing: Drawing) -> bool:
     return not drawing.guided and len(timesteps_of(decoder, drawing)) > 1
 
 
-def decoder_model(decoder: Part, params):
+def decoder_model(decoder: Component, params):
     """(x_t, t, condition, drop) -> what the decoder predicts.
 
     The condition is (clip_image, no_clip, tokens, clip_caption) of draw_images.
@@ -225,7 +225,7 @@ def decoder_model(decoder: Part, params):
     return model
 
 
-def schedule_of(part: Part) -> schedule.Schedule:
+def schedule_of(part: Component) -> schedule.Schedule:
     """The process that the part was trained on."""
     diffusion = part.config["diffusion"]
     return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
@@ -288,7 +288,7 @@ def reported(predict, timesteps, report, what):
 
 
 def enlarge_images(
-    upsampler: Part,
+    upsampler: Component,
     params,
     images,
     seed,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from unclip_jax.diffusion import samplers
+from unclip_jax.diffusion import process, samplers
 from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
@@ -387,7 +387,7 @@ class UnCLIP(Manipulations):
         def invert(params, x, rows):
             return run(params, x, *read(rows), scale)
 
-        arrays = _unit_range(images), rows
+        arrays = process.from_uint8(images), rows
         return self.engine.map(invert, ("decoder",), arrays, progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
@@ -423,7 +423,3 @@ def _seed(seed: int) -> np.uint32:
 def _indices(first: int, count: int) -> np.ndarray:
     first = checks.integer("first", first, 0, 2**31 - 1 - count)
     return np.arange(first, first + count, dtype=np.int32)
-
-
-def _unit_range(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / 127.5 - 1

@@ -13,24 +13,23 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
+from unclip_jax.files import write_json
 from unclip_jax.interop import (
+    components,
     diffusers_decoder,
     diffusers_prior,
     diffusers_scheduler,
     diffusers_upsampler,
     native,
-    parts,
     transformers_clip,
 )
-from unclip_jax.interop.parts import Part
-from unclip_jax.interop.tokens import ExportedTokenizer, read_tokenizer
+from unclip_jax.interop.components import Component
 from unclip_jax.models.clip_caption import with_empty_caption
+from unclip_jax.tokenizer import Tokenizer
 
 INDEX = "model_index.json"
 OURS = "unclip_jax.json"
@@ -63,7 +62,7 @@ def load_diffusers(
     folder: str | os.PathLike,
     wanted: Sequence[str] = native.KINDS,
     dtype: str = "float32",
-) -> tuple[dict[str, Part], ExportedTokenizer]:
+) -> tuple[dict[str, Component], Tokenizer]:
     """The parts of a pipeline and its tokenizer.
 
     Args:
@@ -72,7 +71,7 @@ def load_diffusers(
       dtype: of the computation, "float32" or "bfloat16"; files may be of any.
 
     Returns:
-      ({part name: Part}, tokenizer). The two networks of the super-resolution are
+      ({part name: Component}, tokenizer). The two networks of the super-resolution are
       "upsampler_256" and "upsampler_256_last" (or of whatever size they are).
 
     Raises:
@@ -84,7 +83,7 @@ def load_diffusers(
     _check_pipeline(folder)
     clip = _read_clip(folder, dtype)
     module = clip.module
-    tokenizer = read_tokenizer(folder / "tokenizer", module.context_length)
+    tokenizer = Tokenizer.load(folder / "tokenizer", module.context_length, warn=True)
     tokens = {"eot_id": module.eot_id, "vocab_size": module.vocab_size}
     made_for = _read_ours(folder)
     found = {"clip": clip}
@@ -113,7 +112,7 @@ def load_diffusers(
 
 
 def save_diffusers(
-    members: Mapping[str, Part],
+    members: Mapping[str, Component],
     folder: str | os.PathLike,
     tokenizer: str | os.PathLike | None = None,
     dtype: str = "float32",
@@ -125,7 +124,7 @@ def save_diffusers(
 
 def write_part(
     folder: str | os.PathLike,
-    part: Part,
+    part: Component,
     dtype: str = "float32",
     tokenizer: str | os.PathLike | None = None,
 ) -> None:
@@ -159,7 +158,7 @@ def write_part(
             dtype=dtype,
         )
         if tokenizer is not None:
-            _write_tokenizer(folder / "tokenizer", tokenizer)
+            native.copy_tokenizer(tokenizer, folder / "tokenizer")
     elif kind == "prior":
         diffusers_prior.save_prior(config, params, folder / "prior", dtype)
         _write_scheduler(folder / "prior_scheduler", part)
@@ -178,9 +177,9 @@ def write_part(
         raise ValueError(
             f"diffusers' {PIPELINE} has no {part.kind}: export it in the native format"
         )
-    _write_json(folder / OURS, {"clip_fingerprints": made_for})
+    write_json(folder / OURS, {"clip_fingerprints": made_for})
     there = {k: list(v) for k, v in CLASSES.items() if (folder / k).is_dir()}
-    _write_json(folder / INDEX, {"_class_name": PIPELINE, **there})
+    write_json(folder / INDEX, {"_class_name": PIPELINE, **there})
 
 
 def _check_pipeline(folder):
@@ -191,7 +190,7 @@ def _check_pipeline(folder):
         )
 
 
-def _read_clip(folder, dtype) -> Part:
+def _read_clip(folder, dtype) -> Component:
     image = folder / "image_encoder"
     extractor = folder / "feature_extractor"
     fields, params = transformers_clip.load_clip_towers(
@@ -204,7 +203,7 @@ def _read_clip(folder, dtype) -> Part:
     return _part(folder, "clip", {"model": fields}, params, meta, dtype)
 
 
-def _read_upsamplers(folder, small, dtype) -> dict[str, Part]:
+def _read_upsamplers(folder, small, dtype) -> dict[str, Component]:
     found = {}
     for name, suffix in ((FIRST, ""), (LAST, "_last")):
         if not (folder / name).is_dir():
@@ -219,12 +218,14 @@ def _read_upsamplers(folder, small, dtype) -> dict[str, Part]:
     return found
 
 
-def _part(folder, kind, config, params, meta, dtype) -> Part:
+def _part(folder, kind, config, params, meta, dtype) -> Component:
     where = f"the {kind} of {folder}"
-    return parts.make(kind, config, params, meta, dtype=dtype, where=where)
+    return components.build_component(
+        kind, config, params, meta, dtype=dtype, where=where
+    )
 
 
-def _empty_caption(clip: Part, tokenizer: ExportedTokenizer):
+def _empty_caption(clip: Component, tokenizer: Tokenizer):
     """CLIP's text states (L, W) and embedding (D,) of the empty caption."""
 
     @jax.jit
@@ -238,7 +239,7 @@ def _empty_caption(clip: Part, tokenizer: ExportedTokenizer):
     return np.asarray(states, np.float32), np.asarray(embedding)
 
 
-def _write_scheduler(folder, part: Part):
+def _write_scheduler(folder, part: Component):
     diffusion = part.config["diffusion"]
     # the bound that sampling takes where the part does not say one
     clip = 5.0 if part.kind == "prior" else 1.0
@@ -248,14 +249,6 @@ def _write_scheduler(folder, part: Part):
         diffusion.get("clip") or clip,
         getattr(part.module, "learned_sigma", False),
     )
-
-
-def _write_tokenizer(folder, source):
-    """Copies a saved tokenizer; it is what transformers.CLIPTokenizer loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in epath.Path(source).iterdir():
-        if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
 
 
 def _read_ours(folder) -> dict[str, str]:
@@ -271,7 +264,3 @@ def _check_same_clip(folder, made_for: Mapping[str, str]):
             f"{folder} would mix parts of different CLIPs ({listed}): export the "
             "matching runs, into a new folder"
         )
-
-
-def _write_json(path, value: Any):
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

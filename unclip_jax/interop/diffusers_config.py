@@ -1,12 +1,12 @@
 """config.json of diffusers' folders, read and checked."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unclip_jax import config as config_lib
+from unclip_jax.files import read_json, write_json
 
 FILE = "config.json"
 
@@ -14,19 +14,14 @@ FILE = "config.json"
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """The settings in a folder. Raises FileNotFoundError, ValueError if not JSON."""
     path = pathlib.Path(folder) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: is {folder} the right folder?")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    return read_json(path, f"{path} does not exist: is {folder} the right folder?")
 
 
 def write_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
     """Writes the settings; the folder is made if it does not exist."""
     path = pathlib.Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(path, config)
 
 
 def check_settings(
@@ -66,3 +61,19 @@ def check_settings(
                 f"{where}: {name} is {settings[name]!r}; only {value!r} is supported"
             )
     return {name: settings[name] for name in defaults}
+
+
+def check_holds(class_name: str, kind: str, fields: Mapping[str, tuple]) -> None:
+    """Raises ValueError for a model of ours that a class of theirs cannot hold.
+
+    Args:
+      class_name: the class.
+      kind: "priors", "decoders", ...
+      fields: name -> (what the model has, the only value that they have).
+    """
+    for name, (value, only) in fields.items():
+        if value != only:
+            raise ValueError(
+                f"diffusers' {class_name} holds {kind} with {name} {only!r}; this one "
+                f"has {value!r}: keep it in the native format"
+            )

@@ -14,6 +14,7 @@ import numpy as np
 
 from unclip_jax.interop import diffusers_unet, mapping, weights
 from unclip_jax.interop.diffusers_config import (
+    check_holds,
     check_settings,
     read_config,
     write_config,
@@ -89,14 +90,14 @@ class TokensLast(Layout):
 
     tokens: int = 1
 
-    def to_ours(self, a):
+    def from_torch(self, a):
         """Their array -> ours."""
         split = a.reshape(-1, self.tokens, *a.shape[1:])
-        return super().to_ours(split.swapaxes(0, 1).reshape(a.shape))
+        return super().from_torch(split.swapaxes(0, 1).reshape(a.shape))
 
-    def to_theirs(self, a):
+    def to_torch(self, a):
         """Our array -> theirs."""
-        a = super().to_theirs(a)
+        a = super().to_torch(a)
         split = a.reshape(self.tokens, -1, *a.shape[1:])
         return split.swapaxes(0, 1).reshape(a.shape)
 
@@ -155,22 +156,19 @@ def load_decoder(
         "eot_id": eot_id,
         "vocab_size": vocab_size,
     }
-    text_proj = mapping.to_ours(
+    text_proj = mapping.from_torch(
         text_proj_table(fields["num_clip_tokens"]),
         weights.read_weights(text_proj_folder),
         f"the text_proj in {text_proj_folder}",
     )
-    unet = mapping.to_ours(
+    unet = mapping.from_torch(
         diffusers_unet.table(fields),
         weights.read_weights(decoder_folder),
         f"the decoder in {decoder_folder}",
     )
     dim = fields["embed_dim"]
     space = {"mean": np.zeros(dim, np.float32), "std": np.ones(dim, np.float32)}
-    diffusion = dict(KARLO)
-    if scheduler is not None:
-        steps = KARLO["sampling_steps"]
-        diffusion = read_scheduler(scheduler, steps, fields["learned_sigma"])
+    diffusion = read_scheduler(scheduler, KARLO, fields["learned_sigma"])
     config = {"model": fields, "diffusion": diffusion, "embedding": "raw"}
     return config, {**text_proj, **unet, "space": space}
 
@@ -212,12 +210,12 @@ def save_decoder(
         "attention_head_dim": fields.get("head_channels", 64),
         "cross_attention_dim": cross,
     }
-    params = fold_space(params)
+    params = fold_normalization(params)
     rest = {k: v for k, v in params.items() if k not in ("unet", *EMPTY_CAPTION)}
     table = text_proj_table(fields["num_clip_tokens"])
-    text_proj_tensors = mapping.to_theirs(table, rest)
+    text_proj_tensors = mapping.to_torch(table, rest)
     table = diffusers_unet.table(fields)
-    unet_tensors = mapping.to_theirs(table, {"unet": params["unet"]})
+    unet_tensors = mapping.to_torch(table, {"unet": params["unet"]})
     weights.write_weights(text_proj_folder, text_proj_tensors, weights.STEMS[0], dtype)
     write_config(text_proj_folder, text_proj)
     weights.write_weights(decoder_folder, unet_tensors, weights.STEMS[0], dtype)
@@ -275,7 +273,7 @@ def model_fields(
     }
 
 
-def fold_space(params: Mapping[str, Any]) -> dict[str, Any]:
+def fold_normalization(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters that do to raw embeddings what `params` do to normalised ones.
 
     W ((z - mean) / std) + b = (W / std) z + (b - W (mean / std)), for both projections
@@ -298,17 +296,11 @@ def fold_space(params: Mapping[str, Any]) -> dict[str, Any]:
 def _check_holds(fields):
     """Raises ValueError for what their classes have no place for."""
     dim = fields["embed_dim"]
-    wanted = {"caption": "clip_states", "unit_norm": False, "text_states_width": dim}
-    found = {
-        "caption": fields.get("caption", "tokens"),
-        "unit_norm": fields.get("unit_norm", False),
-        "text_states_width": fields.get("text_states_width") or dim,
+    held = {
+        "caption": (fields.get("caption", "tokens"), "clip_states"),
+        "unit_norm": (fields.get("unit_norm", False), False),
+        "text_states_width": (fields.get("text_states_width") or dim, dim),
     }
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ValueError(
-                f"diffusers' {TEXT_PROJ} holds decoders with {name} {value!r}; this "
-                f"one has {found[name]!r}: keep it in the native format"
-            )
+    check_holds(TEXT_PROJ, "decoders", held)
     if not any(diffusers_unet.attention_levels(fields)):
         raise ValueError(f"diffusers' {MID_BLOCK} has attention; this decoder has none")

@@ -10,23 +10,23 @@ from typing import Any
 
 from unclip_jax.interop import mapping, weights
 from unclip_jax.interop.diffusers_config import (
+    check_holds,
     check_settings,
     read_config,
     write_config,
 )
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
-from unclip_jax.interop.mapping import LEAD_1, LEAD_2, Entry
+from unclip_jax.interop.mapping import SQUEEZE_1, SQUEEZE_2, Entry
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 CLASS = "PriorTransformer"
-STEPS = 25  # of their pipelines
 KARLO = {  # what Karlo's scheduler says; Kandinsky bounds x0 by 10
     "schedule": "cosine",
     "num_steps": 1000,
     "prediction": "x0",
     "clip": 5.0,
     "sampler": "ddpm",
-    "sampling_steps": STEPS,
+    "sampling_steps": 25,  # of their pipelines
 }
 
 # What their class fills in where config.json is silent.
@@ -55,10 +55,10 @@ WIDTHS = ("time_embed_dim", "embedding_proj_dim", "clip_embed_dim")
 def table(depth: int) -> list[Entry]:
     """Every tensor of a PriorTransformer of `depth` layers."""
     entries = [
-        Entry("positional_embedding", "positional_embedding", LEAD_1),
-        Entry("query", "prd_embedding", LEAD_2),
-        Entry("space/mean", "clip_mean", LEAD_1),
-        Entry("space/std", "clip_std", LEAD_1),
+        Entry("positional_embedding", "positional_embedding", SQUEEZE_1),
+        Entry("query", "prd_embedding", SQUEEZE_2),
+        Entry("space/mean", "clip_mean", SQUEEZE_1),
+        Entry("space/std", "clip_std", SQUEEZE_1),
         *mapping.dense("time_1", "time_embedding.linear_1"),
         *mapping.dense("time_2", "time_embedding.linear_2"),
         *mapping.dense("clip_image_in", "proj_in"),
@@ -106,11 +106,11 @@ def load_prior(
     """
     fields = model_fields(read_config(folder), f"{folder}/config.json")
     fields |= {"eot_id": eot_id, "vocab_size": vocab_size}
-    diffusion = dict(KARLO)
-    if scheduler is not None:
-        diffusion = read_scheduler(scheduler, STEPS, learned_sigma=False)
+    diffusion = read_scheduler(scheduler, KARLO, learned_sigma=False)
     tensors = weights.read_weights(folder)
-    params = mapping.to_ours(table(fields["depth"]), tensors, f"the prior in {folder}")
+    params = mapping.from_torch(
+        table(fields["depth"]), tensors, f"the prior in {folder}"
+    )
     config = {"model": fields, "diffusion": diffusion, "embedding": "standardize"}
     return config, params
 
@@ -135,7 +135,7 @@ def save_prior(
     config = _their_config(part_config)
     depth = part_config["model"]["depth"]
     params = mapping.unstack_blocks(params)
-    tensors = mapping.to_theirs(table(depth), params, keep=EMPTY_CAPTION)
+    tensors = mapping.to_torch(table(depth), params, keep=EMPTY_CAPTION)
     weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
     write_config(folder, config)
 
@@ -167,16 +167,13 @@ def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _their_config(part_config):
     fields = part_config["model"]
-    wanted = {"caption": "clip_states", "embedding": "standardize"}
-    found = {"caption": fields.get("caption"), "embedding": part_config["embedding"]}
-    wanted["text_width"] = fields["embed_dim"]
-    found["text_width"] = fields.get("text_width") or fields["embed_dim"]
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ValueError(
-                f"diffusers' {CLASS} holds priors with {name} {value!r}; this one has "
-                f"{found[name]!r}"
-            )
+    dim = fields["embed_dim"]
+    held = {
+        "caption": (fields.get("caption"), "clip_states"),
+        "embedding": (part_config["embedding"], "standardize"),
+        "text_width": (fields.get("text_width") or dim, dim),
+    }
+    check_holds(CLASS, "priors", held)
     return {
         "_class_name": CLASS,
         **DEFAULTS,

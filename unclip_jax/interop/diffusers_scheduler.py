@@ -4,11 +4,12 @@ Our parts keep what it says in their config's "diffusion": the process, what the
 predicts, the bound on x0, and how many steps of which sampler are usual.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from unclip_jax.files import read_json, write_json
 
 FILE = "scheduler_config.json"
 CLASS = "UnCLIPScheduler"
@@ -18,13 +19,14 @@ VARIANCES = ("fixed_small_log", "learned_range")
 
 
 def read_scheduler(
-    folder: str | os.PathLike, sampling_steps: int, learned_sigma: bool
+    folder: str | os.PathLike | None, usual: Mapping[str, Any], learned_sigma: bool
 ) -> dict[str, Any]:
     """The part's "diffusion" section.
 
     Args:
-      folder: holds scheduler_config.json.
-      sampling_steps: as many as their pipeline takes, which the file does not say.
+      folder: holds scheduler_config.json; None is the usual section.
+      usual: the section of Karlo's, whose "sampling_steps" (as many as their pipeline
+        takes) the file does not say.
       learned_sigma: whether the model predicts its variance.
 
     Returns:
@@ -34,10 +36,10 @@ def read_scheduler(
       FileNotFoundError: no such file.
       ValueError: another scheduler, or a value that this package has not.
     """
+    if folder is None:
+        return dict(usual)
     file = pathlib.Path(folder) / FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: the folder is not complete")
-    config = json.loads(file.read_text())
+    config = read_json(file, f"{file} is missing: the folder is not complete")
     found = config.get("_class_name")
     if found != CLASS:
         raise ValueError(f"{file} is of a {found}; only {CLASS} is read")
@@ -56,7 +58,7 @@ def read_scheduler(
         "prediction": _known(file, config, "prediction_type", PREDICTIONS),
         "clip": clip if config.get("clip_sample", True) else None,
         "sampler": "ddpm",
-        "sampling_steps": sampling_steps,
+        "sampling_steps": usual["sampling_steps"],
     }
 
 
@@ -95,7 +97,7 @@ def write_scheduler(
     }
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(folder / FILE, config)
 
 
 def _known(file, config, key, table):

@@ -10,6 +10,7 @@ from typing import Any
 
 from unclip_jax.interop import diffusers_unet, mapping, weights
 from unclip_jax.interop.diffusers_config import (
+    check_holds,
     check_settings,
     read_config,
     write_config,
@@ -68,13 +69,10 @@ def load_upsampler(
     """
     fields = model_fields(read_config(folder), f"{folder}/config.json")
     fields["low_res_size"] = low_res_size or fields["image_size"] // 4
-    diffusion = dict(KARLO)
-    if scheduler is not None:
-        steps = KARLO["sampling_steps"]
-        diffusion = read_scheduler(scheduler, steps, fields["learned_sigma"])
+    diffusion = read_scheduler(scheduler, KARLO, fields["learned_sigma"])
     tensors = weights.read_weights(folder)
     table = diffusers_unet.table(fields)
-    params = mapping.to_ours(table, tensors, f"the upsampler in {folder}")
+    params = mapping.from_torch(table, tensors, f"the upsampler in {folder}")
     return {"model": fields, "diffusion": diffusion}, params
 
 
@@ -95,20 +93,18 @@ def save_upsampler(
     Raises ValueError for an upsampler that their class cannot hold.
     """
     fields = part_config["model"]
-    for name, wanted in {"resize": "bicubic", "residual": False}.items():
-        found = fields.get(name, {"resize": "bilinear"}.get(name, wanted))
-        if found != wanted:
-            raise ValueError(
-                f"diffusers' super-resolution has {name} {wanted!r}; this upsampler "
-                f"was trained with {found!r}"
-            )
+    held = {
+        "resize": (fields.get("resize", "bilinear"), "bicubic"),
+        "residual": (fields.get("residual", False), False),
+    }
+    check_holds(CLASS, "upsamplers", held)
     fields = {"learned_sigma": False, **fields}
     config = {
         "_class_name": CLASS,
         **FIXED,
         **diffusers_unet.their_settings(fields, in_channels=6),
     }
-    tensors = mapping.to_theirs(diffusers_unet.table(fields), params)
+    tensors = mapping.to_torch(diffusers_unet.table(fields), params)
     weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
     write_config(folder, config)
 

@@ -4,7 +4,6 @@ The published models are trained on 518 pixels and have a position for each of 3
 patches; for smaller pictures the positions are resampled, as the original code does.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -14,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from unclip_jax.files import read_json
 from unclip_jax.interop import mapping
-from unclip_jax.interop.mapping import LEAD_1, LEAD_2, Entry, conv, dense, norm
-from unclip_jax.interop.native import leaves
+from unclip_jax.interop.mapping import SQUEEZE_1, SQUEEZE_2, Entry, conv, dense, norm
+from unclip_jax.interop.native import check_tensors
 from unclip_jax.interop.weights import read_weights
 from unclip_jax.models.dinov2 import DinoV2
 
@@ -60,7 +60,7 @@ def load_dinov2(
     tensors = {_old_name(k): a for k, a in read_weights(folder).items()}
     ignore = ("embeddings.mask_token",)
     table = _table(fields["depth"])
-    params = mapping.to_ours(table, tensors, str(folder), ignore)
+    params = mapping.from_torch(table, tensors, str(folder), ignore)
     side = image_size // fields["patch_size"]
     positions = params["positional_embedding"]
     params["positional_embedding"] = resample_positions(positions, side, offset)
@@ -104,13 +104,11 @@ def _cubic(x):
 
 def _fields(folder, image_size) -> dict[str, Any]:
     file = pathlib.Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder} has no config.json: expected a folder of transformers' "
-            "Dinov2Model, such as a download of facebook/dinov2-large"
-        ) from error
+    missing = (
+        f"{folder} has no config.json: expected a folder of transformers' "
+        "Dinov2Model, such as a download of facebook/dinov2-large"
+    )
+    config = read_json(file, missing)
     if config.get("model_type") != "dinov2":
         raise ValueError(
             f"{file}: model_type is {config.get('model_type')!r}, expected 'dinov2'"
@@ -138,13 +136,7 @@ def _check_shapes(fields, params, folder) -> None:
     side = fields["image_size"]
     x = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     shapes = jax.eval_shape(DinoV2(**fields).init, jax.random.key(0), x)["params"]
-    found = dict(leaves(params))
-    for name, leaf in leaves(shapes):
-        if found[name].shape != leaf.shape:
-            raise ValueError(
-                f"{folder}: {name} has shape {found[name].shape}, by its config.json "
-                f"it should have {leaf.shape}"
-            )
+    check_tensors(params, shapes, str(folder))
 
 
 def _old_name(name: str) -> str:
@@ -156,8 +148,8 @@ def _old_name(name: str) -> str:
 
 def _table(depth: int) -> list[Entry]:
     table = [
-        Entry("class_embedding", "embeddings.cls_token", LEAD_2),
-        Entry("positional_embedding", "embeddings.position_embeddings", LEAD_1),
+        Entry("class_embedding", "embeddings.cls_token", SQUEEZE_2),
+        Entry("positional_embedding", "embeddings.position_embeddings", SQUEEZE_1),
         *conv("patch_embedding", "embeddings.patch_embeddings.projection"),
         *norm("ln_final/norm", "layernorm"),
     ]

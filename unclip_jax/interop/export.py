@@ -8,12 +8,12 @@ import numpy as np
 from etils import epath
 
 from unclip_jax.interop import (
+    components,
     diffusers,
     native,
-    parts,
     public_clip,
-    tensor_stream,
     verify,
+    weights,
 )
 
 FORMATS = ("native", "diffusers", *public_clip.FORMATS)
@@ -97,7 +97,7 @@ def _part(params, meta, run, format, dtype):
     """(the part, what is kept of the run's description, "the prior of ...")."""
     if format not in FORMATS:
         raise ValueError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
-    tensor_stream.stored_dtype(dtype, np.float32)  # refuses one that is not known
+    weights.stored_dtype(dtype, np.float32)  # refuses one that is not known
     kind, config = meta["export"]["part"], meta["export"]["config"]
     data_info = meta["data_info"]
     kept = {
@@ -108,7 +108,7 @@ def _part(params, meta, run, format, dtype):
     if kind in ("prior", "ar_prior", "decoder"):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
     where = f"the {kind} of {run}"
-    part = parts.make(kind, config, params, kept, where=where)
+    part = components.build_component(kind, config, params, kept, where=where)
     count = sum(int(np.prod(a.shape)) for _, a in native.leaves(params))
     return part, kept, f"{where} (step {meta['step']}, {count:,} parameters)"
 

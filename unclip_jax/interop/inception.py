@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from unclip_jax.files import atomic_path, sha256_file
 from unclip_jax.interop import mapping
-from unclip_jax.interop.native import flatten, unflatten
-from unclip_jax.interop.tensor_files import read_tensors, scratch_file
+from unclip_jax.interop.native import check_tensors, flatten, leaves, unflatten
+from unclip_jax.interop.weights import read_tensors, to_float32
 from unclip_jax.models.inception import SMALLEST, InceptionV3
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -104,7 +105,7 @@ def random_variables(seed: int = 0):
     shapes = variable_shapes()
     random = np.random.default_rng(seed)
     flat = {}
-    for name, leaf in sorted(flatten_shapes(shapes).items()):
+    for name, leaf in sorted(leaves(shapes)):
         if name.endswith("kernel"):
             fan_in = np.prod(leaf.shape[:-1])
             flat[name] = random.normal(0, np.sqrt(2 / fan_in), leaf.shape)
@@ -119,22 +120,16 @@ def variable_shapes():
     return jax.eval_shape(InceptionV3().init, jax.random.key(0), x)
 
 
-def flatten_shapes(tree) -> dict[str, jax.ShapeDtypeStruct]:
-    """{'/'-joined path: ShapeDtypeStruct}."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
-
-
 def entries() -> list[mapping.Entry]:
     """Our variables' paths and PyTorch's names, from the modules' own names."""
     table = []
-    for ours in flatten_shapes(variable_shapes()):
+    for ours, _ in leaves(variable_shapes()):
         collection, *module, leaf = ours.split("/")
         if collection == "batch_stats":
             theirs = {"mean": "running_mean", "var": "running_var"}[leaf]
         else:
             theirs = {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf]
-        layout = mapping.SAME
+        layout = mapping.IDENTITY
         if leaf == "kernel":
             layout = mapping.DENSE if module == ["fc"] else mapping.CONV
         table.append(mapping.Entry(ours, ".".join([*module, theirs]), layout))
@@ -149,24 +144,14 @@ def from_torch(tensors: Mapping[str, np.ndarray], where: str = "weights"):
     """
     ignored = ("num_batches_tracked", "fc.bias")  # no score uses the logits' bias
     tensors = {k: v for k, v in tensors.items() if not k.endswith(ignored)}
-    shapes, flat = flatten_shapes(variable_shapes()), {}
-    table = entries()
-    names = {entry.theirs for entry in table}
-    if wrong := sorted(names ^ tensors.keys()):
-        what = "lacks" if wrong[0] in names else "has the unknown"
+    try:
+        variables = mapping.from_torch(entries(), to_float32(tensors), where)
+        check_tensors(variables, variable_shapes(), where)
+    except ValueError as error:
         raise ValueError(
-            f"{where} {what} tensor {wrong[0]!r} ({len(wrong)} such in all): it is "
-            f"not the InceptionV3 of FID; expected {FILE}"
-        )
-    for entry in table:
-        array = entry.layout.to_ours(np.asarray(tensors[entry.theirs], np.float32))
-        if array.shape != shapes[entry.ours].shape:
-            raise ValueError(
-                f"{where}: {entry.theirs} gives the shape {array.shape}, expected "
-                f"{shapes[entry.ours].shape}: not the InceptionV3 of FID"
-            )
-        flat[entry.ours] = array
-    return unflatten(flat)
+            f"{error}: not the InceptionV3 of FID; expected {FILE}"
+        ) from None
+    return variables
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -175,14 +160,14 @@ def convert(source: str | os.PathLike, target: str | os.PathLike) -> None:
     from_torch(tensors, str(source))  # refuses what is not the network
     target = pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_file(target) as partial:
+    with atomic_path(target) as partial:
         safetensors.numpy.save_file(tensors, partial)
 
 
 def _download(url, sha256, target) -> None:
     """Fetch the public file; it appears whole and right, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_file(target) as partial:
+    with atomic_path(target) as partial:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 with open(partial, "wb") as file:
@@ -195,8 +180,7 @@ def _download(url, sha256, target) -> None:
                 f"{reason}. Download them elsewhere and give their path in the option "
                 "`weights`, or put them there"
             ) from None
-        with open(partial, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_file(partial)
         if not found.startswith(sha256):
             raise ValueError(
                 f"{url} has sha256 {found}, expected {sha256}...: the download is "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.interop import lazy
-from unclip_jax.interop.native import flatten, leaves, unflatten
+from unclip_jax.interop.native import flatten, leaves, list_problems, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Layout:
     permutation: tuple[int, ...] | None = None
     lead: int = 0
 
-    def to_ours(self, a):
+    def from_torch(self, a):
         """Their array -> ours."""
         a = a.reshape(a.shape[self.lead :])
         return a if self.permutation is None else a.transpose(self.permutation)
 
-    def to_theirs(self, a):
+    def to_torch(self, a):
         """Our array -> theirs."""
         if self.permutation is not None:
             a = a.transpose(np.argsort(self.permutation))
@@ -43,14 +43,14 @@ class Layout:
 
     def their_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of their array for ours."""
-        return self.to_theirs(np.broadcast_to(np.float32(0), shape)).shape
+        return self.to_torch(np.broadcast_to(np.float32(0), shape)).shape
 
 
-SAME = Layout()
+IDENTITY = Layout()
 DENSE = Layout((1, 0))  # [out, in] -> [in, out]
 CONV = Layout((2, 3, 1, 0))  # OIHW -> HWIO
-LEAD_1 = Layout(lead=1)  # (1, ...) -> (...)
-LEAD_2 = Layout(lead=2)  # (1, 1, ...) -> (...)
+SQUEEZE_1 = Layout(lead=1)  # (1, ...) -> (...)
+SQUEEZE_2 = Layout(lead=2)  # (1, 1, ...) -> (...)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Entry:
 
     ours: str
     theirs: str
-    layout: Layout = SAME
+    layout: Layout = IDENTITY
 
 
 def dense(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
@@ -82,7 +82,7 @@ def norm(ours: str, theirs: str) -> list[Entry]:
     ]
 
 
-def to_ours(
+def from_torch(
     table: Sequence[Entry],
     tensors: Mapping[str, np.ndarray],
     where: str,
@@ -99,29 +99,26 @@ def to_ours(
     Raises:
       ValueError: listing every missing and every unexpected name.
     """
-    wanted = {e.theirs for e in table}
-    missing = sorted(wanted - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted - set(ignore))
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
+    names = {e.theirs for e in table}
+    problems = list_problems(
+        {
+            "missing": names - tensors.keys(),
+            "unexpected": tensors.keys() - names - set(ignore),
+        }
+    )
     if problems:
-        raise ValueError(
-            f"{where}: the tensors do not fit its config; {'; '.join(problems)}"
-        )
+        raise ValueError(f"{where}: the tensors do not fit its config; {problems}")
     ours = {}
     for e in table:
         try:
-            ours[e.ours] = np.asarray(e.layout.to_ours(tensors[e.theirs]), order="C")
+            ours[e.ours] = np.asarray(e.layout.from_torch(tensors[e.theirs]), order="C")
         except ValueError as error:
             shape = tensors[e.theirs].shape
             raise ValueError(f"{where}: {e.theirs} has shape {shape}") from error
     return unflatten(ours)
 
 
-def to_theirs(
+def to_torch(
     table: Sequence[Entry], params: Mapping[str, Any], keep: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Our parameters as their tensors, Lazy where ours are.
@@ -141,25 +138,12 @@ def to_theirs(
         raise ValueError(f"their format has no place for {', '.join(sorted(rest))}")
     return {
         e.theirs: lazy.apply(
-            lambda a, e=e: np.asarray(e.layout.to_theirs(a), order="C"),
+            lambda a, e=e: np.asarray(e.layout.to_torch(a), order="C"),
             flat[e.ours],
             e.layout.their_shape(flat[e.ours].shape),
         )
         for e in table
     }
-
-
-def their_shapes(
-    table: Sequence[Entry], shapes: Mapping[str, Any]
-) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of `to_theirs`, of anything with a `.shape`: no memory.
-
-    Args:
-      table: every tensor that they have.
-      shapes: nested dict of jax.ShapeDtypeStruct, blocks one by one.
-    """
-    flat = {name: leaf.shape for name, leaf in leaves(shapes)}
-    return {e.theirs: e.layout.their_shape(flat[e.ours]) for e in table}
 
 
 def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ import safetensors.numpy
 from etils import epath
 
 from unclip_jax import config as config_lib
-from unclip_jax.interop.tensor_stream import is_float, write_tensors
+from unclip_jax.files import sha256_file, sync, write_json
+from unclip_jax.interop.weights import is_float, write_tensors
 
 FORMAT = "unclip_jax"
 VERSION = 1
@@ -83,7 +84,7 @@ def write_part(
       params: nested dict of arrays, or of Lazy ones.
       meta: JSON-able; for priors and decoder `clip_fingerprint` names the CLIP whose
         embeddings they learnt from. For clip it is computed here.
-      dtype: that floats are stored as, see tensor_stream.write_tensors.
+      dtype: that floats are stored as, see weights.write_tensors.
 
     Raises:
       ValueError: unknown part, or a part of another CLIP than those in `folder`.
@@ -113,7 +114,7 @@ def write_part(
 
     def write(new: pathlib.Path):
         described = {"part": part, "config": config, "meta": meta}
-        (new / CONFIG).write_text(_json(described, indent=2) + "\n")
+        write_json(new / CONFIG, described)
         write_tensors(new / WEIGHTS, flat, {"format": FORMAT}, dtype)
 
     _commit(folder, part, index, write)
@@ -124,19 +125,24 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
 
     Raises FileNotFoundError when `source` holds no files.
     """
+    index = _read_index(folder) if is_export(folder) else _empty_index()
+    index["parts"][TOKENIZER] = {}
+    _commit(folder, TOKENIZER, index, lambda new: copy_tokenizer(source, new))
+
+
+def copy_tokenizer(source: str | os.PathLike, folder: pathlib.Path) -> None:
+    """Copies the files of a saved tokenizer, which may be in a bucket.
+
+    Raises FileNotFoundError when `source` holds no files.
+    """
     source = epath.Path(source)
     there = source.iterdir() if source.is_dir() else ()
     files = sorted(f for f in there if f.is_file())
     if not files:
         raise FileNotFoundError(f"{source} is not a tokenizer: no files in it")
-    index = _read_index(folder) if is_export(folder) else _empty_index()
-    index["parts"][TOKENIZER] = {}
-
-    def write(new: pathlib.Path):
-        for file in files:
-            (new / file.name).write_bytes(file.read_bytes())
-
-    _commit(folder, TOKENIZER, index, write)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
 
 
 def write_statistics(
@@ -276,18 +282,21 @@ def check_tensors(
         for name in sorted(found.keys() & wanted.keys())
         if found[name] != wanted[name]
     ]
-    problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "of another shape": shapes,
-    }
-    lines = [
-        f"{len(names)} {kind}: {', '.join(names)}"
-        for kind, names in problems.items()
-        if names
-    ]
-    if lines:
-        raise ValueError(f"{where} does not fit its config; tensors {'; '.join(lines)}")
+    problems = list_problems(
+        {
+            "missing": wanted.keys() - found.keys(),
+            "unexpected": found.keys() - wanted.keys(),
+            "of another shape": shapes,
+        }
+    )
+    if problems:
+        raise ValueError(f"{where} does not fit its config; tensors {problems}")
+
+
+def list_problems(names: Mapping[str, Iterable[str]]) -> str:
+    """Returns "2 missing: a, b; 1 unexpected: c"; "" where there are none."""
+    kinds = {kind: sorted(those) for kind, those in names.items()}
+    return "; ".join(f"{len(n)} {k}: {', '.join(n)}" for k, n in kinds.items() if n)
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -372,7 +381,7 @@ def _check_file(folder, part, name, expected):
         raise FileNotFoundError(
             f"{file} is missing, though {INDEX} lists it: export the {part} again"
         )
-    found = _sha256(file)
+    found = sha256_file(file)
     if found != expected:
         raise ValueError(
             f"{file} is not the file that was exported (sha256 {found[:12]}..., "
@@ -392,15 +401,13 @@ def _commit(folder, part, index, write):
         files = sorted(new.iterdir())
         for file in files:
             file.chmod(0o644)
-            _sync(file)
-        index["parts"][part]["files"] = {f.name: _sha256(f) for f in files}
-        index_file = scratch / INDEX
-        index_file.write_text(_json(index, indent=2) + "\n")
-        _sync(index_file)
+            sync(file)
+        index["parts"][part]["files"] = {f.name: sha256_file(f) for f in files}
+        write_json(scratch / INDEX, index)
         if (folder / part).exists():
             (folder / part).rename(old)
         new.rename(folder / part)
-        index_file.replace(folder / INDEX)
+        (scratch / INDEX).replace(folder / INDEX)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -412,15 +419,5 @@ def _link(file, to):
         shutil.copyfile(file, to)
 
 
-def _sync(file):
-    with open(file, "rb") as f:
-        os.fsync(f.fileno())
-
-
-def _sha256(file) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _json(value, indent=None) -> str:
-    return json.dumps(value, indent=indent, sort_keys=True)
+def _json(value) -> str:
+    return json.dumps(value, sort_keys=True)

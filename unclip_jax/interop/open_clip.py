@@ -15,14 +15,19 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.files import atomic_write, read_json
 from unclip_jax.interop import lazy, mapping
-from unclip_jax.interop.mapping import SAME, Entry, conv, dense, norm
-from unclip_jax.interop.weights import read_file, write_weights
+from unclip_jax.interop.mapping import IDENTITY, Entry, conv, dense, norm
+from unclip_jax.interop.weights import read_tensors, to_float32, write_weights
 from unclip_jax.models.clip import OPENAI_MEAN, OPENAI_STD
 
 CONFIG = "open_clip_config.json"
 STEM = "open_clip_model"
 WEIGHTS = (f"{STEM}.safetensors", "open_clip_pytorch_model.bin")
+EXPECTED = (
+    "a state dict (OpenAI's own downloads are programs, TorchScript: save "
+    "model.state_dict() of one and read that)"
+)
 # Keys of a model's config that ours understands; others change what is computed.
 TOP = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 VISION = ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio")
@@ -68,7 +73,7 @@ def load_open_clip(
         file = found[0]
     elif not path.is_file():
         raise FileNotFoundError(f"OpenCLIP weights {str(path)!r} do not exist")
-    tensors = read_file(file) if file.suffix == ".safetensors" else _read_torch(file)
+    tensors = to_float32(read_tensors(file, EXPECTED))
     model = config.get("model_cfg", {})
     if config:
         activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -130,7 +135,7 @@ def save_open_clip(
     config = {"model_cfg": model, "preprocess_cfg": pixels}
     write_weights(folder, to_open_clip(fields, params), STEM, dtype)
     text = json.dumps(config_lib.to_plain(config), indent=2)
-    (pathlib.Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
+    atomic_write(pathlib.Path(folder) / CONFIG, text + "\n")
 
 
 def from_open_clip(
@@ -147,14 +152,14 @@ def from_open_clip(
                 split[name.replace("in_proj_", f"{letter}_proj.")] = part
         else:
             split[name] = value
-    return mapping.to_ours(table(fields), split, where, IGNORE)
+    return mapping.from_torch(table(fields), split, where, IGNORE)
 
 
 def to_open_clip(
     fields: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_open_clip`; blocks one by one or stacked."""
-    split = mapping.to_theirs(table(fields), mapping.unstack_blocks(params))
+    split = mapping.to_torch(table(fields), mapping.unstack_blocks(params))
     tensors = {}
     for name, value in split.items():
         if ".attn.q_proj." in name:
@@ -172,13 +177,13 @@ def table(fields: Mapping[str, Any]) -> list[Entry]:
         Entry("text/token_embedding/embedding", "token_embedding.weight"),
         Entry("text/positional_embedding", "positional_embedding"),
         *norm("text/ln_final/norm", "ln_final"),
-        Entry("text_projection/kernel", "text_projection", SAME),  # not transposed
+        Entry("text_projection/kernel", "text_projection", IDENTITY),  # not transposed
         Entry("vision/class_embedding", "visual.class_embedding"),
         Entry("vision/positional_embedding", "visual.positional_embedding"),
         *conv("vision/patch_embedding", "visual.conv1", bias=False),
         *norm("vision/ln_pre/norm", "visual.ln_pre"),
         *norm("vision/ln_post/norm", "visual.ln_post"),
-        Entry("visual_projection/kernel", "visual.proj", SAME),
+        Entry("visual_projection/kernel", "visual.proj", IDENTITY),
     ]
     for ours, theirs in (("text", ""), ("vision", "visual.")):
         for i in range(fields[f"{ours}_depth"]):
@@ -238,13 +243,10 @@ def _depth(tensors, prefix: str) -> int:
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / CONFIG
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} is no OpenCLIP model: no {CONFIG}")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        model = config["model_cfg"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{file} does not describe a model: {error!r}") from error
+    config = read_json(file, f"{folder} is no OpenCLIP model: no {CONFIG}")
+    if "model_cfg" not in config:
+        raise ValueError(f"{file} does not describe a model: no 'model_cfg'")
+    model = config["model_cfg"]
     for part, known, where in (
         (model, TOP, "model_cfg"),
         (model.get("vision_cfg", {}), VISION, "vision_cfg"),
@@ -257,30 +259,3 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
                 f"(it has {', '.join(known)}): such a model cannot be read"
             )
     return config
-
-
-def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors of a torch file as float32; no code in it is run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{file} is torch's: install torch to read it, or convert it to safetensors"
-        ) from error
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
-        raise ValueError(
-            f"{file} holds more than tensors, or is broken. OpenAI's own downloads are "
-            "programs (TorchScript); save model.state_dict() of one and read that: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)  # as training checkpoints have it
-    if not isinstance(state, dict):
-        raise ValueError(f"{file} holds a {type(state).__name__}, not a state dict")
-    return {
-        name.removeprefix("module."): value.float().numpy()
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }

@@ -1,12 +1,10 @@
-"""Folders of public CLIPs, in the format of either library, from and to a Part."""
+"""Folders of public CLIPs, in the format of either library, from and to a Component."""
 
 import json
 import os
 import pathlib
 
-from etils import epath
-
-from unclip_jax.interop import open_clip, parts, transformers_clip
+from unclip_jax.interop import components, native, open_clip, transformers_clip
 
 FORMATS = ("transformers", "open_clip")
 
@@ -16,7 +14,9 @@ def is_public_clip(folder: str | os.PathLike) -> bool:
     return open_clip.is_open_clip(folder) or _is_clip_model(folder)
 
 
-def read_public_clip(folder: str | os.PathLike, dtype: str = "float32") -> parts.Part:
+def read_public_clip(
+    folder: str | os.PathLike, dtype: str = "float32"
+) -> components.Component:
     """The CLIP of such a folder; of both formats in one folder, transformers'.
 
     Its fingerprint is that of its weights, the same in either format.
@@ -28,12 +28,14 @@ def read_public_clip(folder: str | os.PathLike, dtype: str = "float32") -> parts
     else:
         fields, params = open_clip.load_open_clip(folder)
     where = f"the CLIP of {folder}"
-    return parts.make("clip", {"model": fields}, params, {}, dtype=dtype, where=where)
+    return components.build_component(
+        "clip", {"model": fields}, params, {}, dtype=dtype, where=where
+    )
 
 
 def write_public_clip(
     folder: str | os.PathLike,
-    part: parts.Part,
+    part: components.Component,
     tokenizer: str | os.PathLike | None,
     format: str,
     dtype: str = "float32",
@@ -51,8 +53,8 @@ def write_public_clip(
         open_clip=open_clip.save_open_clip,
     )
     formats[format](folder, part.config["model"], part.params, dtype=dtype)
-    for file in epath.Path(tokenizer).iterdir() if tokenizer else ():
-        (pathlib.Path(folder) / file.name).write_bytes(file.read_bytes())
+    if tokenizer is not None:
+        native.copy_tokenizer(tokenizer, pathlib.Path(folder))
 
 
 def _is_clip_model(folder) -> bool:

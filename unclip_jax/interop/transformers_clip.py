@@ -17,6 +17,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.files import read_json, write_json
 from unclip_jax.interop import mapping
 from unclip_jax.interop.mapping import Entry, conv, dense, norm
 from unclip_jax.interop.weights import SHARD_BYTES, read_weights, write_weights
@@ -80,7 +81,7 @@ def load_clip_model(
     config = _read_config(folder, "clip")
     fields = fields_of(config, _read_pixels(folder), str(folder))
     tensors = read_weights(folder, variant)
-    params = mapping.to_ours(table(fields), tensors, str(folder), IGNORE)
+    params = mapping.from_torch(table(fields), tensors, str(folder), IGNORE)
     return fields, params
 
 
@@ -144,7 +145,7 @@ def load_clip_towers(
         towers.append((_vision_table(fields), image_folder))
     for tower, folder in towers:
         tensors = read_weights(folder, variant)
-        params |= mapping.to_ours(tower, tensors, str(folder), IGNORE)
+        params |= mapping.from_torch(tower, tensors, str(folder), IGNORE)
     return fields, params
 
 
@@ -174,7 +175,7 @@ def save_clip_model(
         "text_config": text,
         "vision_config": vision,
     }
-    tensors = mapping.to_theirs(table(fields), mapping.unstack_blocks(params))
+    tensors = mapping.to_torch(table(fields), mapping.unstack_blocks(params))
     _write(folder, config, tensors, dtype, shard_bytes)
     _write_preprocessor(folder, clip)
 
@@ -212,7 +213,7 @@ def save_clip_towers(
     towers = (text, vision) if clip.vision_depth else (text,)
     for folder, name, config, tower, own in towers:
         kept = {k: v for k, v in params.items() if k in own}
-        tensors = mapping.to_theirs(tower, kept)
+        tensors = mapping.to_torch(tower, kept)
         config = {"architectures": [name], **config}
         _write(folder, config, tensors, dtype, shard_bytes)
     if clip.vision_depth:
@@ -356,12 +357,7 @@ def _module(fields) -> CLIP:
 
 def _read_config(folder, model_type: str) -> dict[str, Any]:
     file = pathlib.Path(folder) / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} is no transformers model: no config.json")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not json: {error}") from error
+    config = read_json(file, f"{folder} is no transformers model: no config.json")
     found = config.get("model_type")
     if found != model_type:
         raise ValueError(f"{file}: model_type is {found!r}, expected {model_type!r}")
@@ -405,5 +401,4 @@ def _write(folder, config, tensors, dtype, shard_bytes) -> None:
 def _write_json(folder, name: str, value) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config_lib.to_plain(value), indent=2, sort_keys=True)
-    (folder / name).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / name, config_lib.to_plain(value))

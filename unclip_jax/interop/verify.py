@@ -1,6 +1,5 @@
 """Is an export what the run's checkpoint says? Reads both, writes nothing."""
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.files import atomic_write, sha256_file
 from unclip_jax.interop import (
     diffusers,
-    initial,
+    init_from,
     mapping,
     native,
     open_clip,
-    tensor_stream,
     transformers_clip,
+    weights,
 )
-from unclip_jax.interop.diffusers_decoder import fold_space
-from unclip_jax.interop.parts import Part
+from unclip_jax.interop.components import Component
+from unclip_jax.interop.diffusers_decoder import fold_normalization
 
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
@@ -26,8 +26,8 @@ SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 def write_sums(folder: str | os.PathLike) -> None:
     """Lists the sha256 of every file in the folder; unclip.json does so for ours."""
     folder = pathlib.Path(folder)
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / SUMS).write_text("".join(lines))
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in _files(folder)]
+    atomic_write(folder / SUMS, "".join(lines))
 
 
 def check_sums(folder: str | os.PathLike) -> None:
@@ -42,12 +42,12 @@ def check_sums(folder: str | os.PathLike) -> None:
         wanted, name = line.split("  ", 1)
         if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
-        elif _sha256(folder / name) != wanted:
+        elif sha256_file(folder / name) != wanted:
             wrong.append(f"{name} is not the file that was exported")
     _refuse(folder, wrong)
 
 
-def verify(folder: str | os.PathLike, part: Part, format: str, dtype: str) -> int:
+def verify(folder: str | os.PathLike, part: Component, format: str, dtype: str) -> int:
     """Compares a part of an export with what it was made from, bit by bit.
 
     Of the native format one tensor is held at a time; the others are read back by the
@@ -70,7 +70,7 @@ def verify(folder: str | os.PathLike, part: Part, format: str, dtype: str) -> in
     if format == "native":
         tensors = dict(native.leaves(part.params))
         path = native.part_folder(folder, part.kind)
-        wrong = tensor_stream.differing(path / native.WEIGHTS, tensors, dtype)
+        wrong = weights.diff_tensors(path / native.WEIGHTS, tensors, dtype)
         _refuse(path, wrong)
         return len(tensors)
     check_sums(folder)
@@ -96,7 +96,7 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
             folder / "text_encoder", image if image.is_dir() else None
         )[1]
         return {k: v for k, v in towers.items() if k != "logit_scale"}  # has none
-    names, load = initial.DIFFUSERS[native.kind_of(part.kind)]
+    names, load = init_from.DIFFUSERS[native.kind_of(part.kind)]
     if part.kind.endswith(native.LAST):
         names = (diffusers.LAST,)
     params = load(*(folder / name for name in names))[1]
@@ -108,24 +108,19 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
 def _as_read_back(part, format) -> Mapping[str, Any]:
     params = part.params
     if format == "diffusers" and part.kind == "decoder":
-        params = fold_space(params)
+        params = fold_normalization(params)
     return mapping.unstack_blocks(params)
 
 
 def _equal(found, wanted, dtype) -> bool:
     """Whether the file's number, read as float32, is ours as it was stored."""
-    stored = np.asarray(wanted, tensor_stream.stored_dtype(dtype, wanted.dtype))
-    return tensor_stream.same(np.asarray(found), stored.astype(found.dtype))
+    stored = np.asarray(wanted, weights.stored_dtype(dtype, wanted.dtype))
+    return weights.same(np.asarray(found), stored.astype(found.dtype))
 
 
 def _files(folder) -> list[str]:
     paths = [p for p in folder.rglob("*") if p.is_file() and p.name != SUMS]
     return sorted(p.relative_to(folder).as_posix() for p in paths)
-
-
-def _sha256(file) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _refuse(where, wrong):

@@ -1,4 +1,9 @@
-"""Weight files of diffusers and transformers folders: safetensors, whole or sharded."""
+"""Files of named tensors: safetensors and torch read, safetensors written.
+
+Writing and comparing hold one tensor at a time; the safetensors library's own writer
+wants all of them at once. The format: the length of the header as a little-endian
+uint64, the header (json: dtype, shape and offsets of each tensor), then the data.
+"""
 
 import json
 import os
@@ -6,20 +11,36 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from unclip_jax.interop.tensor_stream import (
-    is_float,
-    stored_bytes,
-    stored_dtype,
-    write_tensors,
-)
+from unclip_jax.files import write_json
 
 SHARD_BYTES = 5 * 10**9
 # the file stems of diffusers' modules and of transformers'
 STEMS = ("diffusion_pytorch_model", "model")
+FLOATS = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+NAMES = {  # dtype -> as the format calls it
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 def read_weights(
@@ -36,11 +57,45 @@ def read_weights(
       FileNotFoundError: no such files, or a shard that the index names is missing.
       ValueError: a file that is not safetensors, or several variants to choose from.
     """
-    folder = pathlib.Path(folder)
     tensors = {}
-    for file in _files(folder, variant):
-        tensors.update(read_file(file))
+    for file in _files(pathlib.Path(folder), variant):
+        tensors |= to_float32(read_tensors(file))
     return tensors
+
+
+def read_tensors(
+    path: str | os.PathLike, expected: str = "safetensors"
+) -> dict[str, np.ndarray]:
+    """All tensors of a .safetensors or torch file, by name.
+
+    Args:
+      path: the file; anything but .safetensors is read by torch, which must then be
+        installed, with `weights_only`: nothing in it is executed. Of a training
+        checkpoint its "state_dict" is read, without the "module." of its names.
+      expected: what the file should be, for messages.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a broken file, or one with other things than tensors in it.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist; expected {expected}")
+    if path.suffix != ".safetensors":
+        return _read_torch(path, expected)
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): download it again"
+        ) from error
+
+
+def to_float32(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors with all floats as float32, integers as they are."""
+    return {
+        k: a.astype(np.float32) if is_float(a.dtype) else a for k, a in tensors.items()
+    }
 
 
 def write_weights(
@@ -84,8 +139,129 @@ def write_weights(
         where.update(dict.fromkeys(shard, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / f"{stem}.safetensors.index.json").write_text(text)
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def write_tensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    dtype: str | None = None,
+) -> None:
+    """Writes a safetensors file, holding one tensor in memory.
+
+    Args:
+      path: the file.
+      tensors: name -> array, or Lazy.
+      metadata: of the header.
+      dtype: that floating tensors are stored as: "float32", "float16", "bfloat16"; None
+        leaves them as they are.
+    """
+    dtypes = {name: stored_dtype(dtype, t.dtype) for name, t in tensors.items()}
+    # wide ones first, as the library does: so each starts where its dtype can be read
+    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
+    header, offsets, end = {"__metadata__": dict(metadata)}, {}, 0
+    for name in names:
+        start, end = end, end + stored_bytes(tensors[name], dtype)
+        offsets[name] = start
+        header[name] = {
+            "dtype": NAMES[dtypes[name].name],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    first = 8 + len(text)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(names, key=lambda n: getattr(tensors[n], "order", 0)):
+            array = np.asarray(tensors[name], dtypes[name], order="C")
+            if array.shape != tuple(tensors[name].shape):
+                raise ValueError(f"{name} has shape {array.shape}, not as announced")
+            file.seek(first + offsets[name])
+            file.write(array.reshape(-1).view(np.uint8))  # bfloat16 has no buffer
+        file.truncate(first + end)
+
+
+def diff_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Any], dtype: str | None
+) -> list[str]:
+    """What in a safetensors file is not what `write_tensors` writes, one line each."""
+    lines = []
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            there = set(file.keys())
+            lines += [f"{name} is unexpected" for name in sorted(there - set(tensors))]
+            lines += [f"{name} is missing" for name in sorted(set(tensors) - there)]
+            for name in (name for name in tensors if name in there):
+                tensor = tensors[name]
+                expected = np.asarray(tensor, stored_dtype(dtype, tensor.dtype))
+                if not same(file.get_tensor(name), expected):
+                    lines.append(f"{name} differs")
+    except safetensors.SafetensorError as error:
+        lines.append(f"not a whole safetensors file: {error}")
+    return lines
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether dtypes, shapes and bits are equal."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return np.array_equal(a, b)
+
+
+def is_float(dtype) -> bool:
+    """Whether numbers of this dtype may be stored as another float."""
+    # numpy does not count bfloat16 among its floating types
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+
+
+def stored_dtype(name: str | None, dtype) -> np.dtype:
+    """The dtype in the file: floats become `name`; None leaves all as they are.
+
+    Raises ValueError for an unknown `name`.
+    """
+    if name is not None and name not in FLOATS:
+        raise ValueError(f"dtype {name!r}: expected one of {', '.join(FLOATS)}")
+    return FLOATS[name] if name and is_float(dtype) else np.dtype(dtype)
+
+
+def stored_bytes(tensor, name: str | None) -> int:
+    """How many bytes a tensor, or Lazy, takes in the file."""
+    count = int(np.prod(tensor.shape))
+    return count * stored_dtype(name, tensor.dtype).itemsize
+
+
+def _read_torch(path, expected):
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            f"reading {str(path)!r} needs PyTorch (its CPU build will do): "
+            "pip install torch, or convert the file to safetensors"
+        ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
+        raise ValueError(
+            f"{str(path)!r} is not a PyTorch file of plain tensors: it is broken or "
+            f"holds more than tensors ({str(error).splitlines()[0]}); expected "
+            f"{expected}"
+        ) from None
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)  # as training checkpoints have it
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{str(path)!r} holds a {type(state).__name__}, no dict of tensors"
+        )
+    tensors = {k: t for k, t in state.items() if isinstance(t, torch.Tensor)}
+    return {
+        name.removeprefix("module."): (
+            tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        ).numpy()
+        for name, tensor in tensors.items()
+    }
 
 
 def _files(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
@@ -117,20 +293,3 @@ def _files(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
         f"{folder} has no safetensors weights (it has {', '.join(have) or 'nothing'}); "
         "pickled weights are not read: convert them with the library that wrote them"
     )
-
-
-def read_file(file: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All tensors of one safetensors file, as `read_weights` gives them.
-
-    Raises ValueError when it is no such file, or broken.
-    """
-    try:
-        tensors = safetensors.numpy.load_file(file)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{file} is not a whole safetensors file ({error}): download it again"
-        ) from error
-    return {
-        name: a.astype(np.float32) if is_float(a.dtype) else a
-        for name, a in tensors.items()
-    }

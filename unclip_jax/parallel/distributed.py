@@ -1,21 +1,89 @@
-"""Joining the processes of one run: before any backend use, and only when several."""
+"""Runs of several processes: they meet, compare notes, work and end together.
 
+Who is missing is asked over plain TCP before jax is: jax itself aborts a process whose
+run is not complete in time, without naming the absent ones.
+"""
+
+import contextlib
+import hashlib
 import importlib.util
+import json
 import os
 import pathlib
-from collections.abc import Mapping
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
-from unclip_jax.parallel.roll_call import roll_call
+import unclip_jax
+from unclip_jax.files import sha256_folder
 
+# The flags of a command that may run in several processes.
+FLAGS = {
+    "distributed": ("auto", "auto, on or off: join the other processes of the run"),
+    "coordinator": ("", "host:port of process 0"),
+    "num_processes": (0, "processes of the run, with --coordinator"),
+    "process_id": (-1, "number of this process, from 0, with --coordinator"),
+    "connect_timeout": (300, "seconds to wait for the other processes"),
+    "heartbeat_timeout": (100, "seconds of silence that mean a process is lost"),
+}
+PACKAGE = pathlib.Path(unclip_jax.__file__).parent
 # Variable -> how many processes it announces, for launchers jax can read by itself.
 _LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": int,
     "OMPI_COMM_WORLD_SIZE": int,
     "TPU_WORKER_HOSTNAMES": lambda names: len(names.split(",")),
 }
+
+
+def run_distributed(run: Callable[[], Any], args: Any) -> Any:
+    """Calls run() once all processes have met, and returns what it does.
+
+    A process that is lost ends all of them.
+
+    Args:
+      run: the work.
+      args: has the attributes that FLAGS names.
+
+    Raises what `run` does in a run of one process. With several, a process that fails
+    says why and exits at once with code 1 (2 for a mistake in what was asked): waiting
+    for the others, which wait for it in the middle of a step, could take minutes.
+    """
+    initialize(
+        args.distributed,
+        args.coordinator,
+        args.num_processes,
+        args.process_id,
+        connect_timeout=args.connect_timeout,
+        heartbeat_timeout=args.heartbeat_timeout,
+    )
+    if jax.process_count() == 1:
+        return run()
+    me = f"process {jax.process_index()} of {jax.process_count()}"
+    try:
+        return run()
+    except (ValueError, OSError) as error:
+        _leave(f"{me}: {error}", 2)
+    except Exception as error:
+        runtime = isinstance(error, jax.errors.JaxRuntimeError)
+        if not (runtime and lost_peer(error)):
+            traceback.print_exc()
+            _leave(f"{me} failed", 1)
+        reason = " ".join(str(error).split())[:300]
+        _leave(
+            f"{me}: another process of the run was lost ({reason}); start the same "
+            "command on every host: it goes on from what was saved",
+            1,
+        )
 
 
 def initialize(
@@ -59,7 +127,7 @@ def initialize(
         process_id=process_id,
     )
     if coordinator:
-        roll_call(coordinator, num_processes, process_id, connect_timeout)
+        check_peers(coordinator, num_processes, process_id, connect_timeout)
     try:
         jax.distributed.initialize(
             **(given if coordinator else {}),
@@ -71,6 +139,97 @@ def initialize(
             f"the processes of the run did not meet: {error}; start the same command "
             "on every host at about the same time"
         ) from error
+
+
+def check_peers(address: str, count: int, number: int, timeout: float) -> None:
+    """Returns when all processes of a run have reported to process 0.
+
+    It listens beside the coordinator, on the next port. When all are there, or the time
+    is up, everyone hears the same list.
+
+    Args:
+      address: host:port of the coordinator; its next port is used.
+      count: processes of the run.
+      number: of this process, from 0.
+      timeout: seconds to wait.
+
+    Raises ValueError naming the missing processes, on every process that is there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"coordinator {address!r}: expected host:port")
+    deadline = time.monotonic() + timeout
+    if number == 0:
+        missing = _listen(int(port) + 1, count, deadline)
+    else:
+        missing = _report(host, int(port) + 1, number, deadline)
+    if missing:
+        listed = ", ".join(map(str, missing))
+        raise ValueError(
+            f"of the {count} processes of the run, number {listed} did not start "
+            f"within {timeout:.0f} s: start the same command on every host at about "
+            f"the same time, and look whether they can reach {address}"
+        )
+
+
+def check_consistency(
+    workdir, config: dict[str, Any], data_fingerprint: str | None
+) -> None:
+    """Compares what all processes have, and reads in `workdir` what each wrote there.
+
+    Nothing is done in a run of one process. The comparison is also the first
+    collective operation: where devices cannot reach each other, it is here that they
+    fail.
+
+    Args:
+      workdir: of the run, which all processes must share.
+      config: plain dict.
+      data_fingerprint: of the data.
+
+    Raises:
+      ValueError: another config, code or data on some processes, or a workdir that is
+        not shared; the message numbers the processes.
+      OSError: a workdir that cannot be written.
+    """
+    if jax.process_count() == 1:
+        return
+    # process 0 chooses a name; who does not find the file has another workdir
+    token = multihost_utils.broadcast_one_to_all(_digest(uuid.uuid4().hex))
+    probe = epath.Path(workdir) / f".preflight-{token.tobytes().hex()[:12]}"
+    if jax.process_index() == 0:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_text("unclip_jax")
+    found = {
+        "config": _digest(json.dumps(config, sort_keys=True)),
+        "code": _digest(sha256_folder(PACKAGE, "*.py")),
+        "data": _digest(str(data_fingerprint)),
+    }
+    everyone = multihost_utils.process_allgather(found)
+    shared = multihost_utils.process_allgather(np.array(probe.exists()))
+    if jax.process_index() == 0:
+        probe.unlink()
+    refuse_differences(everyone)
+    apart = np.flatnonzero(~shared)
+    if len(apart):
+        raise ValueError(
+            f"process {_list(apart)} does not see what process 0 wrote to {workdir}: "
+            "all processes need the same folder, on a disk or bucket that they share"
+        )
+
+
+def refuse_differences(everyone: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError when processes differ.
+
+    Args:
+      everyone: what -> (processes, ...) digests.
+    """
+    for what, digests in everyone.items():
+        others = np.flatnonzero((digests != digests[0]).any(1))
+        if len(others):
+            raise ValueError(
+                f"process {_list(others)} has another {what} than process 0: start "
+                "the same command, from the same version, on the same data everywhere"
+            )
 
 
 def lost_peer(error: Exception) -> bool:
@@ -97,3 +256,68 @@ def _on_tpu_machine() -> bool:
         and importlib.util.find_spec("libtpu") is not None
         and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
     )
+
+
+def _listen(port: int, count: int, deadline: float) -> list[int]:
+    """Hears who is there, tells all of them who is not, and returns that list.
+
+    Each connection is read in a thread of its own: a health check or a port scanner
+    that connects and says nothing must not keep the others waiting.
+    """
+    present: dict[int, socket.socket] = {}
+
+    def enroll(connection: socket.socket) -> None:
+        number = None
+        with contextlib.suppress(OSError, ValueError):  # a stranger
+            connection.settimeout(10)
+            number = json.loads(connection.recv(16))
+        if number in range(1, count):
+            present[number] = connection
+        else:
+            connection.close()
+
+    with socket.create_server(("", port), backlog=count) as server:
+        server.settimeout(0.1)  # between two looks at who has come
+        while len(present) < count - 1 and _left(deadline) > 0:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                threading.Thread(target=enroll, args=(connection,), daemon=True).start()
+    missing = sorted(set(range(1, count)) - present.keys())
+    for connection in list(present.values()):
+        with contextlib.suppress(OSError), connection:  # one that has left already
+            connection.sendall(json.dumps(missing).encode() + b"\n")
+    return missing
+
+
+def _report(host: str, port: int, number: int, deadline: float) -> list[int]:
+    while _left(deadline) > 0:
+        with contextlib.suppress(OSError):
+            with socket.create_connection((host, port), timeout=5) as connection:
+                connection.sendall(json.dumps(number).encode() + b"\n")
+                # process 0 began to wait later than we, maybe
+                connection.settimeout(_left(deadline) + 60)
+                answer = connection.makefile().readline()
+                if answer:
+                    return json.loads(answer)
+        time.sleep(0.2)
+    return [0]
+
+
+def _left(deadline: float) -> float:
+    return deadline - time.monotonic()
+
+
+def _digest(text: str) -> np.ndarray:
+    """(8,) int32: process_allgather would round anything wider."""
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
+
+
+def _list(numbers) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _leave(message: str, code: int):
+    print(f"error: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # leaving politely waits for processes that may be gone

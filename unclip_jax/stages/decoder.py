@@ -106,7 +106,7 @@ class Stage:
         """mse + (T / 1000) vb where the variance is learned (RESCALED_MSE)."""
         del step
         rngs = jax.random.split(rng, 5)
-        x_0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x_0 = process.from_uint8(batch["image"])
         b = x_0.shape[0]
         sched = schedule.make_schedule(
             self.diffusion.schedule, self.diffusion.num_steps

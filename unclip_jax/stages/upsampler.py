@@ -116,9 +116,10 @@ class Stage:
         options say so.
         """
         if "low_res" in batch:
-            low_res = _unit(batch["low_res"])
+            low_res = process.from_uint8(batch["low_res"])
         else:
-            low_res = shrink(_unit(batch["image"]), self.scale, self.options.downsample)
+            image = process.from_uint8(batch["image"])
+            low_res = shrink(image, self.scale, self.options.downsample)
             low_res = low_res.clip(-1, 1)  # as an image is; bicubic overshoots
         if rng is None or not self.options.blur_probability:
             return low_res
@@ -130,7 +131,7 @@ class Stage:
         """Mean squared error; plus the bound (RESCALED_MSE) with a learned variance."""
         del step
         rng_t, rng_noise, rng_blur, rng_dropout = jax.random.split(rng, 4)
-        x_0 = _unit(batch["image"])
+        x_0 = process.from_uint8(batch["image"])
         sched = self._schedule()
         t = jax.random.randint(rng_t, (len(x_0),), 0, sched.num_steps)
         noise = jax.random.normal(rng_noise, x_0.shape)
@@ -210,8 +211,3 @@ def blur(x, side: int, sigma: float):
         taps = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(side))
         x = sum(float(w) * tap for w, tap in zip(weights, taps, strict=True))
     return x
-
-
-def _unit(image):
-    """uint8 -> float32 in [-1, 1]."""
-    return image.astype(jnp.float32) / 127.5 - 1

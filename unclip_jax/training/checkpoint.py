@@ -22,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from unclip_jax import config as config_lib
+from unclip_jax import files
 from unclip_jax.parallel.sharding import path_name
 from unclip_jax.training import checksums, run_folder
 from unclip_jax.training.state import TrainState
@@ -86,8 +87,8 @@ class Checkpoints:
             return
         items = {"state": _without_ema(state), "ema": state.ema}
         meta = {**meta, "step": step}
-        sums = {name: checksums.of_tree(tree) for name, tree in items.items()}
-        meta["checksums"] = {**sums, "meta": checksums.of_json(meta)}
+        sums = {name: checksums.tree_checksum(tree) for name, tree in items.items()}
+        meta["checksums"] = {**sums, "meta": checksums.json_checksum(meta)}
         self.wait()  # Orbax would: one save at a time
         self._saving = step
         with self._failures_named():
@@ -278,7 +279,7 @@ class _Leaves:
         return self._arrays[name]
 
     def checksum(self) -> str:
-        return checksums.of_lines(
+        return checksums.lines_checksum(
             checksums.line(name, array, checksums.word_sum(array))
             for name, array in ((n, self.read(n)) for n in self._names)
         )
@@ -303,7 +304,7 @@ class _Leaves:
 
 def _folder(workdir) -> epath.Path:
     workdir = epath.Path(workdir)
-    if not run_folder.is_bucket(workdir):
+    if not files.is_bucket(workdir):
         workdir = epath.Path(os.path.abspath(workdir))
     return workdir / FOLDER
 
@@ -362,7 +363,7 @@ def _read_meta(manager, step, folder) -> dict:
     args = {"meta": ocp.args.JsonRestore()}
     meta = _restore(manager, step, folder, {}, **args)["meta"]
     meta.setdefault("checksums", {})
-    _compare("meta", checksums.of_json(meta), meta["checksums"], step, folder)
+    _compare("meta", checksums.json_checksum(meta), meta["checksums"], step, folder)
     return meta
 
 
@@ -373,7 +374,7 @@ def _restore(manager, step, folder, saved_sums, **args):
     )
     for name in args:
         if name in saved_sums:
-            found = checksums.of_tree(restored[name])
+            found = checksums.tree_checksum(restored[name])
             _compare(name, found, saved_sums, step, folder)
     return restored
 

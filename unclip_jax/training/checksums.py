@@ -6,23 +6,23 @@ other values without a word. They are the same on any mesh.
 
 import functools
 import hashlib
-import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.files import sha256_json
 from unclip_jax.parallel.sharding import path_name
 
 WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by item size
 
 
-def of_tree(tree: Any) -> str:
-    """Of the names, dtypes, shapes and values of all leaves."""
+def tree_checksum(tree: Any) -> str:
+    """Returns the checksum of names, dtypes, shapes and values of all leaves."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     sums = jax.device_get([word_sum(leaf) for _, leaf in leaves])
-    return of_lines(
+    return lines_checksum(
         line(path_name(path), leaf, value)
         for (path, leaf), value in zip(leaves, sums, strict=True)
     )
@@ -33,15 +33,15 @@ def line(name: str, leaf, value) -> str:
     return f"{name} {leaf.dtype} {leaf.shape} {value}"
 
 
-def of_lines(lines) -> str:
-    """The checksum of a tree from the lines of its leaves, in any order."""
+def lines_checksum(lines) -> str:
+    """Returns the checksum of a tree from the lines of its leaves, in any order."""
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def of_json(value: dict) -> str:
-    """Of a JSON-able dict without its own "checksums"."""
+def json_checksum(value: dict) -> str:
+    """Returns the checksum of a JSON-able dict without its own "checksums"."""
     rest = {key: entry for key, entry in value.items() if key != "checksums"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return sha256_json(rest)
 
 
 def word_sum(x: jax.Array | np.ndarray):

@@ -5,17 +5,20 @@ saved is exactly what a resumed run starts from. To resume a run, start it again
 """
 
 import dataclasses
+import io
+import sys
 import time
 from typing import Any
 
 import jax
 
 from unclip_jax import config as config_lib
-from unclip_jax import stages
+from unclip_jax import files, stages
 from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
+from unclip_jax.parallel import distributed, sharding
 from unclip_jax.parallel import mesh as mesh_lib
-from unclip_jax.parallel import preflight, sharding
+from unclip_jax.progress import ProgressLine, duration
 from unclip_jax.training import (
     evaluators,
     optimizer,
@@ -26,16 +29,13 @@ from unclip_jax.training import (
     state,
     timing,
     train_step,
-    wandb_board,
     watchdog,
 )
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.mirror import Mirror
-from unclip_jax.training.progress import Progress, duration
 from unclip_jax.training.skipped_steps import SkippedSteps
-from unclip_jax.training.utilisation import Utilisation
-from unclip_jax.training.writers import Writer
+from unclip_jax.training.writers import Writer, check_wandb
 
 
 def train(
@@ -70,7 +70,7 @@ def train(
     """
     began = time.perf_counter()
     run_config.check_config(config)
-    wandb_board.check(config)
+    check_wandb(config)
     tracing = profiling.parse_steps(profile_steps)
     plain = config_lib.to_plain(config)
     build = config_lib.build
@@ -87,7 +87,7 @@ def train(
     if data is None:
         data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
         tokenizer.sync(now=True)
-    preflight.check(workdir, plain, data.info.get("fingerprint"))
+    distributed.check_consistency(workdir, plain, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
     run = _Run(
@@ -134,9 +134,9 @@ class _Run:
     began: float  # time.perf_counter() of the start
 
     def __post_init__(self):
-        self.progress = Progress(
-            self.config.stage, self.config.steps, self.config.batch_size, self.stream
-        )
+        # of several processes only the first one speaks
+        stream = io.StringIO() if jax.process_index() else self.stream or sys.stdout
+        self.progress = ProgressLine(self.config.stage, stream=stream, every=2.0)
         self.replicated = sharding.replicated(self.mesh)
 
     def go(self, meta, checkpoints, interrupts) -> state.TrainState:
@@ -267,7 +267,7 @@ class _Run:
             self.progress.say(sharding.summary(rows))
         if jax.process_index() == 0:
             path = self.workdir / "sharding.txt"
-            run_folder.write_atomically(path, sharding.table(rows) + "\n")
+            files.atomic_write(path, sharding.table(rows) + "\n")
 
     def _from_folder(self, fresh, meta):
         """The fresh state with parameters, and their average, from init_from."""
@@ -300,11 +300,11 @@ class _Log:
     """What is written every log_every steps."""
 
     def __init__(self, run: _Run, start, params, writer, compile_seconds):
-        config = run.config
+        self._config = config = run.config
         self._writer, self._progress = writer, run.progress
         self._once = {"compile_seconds": compile_seconds}
         self._goodput = timing.Goodput(run.workdir, start, run.began)
-        self._devices = Utilisation(run.stage, run.mesh, config.batch_size, params)
+        self._devices = timing.DeviceUse(run.stage, run.mesh, config.batch_size, params)
         self._skipped = SkippedSteps(run.workdir, config, len(run.data))
 
     def write(self, n: int, window, batches) -> None:
@@ -316,7 +316,11 @@ class _Log:
         values |= self._devices.at(seconds)
         values["goodput"] = self._goodput.add(n, working)
         self._writer.scalars(n, values)
-        self._progress.update(
-            n, values["loss"], values["images_per_second"], values["data_wait"]
+        rate, total = values["images_per_second"], self._config.steps
+        left = (total - n) * self._config.batch_size / max(rate, 1e-9)
+        self._progress.show(
+            f"{n}/{total}  loss {values['loss']:.4f}  {rate:.0f} images/s  "
+            f"data wait {values['data_wait']:.0%}  {duration(left)} left",
+            last=n >= total,
         )
         self._skipped.note(n, window.skipped)

@@ -12,7 +12,7 @@ import time
 
 from etils import epath
 
-from unclip_jax.training import run_folder
+from unclip_jax import files
 
 SECONDS = 60.0
 
@@ -27,7 +27,7 @@ class Mirror:
     def __init__(self, workdir, fetch: str):
         """`fetch`: which files of the run to go on with, as "*" or "metrics.jsonl"."""
         self._target = self._scratch = None
-        if not run_folder.is_bucket(workdir):
+        if not files.is_bucket(workdir):
             self.folder = pathlib.Path(workdir)
             return
         self._target = epath.Path(workdir)

@@ -28,7 +28,7 @@ OPTIONAL = (
     "init_from",  # folder of the parameters to start from
     "evaluators",  # see training/evaluators.py
     "max_skipped",  # steps in a row without a finite loss; log_every by default
-    "wandb",  # see training/wandb_board.py
+    "wandb",  # see training/writers.py
     "watchdog",  # see training/watchdog.py
 )
 

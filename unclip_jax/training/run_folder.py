@@ -12,10 +12,10 @@ goodput.json     see timing.py; skipped_steps.jsonl, hung/, profile/: when there
 """
 
 import json
-import os
-import uuid
 
 from etils import epath
+
+from unclip_jax.files import atomic_write
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
 FREE = (
@@ -75,7 +75,7 @@ def claim(workdir, config: dict) -> epath.Path:
                 "no config.json): use another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(config, indent=1))
+    atomic_write(path, json.dumps(config, indent=1))
     return folder
 
 
@@ -102,7 +102,7 @@ def note_saved(folder, step: int) -> None:
     steps = read_config(folder)["steps"]
     status = {"step": step, "steps": steps, "done": step >= steps}
     path = epath.Path(folder) / "status.json"
-    write_atomically(path, json.dumps(status) + "\n")
+    atomic_write(path, json.dumps(status) + "\n")
 
 
 def read_status(folder) -> dict:
@@ -152,21 +152,3 @@ def _check_client(workdir) -> None:
             f"--workdir={workdir} needs Google's client: "
             "pip install 'google-cloud-storage>=2.18,<4'"
         ) from error
-
-
-def is_bucket(path) -> bool:
-    """Whether a path is not on a disk: objects there are whole, and never appended."""
-    return "://" in str(path)
-
-
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes a file so that no reader, and no crash, sees half of it."""
-    if is_bucket(path):  # an object appears when all of it is there
-        path.write_text(text)
-        return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import jax
 from etils import epath
 
 from unclip_jax.data import order
+from unclip_jax.files import atomic_write
 
 FILE = "skipped_steps.jsonl"
 
@@ -58,4 +59,4 @@ class SkippedSteps:
             row = {"step": number, "examples": examples.tolist()}
             rows[number] = json.dumps(row)
         text = "".join(f"{rows[number]}\n" for number in sorted(rows))
-        self._path.write_text(text)
+        atomic_write(self._path, text)

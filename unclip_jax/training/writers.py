@@ -1,16 +1,40 @@
-"""Where numbers and pictures go: metrics.jsonl, TensorBoard, previews/, W&B."""
+"""Where numbers and previews go: metrics.jsonl, TensorBoard, previews/, W&B.
 
+Weights & Biases is for those who ask for it:
+
+    config.wandb = dict(project="unclip")        # and: pip install wandb
+
+A resumed run goes on with the same curves: wandb_run.txt in its folder names them.
+"""
+
+import dataclasses
 import json
 import math
-import os
 import pathlib
+import uuid
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from etils import epath
 
-from unclip_jax.training import wandb_board
+from unclip_jax import config as config_lib
+from unclip_jax.files import atomic_write
+from unclip_jax.grids import make_grid
+from unclip_jax.images import save_image
 from unclip_jax.training.mirror import Mirror
+
+WANDB_ID = "wandb_run.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class WandbOptions:
+    """config.wandb."""
+
+    project: str
+    entity: str | None = None  # user or team; None: the default one
+    name: str | None = None  # of the run; None: that of its folder
+    group: str | None = None
 
 
 class Writer:
@@ -35,8 +59,8 @@ class Writer:
         self._board = SummaryWriter(
             str(self._workdir / "tensorboard"), purge_step=start_step + 1
         )
-        if options := wandb_board.check(config or {}):
-            self._wandb = wandb_board.WandbBoard(workdir, options, config)
+        if options := check_wandb(config or {}):
+            self._wandb = WandbBoard(workdir, options, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row. Numbers that are not finite are null in the file."""
@@ -55,13 +79,10 @@ class Writer:
         """A grid of uint8 (N, H, W, 3) pictures, as PNG and to TensorBoard."""
         if self._file is None:
             return
-        from PIL import Image
-
         grid = make_grid(images, columns)
         path = self._workdir / "previews" / f"{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
         zoom = max(1, 96 // images.shape[1])
-        Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1)).save(path)
+        save_image(path, grid.repeat(zoom, 0).repeat(zoom, 1))
         self._board.add_image("preview", grid, step, dataformats="HWC")
         if self._wandb:
             self._wandb.image(step, grid)
@@ -76,13 +97,49 @@ class Writer:
         self._mirror.close()
 
 
-def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """(N, H, W, 3) -> (rows * H, columns * W, 3), white where pictures are missing."""
-    n, h, w, c = images.shape
-    rows = -(-n // columns)
-    blank = np.full((rows * columns - n, h, w, c), 255, images.dtype)
-    tiles = np.concatenate([images, blank]).reshape(rows, columns, h, w, c)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+class WandbBoard:
+    """One run's curves and previews there."""
+
+    def __init__(self, workdir, options: WandbOptions, config: Mapping):
+        """`config`: plain, shown with the run."""
+        wandb, folder = _wandb(), epath.Path(workdir)
+        path = folder / WANDB_ID
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex[:12])
+        self._run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            name=options.name or folder.name,
+            group=options.group,
+            id=path.read_text().strip(),
+            resume="allow",
+            config=dict(config),
+        )
+        # an axis of our own: a run resumed from an older step goes back along it
+        self._run.define_metric("*", step_metric="step")
+        self._image = wandb.Image
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def image(self, step: int, grid: np.ndarray) -> None:
+        """uint8 (H, W, 3)."""
+        self._run.log({"step": step, "preview": self._image(grid)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def check_wandb(config) -> WandbOptions | None:
+    """The options of config.wandb, which may be missing.
+
+    Raises ValueError for unknown options, or when the package is missing.
+    """
+    if not config.get("wandb"):
+        return None
+    options = config_lib.build(WandbOptions, config["wandb"], "config.wandb")
+    _wandb()
+    return options
 
 
 def _keep_rows(path: pathlib.Path, last_step: int) -> None:
@@ -93,6 +150,15 @@ def _keep_rows(path: pathlib.Path, last_step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):  # the line a crash cut short
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write(path, "".join(kept))
+
+
+def _wandb():
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            "config.wandb needs the package wandb: `pip install wandb`, or leave "
+            "config.wandb out (metrics.jsonl and TensorBoard have everything)"
+        ) from error
+    return wandb

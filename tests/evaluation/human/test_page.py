@@ -8,7 +8,7 @@ import pytest
 
 from unclip_jax.evaluation.human import answers
 from unclip_jax.evaluation.human.study import StudyOptions, make_study
-from unclip_jax.generation.picture_files import save_picture
+from unclip_jax.images import save_image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
@@ -27,7 +27,7 @@ def test_a_rater_answers_leaves_and_goes_on(tmp_path):
         for i in range(3):
             image = np.full((8, 8, 3), 80 * i, np.uint8)
             caption = {"prompt": f"<b>number</b> {i}"}
-            save_picture(tmp_path / name / f"{i}.png", image, caption)
+            save_image(tmp_path / name / f"{i}.png", image, caption)
     options = StudyOptions(("caption",))
     folders = tmp_path / "a", tmp_path / "b"
     key = make_study(tmp_path / "s", *folders, options=options, log=len)

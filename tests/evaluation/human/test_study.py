@@ -13,7 +13,7 @@ from unclip_jax import compare, config
 from unclip_jax.evaluation.human import answers, study
 from unclip_jax.evaluation.human.study import StudyOptions, make_study
 from unclip_jax.evaluation.metrics import preference
-from unclip_jax.generation.picture_files import save_picture
+from unclip_jax.images import save_image
 
 CAPTIONS = [f"caption {i // 4}" for i in range(12)]  # four samples of each of three
 
@@ -29,8 +29,8 @@ def folders(tmp_path):
         for i, caption in enumerate(CAPTIONS):
             path = tmp_path / name / f"{i:06d}.png"
             about = {"prompt": caption, "settings": f"the secret of {name}"}
-            save_picture(path, image((ord(name), i)), about)
-        save_picture(tmp_path / name / "grid.png", image(0, 32))
+            save_image(path, image((ord(name), i)), about)
+        save_image(tmp_path / name / "grid.png", image(0, 32))
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -150,7 +150,7 @@ def test_folders_of_other_programs_pair_by_number(folders, tmp_path):
 
 
 def test_pairs_of_different_captions_are_refused(folders, tmp_path):
-    save_picture(folders[1] / "000007.png", image(1), {"prompt": "another"})
+    save_image(folders[1] / "000007.png", image(1), {"prompt": "another"})
     with pytest.raises(ValueError, match="'caption 1'.*b/000007.png: 'another'"):
         make_study(tmp_path / "s", *folders, log=len)
     assert not (tmp_path / "s").exists()

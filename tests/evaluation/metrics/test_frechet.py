@@ -70,43 +70,10 @@ def test_constant_features_leave_the_distance_of_the_means():
     assert got == pytest.approx(32.0)
 
 
-def test_streaming_in_batches_and_merged_equals_two_passes():
-    x = features(7, 101, 16)
-    whole = frechet.Statistics().add(x)
-    halves = (
-        frechet.Statistics()
-        .add(x[:30])
-        .merge(frechet.Statistics().add(x[30:60]).add(x[60:]))
-    )
-    mean, cov = frechet.statistics(x)
-    for s in (whole, halves, halves.merge(frechet.Statistics())):
-        assert s.n == 101
-        np.testing.assert_allclose(s.mean, mean, atol=1e-13)
-        np.testing.assert_allclose(s.covariance, cov, atol=1e-13)
-
-
-def test_merging_with_nothing_copies():
-    a = frechet.Statistics().add(features(8, 4, 3))
-    frechet.Statistics().merge(a).add(features(9, 4, 3))
-    assert a.n == 4
-    np.testing.assert_array_equal(a.total, features(8, 4, 3).sum(0))
-
-
-def test_float32_input_is_summed_in_float64():
-    x = np.full((1000, 2), 16777217 / 16777216, np.float32) * 4096
-    s = frechet.Statistics()
-    for row in x:
-        s.add(row[None])
-    assert s.total.dtype == np.float64
-    np.testing.assert_array_equal(s.mean, x[0].astype(np.float64))
-
-
 def test_too_few_and_broken_pictures_are_named():
     x = features(10, 8, 4)
     with pytest.raises(ValueError, match="at least 2"):
         frechet.frechet_from_features(x[:1], x)
-    with pytest.raises(ValueError, match="at least 2"):
-        _ = frechet.Statistics().add(x[:1]).covariance
     x[3, 1] = np.nan
     with pytest.raises(ValueError, match=r"NaN.*\n?.*rows 3"):
         frechet.frechet_from_features(x, features(10, 8, 4))

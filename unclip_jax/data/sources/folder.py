@@ -17,8 +17,8 @@ import pathlib
 
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.images import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 FILES = ("file_name", "filename", "file", "image", "path")
 CAPTIONS = ("captions", "caption", "text")

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unclip_jax.data import order
+from unclip_jax.files import sha256_file
 
 # Everyday nouns whose glyph shows the noun and reads at 32 pixels. The order matters:
 # after ten familiar ones each next noun is the solid silhouette least like those
@@ -264,7 +265,7 @@ class Icons:
             "size": self.size,
             "jitter": self.jitter,
             "num_examples": self._length,
-            "font": _font_hash(),
+            "font": sha256_file(_font_file()),
         }
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -287,12 +288,6 @@ def _font_file() -> str:
     from fonticon_mdi7 import MDI7
 
     return MDI7.__font_file__
-
-
-@functools.lru_cache(maxsize=1)
-def _font_hash() -> str:
-    with open(_font_file(), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,8 +14,6 @@ example of every source at least once.
 Sources of records mix too, when one CLIP and one tokenizer made them.
 """
 
-import hashlib
-import json
 import math
 
 import numpy as np
@@ -23,6 +21,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax.data import order
 from unclip_jax.data.sources import LOADER_KEYS, BadRecord, make_source
+from unclip_jax.files import sha256_json
 
 # What records must have in common.
 ALIKE = (
@@ -86,8 +85,7 @@ class Mixture:
             for number, (name, source) in enumerate(self._sources.items())
         ]
         parts = [(n, s.fingerprint, self.counts[n]) for n, s in self._sources.items()]
-        text = json.dumps(["mixture", parts, seed])
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.fingerprint = sha256_json(["mixture", parts, seed])
         if all(hasattr(source, "arrays") for source in self._sources.values()):
             self._become_records()
 

@@ -1,22 +1,21 @@
 """What every source of picture files shares: from encoded bytes to a square, captions.
 
 A source of this kind says where the bytes and captions of example i are (`load`); this
-file decodes them. Any file that Pillow opens will do: EXIF rotation is applied,
-transparent pixels become white, CMYK, palettes, grey and 16-bit grey become 8-bit RGB,
-the first frame of an animation is taken. The largest centred square is cut out and
-scaled to `image_size`; with crop="random", training takes one anywhere instead.
+file decodes them. Any file that Pillow opens will do, see images.py. The largest
+centered square is cut out and scaled to `image_size`; with crop="random", training
+takes one anywhere instead.
 """
 
 import dataclasses
-import hashlib
 import io
-import json
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unclip_jax.data.sources import BadRecord, LeftOut
+from unclip_jax.files import sha256_json
+from unclip_jax.images import to_rgb, to_square
 
 # The options that each of these sources has besides its own, see PictureSource.
 COMMON = ("image_size", "min_size", "max_aspect", "captions", "crop")
@@ -112,8 +111,7 @@ class PictureSource:
     def set_fingerprint(self, **what) -> None:
         """Names the examples by JSON-able facts and the common options."""
         options = (self.image_size, self.min_size, self.max_aspect, self.which_captions)
-        text = json.dumps([type(self).__name__, options, what], sort_keys=True)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.fingerprint = sha256_json([type(self).__name__, options, what])
 
     def _usable(self, captions, key) -> tuple[str, ...]:
         """At least one caption without needless white space."""
@@ -150,52 +148,10 @@ def decode(
             if short >= 4 * size:  # JPEG only: decodes at a fraction of the size
                 scale = 2 * size / short
                 image.draft("RGB", (int(scale * width), int(scale * height)))
-            return to_square(as_rgb(ImageOps.exif_transpose(image)), size, position)
+            return to_square(to_rgb(image), size, position)
     except LeftOut:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
         # without the address of the buffer that some messages name
         reason = "not a picture" if "cannot identify" in str(error) else str(error)
         raise BadRecord(key, f"its image is damaged ({reason})") from error
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB; transparency becomes white."""
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers of unknown range")
-    if image.mode.startswith("I"):  # 16 bits of grey
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def to_square(
-    image: Image.Image, size: int, position: float | None = None
-) -> np.ndarray:
-    """One of the largest squares of an RGB picture, scaled: uint8 (size, size, 3).
-
-    Args:
-      image: any size.
-      size: of the result.
-      position: of the square along the longer side, in [0, 1): equal parts of it are
-        the whole pixels at which a square may begin. None is the middle.
-    """
-    side = min(image.size)
-    if position is None:
-        left, top = ((n - side) // 2 for n in image.size)
-    else:
-        left, top = (int(position * (n - side + 1)) for n in image.size)
-    if side != size:
-        image = image.resize(
-            (size, size),
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + side, top + side),
-            reducing_gap=3.0,  # whole factors first: much faster, as good to the eye
-        )
-    elif image.width != image.height:
-        image = image.crop((left, top, left + side, top + side))
-    return np.array(image)

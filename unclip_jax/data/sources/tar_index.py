@@ -6,16 +6,16 @@ system's.
 """
 
 import collections
-import hashlib
 import json
-import os
 import pathlib
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from unclip_jax import files
+from unclip_jax.images import SUFFIXES
+
 TEXTS = (".txt", ".json")  # the first one found counts
 COLUMNS = [
     ("tar", np.uint32),
@@ -48,19 +48,15 @@ def open_index(tars, folder):
         (file.name, s.st_size, s.st_mtime_ns)
         for file, s in zip(tars, stats, strict=True)
     ]
-    name = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
+    name = files.sha256_json(stamp)[:16]
     array_file = folder / f"tar-index-{name}.npy"
     note_file = array_file.with_suffix(".json")  # written last: both are whole
     if not note_file.is_file():
         array, failed = scan(tars)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = array_file.with_suffix(f".{os.getpid()}.partial")
-            with open(partial, "wb") as file:
-                np.save(file, array)
-            os.replace(partial, array_file)
-            partial.write_text(json.dumps(failed))
-            os.replace(partial, note_file)
+            files.atomic_write(array_file, lambda file: np.save(file, array))
+            files.atomic_write(note_file, json.dumps(failed))
         except OSError as error:
             raise PermissionError(
                 f"the index of the tars cannot be written into {str(folder)!r} "
@@ -118,7 +114,7 @@ def scan_tar(file):
     def close():
         if current is None:
             return
-        image = next((parts[s] for s in IMAGES if s in parts), None)
+        image = next((parts[s] for s in SUFFIXES if s in parts), None)
         suffix = next((s for s in TEXTS if s in parts), None)
         if image is None or suffix is None:
             failed[NO_IMAGE if image is None else NO_CAPTION] += 1

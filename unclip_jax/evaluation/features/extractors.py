@@ -62,7 +62,7 @@ def _clip(layers, model="", batch_size=32):
     if not model:
         raise ValueError("an extractor 'clip' needs `model`, the folder of an export")
     loaded = UnCLIP.load(model, parts=("clip",), batch_size=batch_size)
-    return ClipExtractor(loaded, files.of_folder(model))
+    return ClipExtractor(loaded, files.sha256_folder(model))
 
 
 def _dinov2(layers, weights="", batch_size=32):

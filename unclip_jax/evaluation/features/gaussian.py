@@ -7,7 +7,6 @@ besides, a JSON text that says what the numbers depend on; other programs ignore
 
 import dataclasses
 import json
-import os
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -36,8 +35,8 @@ class GaussianStatistics:
     @property
     def fingerprint(self):
         """Hex sha256 of the numbers."""
-        return files.of_json(
-            [files.of_array(self.mean), files.of_array(self.covariance)]
+        return files.sha256_json(
+            [files.sha256_array(self.mean), files.sha256_array(self.covariance)]
         )
 
 
@@ -45,15 +44,12 @@ def write(path, statistics):
     """Write statistics so that the file is whole or absent; makes the folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(
-            file,
-            mu=np.asarray(statistics.mean, np.float64),
-            sigma=np.asarray(statistics.covariance, np.float64),
-            about=json.dumps(dict(statistics.about), sort_keys=True),
-        )
-    os.replace(partial, path)
+    arrays = {
+        "mu": np.asarray(statistics.mean, np.float64),
+        "sigma": np.asarray(statistics.covariance, np.float64),
+        "about": json.dumps(dict(statistics.about), sort_keys=True),
+    }
+    files.atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read(path):
@@ -137,7 +133,7 @@ def cached(folder, about, compute):
     Raises:
       ValueError: a file under that hash that says something else.
     """
-    path = pathlib.Path(folder) / f"{files.of_json(about)[:16]}.npz"
+    path = pathlib.Path(folder) / f"{files.sha256_json(about)[:16]}.npz"
     if not path.exists():
         write(path, GaussianStatistics(*compute(), about))
     statistics = read(path)

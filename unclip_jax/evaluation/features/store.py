@@ -5,7 +5,6 @@ costs nothing.  Several processes share the work: process p of P computes the ch
 p + P, ... on its own devices, and every one ends with all rows, in order.
 """
 
-import os
 import pathlib
 import warnings
 import zipfile
@@ -44,7 +43,7 @@ class FeatureStore:
         """
         layers = getattr(extractor, "layers", ())
         depends = [images.fingerprint, extractor.about, list(layers), self.chunk]
-        key = files.of_json(depends)[:16]
+        key = files.sha256_json(depends)[:16]
         starts = range(0, len(images), self.chunk)
         mine = starts[jax.process_index() :: jax.process_count()]
         found = []
@@ -94,10 +93,8 @@ class FeatureStore:
                 )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            with open(partial, "wb") as file:
-                np.savez(file, **{f"layer_{k}": v for k, v in features.items()})
-            os.replace(partial, path)
+            arrays = {f"layer_{k}": v for k, v in features.items()}
+            files.atomic_write(path, lambda file: np.savez(file, **arrays))
         return features
 
     def _load(self, path, rows):

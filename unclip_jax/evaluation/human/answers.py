@@ -11,7 +11,7 @@ import numpy as np
 
 from unclip_jax.evaluation.human.study import FORMAT
 from unclip_jax.evaluation.metrics import preference
-from unclip_jax.evaluation.report.write_results import write
+from unclip_jax.files import atomic_write
 
 ANSWERS = ("1", "2", "not sure")  # the first, the second, neither
 COLUMNS = ("pair", "answer", "rater")
@@ -66,7 +66,7 @@ def score_study(
         "b": key["b"],
         "questions": questions,
     }
-    write(folder / "preferences.json", json.dumps(results, indent=1) + "\n")
+    atomic_write(folder / "preferences.json", json.dumps(results, indent=1) + "\n")
     log(table(results))
     log(f"written: {folder}/preferences.json")
     return results

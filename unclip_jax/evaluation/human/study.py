@@ -22,9 +22,8 @@ from PIL import Image
 
 from unclip_jax import files
 from unclip_jax.config import check_keys
-from unclip_jax.evaluation.report.write_results import write
-from unclip_jax.generation.images import find_pictures, read_image
-from unclip_jax.generation.picture_files import read_metadata
+from unclip_jax.files import atomic_write
+from unclip_jax.images import find_images, read_image, read_metadata
 
 FORMAT = "unclip_jax comparison"
 PAGE_BYTES = 32 * 2**20  # a page ends early rather than grow beyond what phones open
@@ -138,7 +137,7 @@ def make_study(
     stats = [
         [str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in shown
     ]
-    study = files.of_json([stats, dataclasses.asdict(options)])[:8]
+    study = files.sha256_json([stats, dataclasses.asdict(options)])[:8]
     key = {
         "format": FORMAT,
         "version": 1,
@@ -167,7 +166,7 @@ def make_study(
             }
         pages = _write_pages(folder / "pages", study, name, items, options)
         log(f"{name}: {len(items)} comparisons on {pages} pages in {folder}/pages")
-    write(folder / "key.json", json.dumps(key, indent=1) + "\n")
+    atomic_write(folder / "key.json", json.dumps(key, indent=1) + "\n")
     log(f"which image is whose: {folder}/key.json (not for raters)")
     return key
 
@@ -181,7 +180,7 @@ def match_images(a, b) -> list[tuple[pathlib.Path, pathlib.Path]]:
       ValueError: images without partner.
       FileNotFoundError: a folder that is not there, or has no images.
     """
-    first, second = find_pictures([a]), find_pictures([b])
+    first, second = find_images([a]), find_images([b])
     for name in (lambda path: path.stem, _number):
         left, right = ({name(p): p for p in paths} for paths in (first, second))
         unique = len(left) == len(first) and len(right) == len(second)
@@ -298,7 +297,7 @@ def _write_pages(folder, study, name, items, options) -> int:
         # "<" would end the script that holds the data
         text = json.dumps(data).replace("<", "\\u003c")
         html = _template().replace("{{DATA}}", text)
-        write(folder / f"{name}_{number:02d}.html", html)
+        atomic_write(folder / f"{name}_{number:02d}.html", html)
     return number
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
-from unclip_jax.interop.tensor_files import read_tensors
+from unclip_jax.interop.weights import read_tensors
 
 
 def aesthetic(features, layers):

@@ -11,7 +11,6 @@ covariances, without the rounding a matrix square root of the product suffers (t
 eigenvalues are squares of these singular values).
 """
 
-import copy
 import dataclasses
 import warnings
 
@@ -23,73 +22,6 @@ from unclip_jax.evaluation.metrics.checks import as_features, same_width
 FULL_RANK = 1e-10  # least Cholesky pivot, of the largest, that is surely no rounding
 BLOCK = 4096  # rows
 FEW = 10_000  # below this the distance is biased upwards by more than it is worth
-
-
-@dataclasses.dataclass
-class Statistics:
-    """Streaming sums of features: add batches, merge processes, read mean and cov.
-
-    Attributes:
-      n: rows seen.
-      total: float64 (D,) sum of x, or None before the first batch.
-      outer: float64 (D, D) sum of x x^T.
-    """
-
-    n: int = 0
-    total: np.ndarray | None = None
-    outer: np.ndarray | None = None
-
-    def add(self, x, name="features"):
-        """Add a batch of features (N, D); returns self."""
-        x = as_features(x, name, minimum=0)
-        if self.total is None:
-            self.total = np.zeros(x.shape[1])
-            self.outer = np.zeros((x.shape[1], x.shape[1]))
-        if x.shape[1] != self.total.shape[0]:
-            raise ValueError(
-                f"{name}: {x.shape[1]} wide, but the sums are "
-                f"{self.total.shape[0]} wide"
-            )
-        self.n += x.shape[0]
-        self.total += x.sum(axis=0)
-        self.outer += x.T @ x
-        return self
-
-    def merge(self, other):
-        """Return the statistics of both together (sums add; nothing is averaged)."""
-        if self.total is None or other.total is None:
-            full = other if self.total is None else self
-            return copy.deepcopy(full)  # `add` works in place
-        if self.total.shape != other.total.shape:
-            raise ValueError(
-                f"cannot merge statistics {self.total.shape[0]} and "
-                f"{other.total.shape[0]} wide"
-            )
-        return Statistics(
-            self.n + other.n, self.total + other.total, self.outer + other.outer
-        )
-
-    @property
-    def mean(self):
-        """float64 (D,)."""
-        self._need(1)
-        return self.total / self.n
-
-    @property
-    def covariance(self):
-        """float64 (D, D), ddof = 1."""
-        self._need(2)
-        mean = self.mean
-        cov = (self.outer - self.n * np.outer(mean, mean)) / (self.n - 1)
-        return (cov + cov.T) / 2
-
-    def _need(self, n):
-        if self.n < n:
-            raise ValueError(
-                f"statistics of {self.n} pictures: a covariance needs at least 2"
-                if n == 2
-                else "statistics of no pictures have no mean"
-            )
 
 
 def statistics(x, name="features"):

@@ -12,7 +12,7 @@ import json
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unclip_jax.generation.grids import FONT_SIZE, GAP, caption_grid
+from unclip_jax.grids import FONT_SIZE, GAP, caption_grid
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-import os
 
 import jax
 
 from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.report import html
+from unclip_jax.files import atomic_write
 
 
 def write_results(
@@ -35,15 +35,15 @@ def write_results(
     count = min(options.pictures, len(rows))
     shown = (rows[:count], generated[:count], None if true is None else true[:count])
     lines = "".join(json.dumps(r) + "\n" for r in rows)
-    write(workdir / "pictures.jsonl", lines)
-    write(workdir / "samples.png", html.samples_png(*shown, options.columns))
-    write(workdir / "report.html", html.html(results, *shown, curves))
+    atomic_write(workdir / "pictures.jsonl", lines)
+    atomic_write(workdir / "samples.png", html.samples_png(*shown, options.columns))
+    atomic_write(workdir / "report.html", html.html(results, *shown, curves))
     columns = ("value", "stderr", "true_pictures", "chance", "better")
     scores = results["scores"].items()
     table = [{"metric": n, **{c: s[c] for c in columns}} for n, s in scores]
-    write(workdir / "results.csv", csv_text(table))
+    atomic_write(workdir / "results.csv", csv_text(table))
     text = json.dumps(results, indent=1, allow_nan=False)
-    write(workdir / "results.json", text + "\n")
+    atomic_write(workdir / "results.json", text + "\n")
 
 
 def write_statistics(path, statistics):
@@ -59,11 +59,3 @@ def csv_text(rows):
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def write(path, content):
-    """Write str or bytes so that the file is whole or absent."""
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

@@ -1,15 +1,20 @@
 """What `python -m unclip_jax.sample` does: flags in, pictures out."""
 
-import hashlib
+import json
 import pathlib
 import types
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+
+import unclip_jax
+from unclip_jax.files import sha256_file
 from unclip_jax.generation.cli import listings, modes
-from unclip_jax.generation.grids import caption_grid
-from unclip_jax.generation.images import read_image
-from unclip_jax.generation.picture_files import FORMATS, describe, save_picture
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.generation.unclip import UnCLIP
+from unclip_jax.grids import caption_grid
+from unclip_jax.images import FORMATS, read_image, save_image
 from unclip_jax.progress import ProgressLine, Within
 
 # Flags that every mode takes; all others are options of modes.
@@ -42,32 +47,32 @@ def sample(args: types.SimpleNamespace) -> None:
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
     if mode.captions is None:
         model, settings = _load(args, options, settings)
-        images, captions, columns = mode.draw(model, options, ProgressLine())
+        images, captions, columns = mode.draw(model, options, ProgressLine("drawing"))
     else:
         captions, columns = mode.captions(options), args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
         model, settings = _load(args, options, settings)
         rows = slice(0, len(captions))
-        images = mode.draw(model, options, captions, rows, ProgressLine())
+        images = mode.draw(model, options, captions, rows, ProgressLine("drawing"))
     texts = describe(args.seed, settings, prompt="\n".join(captions))
     if out.suffix:
         alone = len(images) == 1
         page = images[0] if alone else caption_grid(images, captions, columns)
-        save_picture(out, page, texts | ({"index": 0} if alone else {}))
+        save_image(out, page, texts | ({"index": 0} if alone else {}))
     else:
         for i, image in enumerate(images):
             more = {"prompt": captions[i], "index": i}
             path = out / f"{i:06d}.{args.format}"
-            save_picture(path, image, describe(args.seed, settings, **more))
-        save_picture(out / "grid.png", caption_grid(images, captions, columns), texts)
+            save_image(path, image, describe(args.seed, settings, **more))
+        save_image(out / "grid.png", caption_grid(images, captions, columns), texts)
     print(f"{len(images)} pictures in {out}")
 
 
 def _fill(mode, options, captions, settings, args, out):
     """A list's pictures into a folder: those that it lacks, this process's share."""
     index = next(pathlib.Path(args.model).glob("*.json"), None)
-    model_sha256 = index and hashlib.sha256(index.read_bytes()).hexdigest()
+    model_sha256 = index and sha256_file(index)
     kept = settings | {"seed": args.seed, "dtype": args.dtype}
     folder = PictureFolder(
         out, captions, kept | {"model_sha256": model_sha256}, args.format
@@ -75,7 +80,7 @@ def _fill(mode, options, captions, settings, args, out):
     chunks = [*folder.chunks(args.batch_size, args.process, args.processes)]
     if chunks:
         model, settings = _load(args, options, settings)
-        progress = ProgressLine()
+        progress = ProgressLine("drawing")
         total, done = sum(rows.stop - rows.start for rows in chunks), 0
         for rows in chunks:
             within = Within(progress, done, total)
@@ -89,7 +94,7 @@ def _fill(mode, options, captions, settings, args, out):
         images = [read_image(folder.path(i)) for i in range(len(captions))]
         texts = describe(args.seed, settings, prompt="\n".join(captions))
         page = caption_grid(images, captions, args.columns)
-        save_picture(out / "grid.png", page, texts)
+        save_image(out / "grid.png", page, texts)
     print(f"{len(captions) - left} of {len(captions)} pictures in {out}")
 
 
@@ -123,3 +128,13 @@ def _check(args, options):
     suffix = pathlib.Path(args.out).suffix.lower()
     if suffix and suffix.removeprefix(".") not in FORMATS:
         raise ValueError(f"--out {args.out!r} must be a .png or .webp file or a folder")
+
+
+def describe(seed: int, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The metadata of a drawn image: how to draw it again."""
+    return {
+        **more,
+        "seed": seed,
+        "settings": json.dumps(settings, sort_keys=True),
+        "software": f"unclip_jax {unclip_jax.__version__}, jax {jax.__version__}",
+    }

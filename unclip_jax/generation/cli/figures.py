@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unclip_jax.generation.cli import listings
-from unclip_jax.generation.images import find_pictures, fit, read_image
+from unclip_jax.images import find_images, fit, read_image
 
 
 class Figure(NamedTuple):
@@ -27,7 +27,7 @@ class Figure(NamedTuple):
 
 def interpolate(model, options, progress) -> Figure:
     """Figures 4: rows from each picture to the next one given."""
-    files = find_pictures(options["image"])
+    files = find_images(options["image"])
     if len(files) < 2:
         raise ValueError(f"--mode=interpolate needs two pictures, got {len(files)}")
     pictures = [read_image(file) for file in files]
@@ -49,7 +49,7 @@ def interpolate(model, options, progress) -> Figure:
 
 def text_diff(model, options, progress) -> Figure:
     """Figure 5: the picture, then theta after theta."""
-    files = find_pictures(options["image"])
+    files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
     thetas = listings.numbers("thetas", options["thetas"])
     drawn = model.text_diff(
@@ -67,7 +67,7 @@ def text_diff(model, options, progress) -> Figure:
 
 def pca(model, options, progress) -> Figure:
     """Figure 7: the picture, then reconstructions from more and more components."""
-    files = find_pictures(options["image"])
+    files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
     dims = listings.numbers("dims", options["dims"], int)
     drawn = model.pca_reconstructions(
@@ -82,7 +82,7 @@ def pca(model, options, progress) -> Figure:
 
 def zero_shot(model, options, progress) -> Figure:
     """Pictures with the probabilities of the labels."""
-    files = find_pictures(options["image"])
+    files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
     odds = _labels(model, options, pictures)
     images = np.stack([fit(picture, model.clip_image_size) for picture in pictures])
@@ -92,7 +92,7 @@ def zero_shot(model, options, progress) -> Figure:
 
 def typographic(model, options, progress) -> Figure:
     """Figure 6: attacked pictures and their labels, beside variations."""
-    files = find_pictures(options["image"])
+    files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
     samples, labels = options["samples"], _labels(model, options, pictures)
     drawn = model.variations(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.generation import checks
-from unclip_jax.generation.images import find_pictures, fit, read_image
+from unclip_jax.images import find_images, fit, read_image
 
 _PRIOR = ("prior", "temperature", "top_k", "top_p", "dot_quantile", "num_candidates")
 
@@ -152,4 +152,4 @@ def repeat(values: Sequence, times: int) -> list:
 
 
 def _files(options):
-    return repeat(find_pictures(options["image"]), options.get("samples", 1))
+    return repeat(find_images(options["image"]), options.get("samples", 1))

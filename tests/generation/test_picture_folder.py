@@ -1,37 +1,12 @@
-"""PNG and WebP files with their metadata, and folders that fill in many runs."""
+"""Folders that fill in many runs."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from unclip_jax.generation import picture_files
 from unclip_jax.generation.picture_folder import PictureFolder
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_pictures_and_their_metadata_come_back(tmp_path, suffix):
-    path = tmp_path / "new" / f"a.{suffix}"
-    texts = picture_files.describe(
-        7, {"eta": 0.5}, prompt="ein rotes Herz ❤\n心", index=3
-    )
-    picture_files.save_picture(path, PICTURE, texts)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), PICTURE)
-    read = picture_files.read_metadata(path)
-    assert read["prompt"] == "ein rotes Herz ❤\n心" and read["seed"] == "7"
-    assert read["settings"] == '{"eta": 0.5}' and "jax" in read["software"]
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_bad_pictures(tmp_path):
-    with pytest.raises(ValueError, match="should end in png or webp"):
-        picture_files.save_picture(tmp_path / "a.jpg", PICTURE)
-    with pytest.raises(ValueError, match="must be uint8"):
-        picture_files.save_picture(tmp_path / "a.png", PICTURE / 255)
-    assert picture_files.FORMATS and not list(tmp_path.iterdir())
 
 
 def test_processes_share_a_folder_and_none_draws_twice(tmp_path):

@@ -1,7 +1,6 @@
-"""Parts ready to run: the module its config describes and parameters that fit it."""
+"""Trained models ready to run: a module as its config says and parameters that fit."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class Component:
     """A trained model.
 
     Attributes:
@@ -43,14 +42,16 @@ class Part:
     analytic: np.ndarray | None = None
 
 
-def read_native(folder: str | os.PathLike, kind: str, dtype: str = "float32") -> Part:
+def read_native(
+    folder: str | os.PathLike, kind: str, dtype: str = "float32"
+) -> Component:
     """The part `kind` of a native export.
 
     Raises what native.read_part does, and ValueError when the tensors do not fit.
     """
     config, params, meta = native.read_part(folder, kind)
     where = f"the {kind} of {folder}"
-    part = make(kind, config, params, meta, dtype=dtype, where=where)
+    part = build_component(kind, config, params, meta, dtype=dtype, where=where)
     table = native.read_analytic(folder, kind)
     if table is None:
         return part
@@ -60,7 +61,7 @@ def read_native(folder: str | os.PathLike, kind: str, dtype: str = "float32") ->
     return dataclasses.replace(part, analytic=found)
 
 
-def make(
+def build_component(
     kind: str,
     config: Mapping[str, Any],
     params: Mapping[str, Any],
@@ -68,8 +69,8 @@ def make(
     *,
     dtype: str = "float32",
     where: str,
-) -> Part:
-    """Builds a Part, checking that `params` fit the module `config` describes.
+) -> Component:
+    """Builds a Component, checking that `params` fit the module `config` describes.
 
     Raises:
       ValueError: unknown dtype or model field; missing, unexpected or misshapen
@@ -86,7 +87,7 @@ def make(
         fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
         fingerprint = None if model == "upsampler" else meta["clip_fingerprint"]
-    return Part(kind, module, params, config, fingerprint, meta)
+    return Component(kind, module, params, config, fingerprint, meta)
 
 
 def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
@@ -114,8 +115,4 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         "ar_prior": (embedding, tokens, embedding, drop),
         "decoder": (image, t, embedding, tokens, drop, drop, embedding, states),
     }[kind]
-    shapes = jax.eval_shape(module.init, key, *inputs)["params"]
-    if kind == "prior":  # its forward pass does not go through its embedding space
-        init = functools.partial(module.init, method="normalize")
-        shapes = {**shapes, **jax.eval_shape(init, key, embedding)["params"]}
-    return shapes
+    return jax.eval_shape(module.init, key, *inputs)["params"]

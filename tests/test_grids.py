@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from unclip_jax.generation import grids
+from unclip_jax import grids
 
 
 def tiles(n, size=8):

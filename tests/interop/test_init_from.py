@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.interop import diffusers_prior, mapping, native, parts
-from unclip_jax.interop.initial import load_initial
+from unclip_jax.interop import components, diffusers_prior, mapping, native
+from unclip_jax.interop.init_from import load_initial
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 
 FIELDS = {
@@ -39,7 +39,7 @@ def run_with(clip="a-clip", **changes):
 @pytest.fixture(scope="module")
 def params():
     rng = np.random.default_rng(0)
-    shapes = parts.param_shapes("prior", models.build("prior", FIELDS))
+    shapes = components.param_shapes("prior", models.build("prior", FIELDS))
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 

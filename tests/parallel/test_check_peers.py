@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unclip_jax.parallel.roll_call import roll_call
+from unclip_jax.parallel.distributed import check_peers
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def call(address, count, numbers, timeout):
 
     def one(number):
         try:
-            return roll_call(address, count, number, timeout)
+            return check_peers(address, count, number, timeout)
         except ValueError as error:
             return str(error)
 
@@ -46,14 +46,14 @@ def test_process_0_is_missing(address):
 
 def test_a_coordinator_without_a_port_is_refused():
     with pytest.raises(ValueError, match="'here': expected host:port"):
-        roll_call("here", 2, 0, 1)
+        check_peers("here", 2, 0, 1)
 
 
 def test_strangers_do_not_keep_the_others_waiting(address):
     """A health check that connects and is silent, and one that speaks HTTP."""
     port = int(address.rpartition(":")[2]) + 1
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        first = pool.submit(roll_call, address, 2, 0, 20)
+        first = pool.submit(check_peers, address, 2, 0, 20)
         strangers = []
         while len(strangers) < 8 and not first.done():
             with contextlib.suppress(ConnectionRefusedError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unclip_jax import models
-from unclip_jax.interop import mapping, native, parts
+from unclip_jax.interop import components, mapping, native
 from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
 from unclip_jax.interop.diffusers_upsampler import load_upsampler
@@ -56,7 +56,7 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
     if config["model"].get("scan_layers"):
         params = mapping.stack_blocks(params)
     kind = native.kind_of(part)
-    shapes = parts.param_shapes(kind, models.build(kind, config["model"]))
+    shapes = components.param_shapes(kind, models.build(kind, config["model"]))
     left_out = {name for name in EMPTY_CAPTION if name not in params}
     shapes = {name: s for name, s in shapes.items() if name not in left_out}
     native.check_tensors(params, shapes, where)

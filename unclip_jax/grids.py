@@ -1,13 +1,14 @@
-"""Captioned grids of pictures, that people can read."""
+"""Grids of images: edge to edge, or with captions that people can read."""
 
 import bisect
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unclip_jax.generation.picture_files import check_picture
+from unclip_jax.images import check_image
 
 MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
 GAP = 8
@@ -36,7 +37,7 @@ def caption_grid(
       ValueError: no pictures, pictures of other types or sizes, or another number of
         captions.
     """
-    images = [check_picture(image) for image in images]
+    images = [check_image(image) for image in images]
     if not images:
         raise ValueError("a grid needs at least one picture, got none")
     sizes = {image.shape for image in images}
@@ -49,7 +50,7 @@ def caption_grid(
     factor = max(1, math.ceil(min_tile / min(images[0].shape[:2])))
     height, width = (factor * side for side in images[0].shape[:2])
 
-    font = ImageFont.load_default(FONT_SIZE)
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(FONT_SIZE))
     texts = [wrap(caption, font, width) for caption in captions]
     line = sum(font.getmetrics()) + 1
     lines = max((len(text) for text in texts), default=0)
@@ -67,6 +68,15 @@ def caption_grid(
             text = "\n".join(texts[i])
             draw.multiline_text((x, y + height + 2), text, "black", font, spacing=1)
     return np.asarray(page)
+
+
+def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """(N, H, W, 3) -> (rows * H, columns * W, 3), white where images are missing."""
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    blank = np.full((rows * columns - n, h, w, c), 255, images.dtype)
+    tiles = np.concatenate([images, blank]).reshape(rows, columns, h, w, c)
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
 
 
 def wrap(text: str, font, width: float, max_lines: int = 6) -> list[str]:

@@ -1,0 +1,105 @@
+"""Files are whole or absent, also when writing fails; hashes are those of sha256sum."""
+
+import hashlib
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from unclip_jax import files
+
+
+def write_array(file):
+    np.save(file, np.arange(3))
+
+
+@pytest.mark.parametrize("content", ["naïve\n", b"\0\xff", write_array])
+def test_writes_over_what_was_there_and_leaves_nothing_else(tmp_path, content):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    files.atomic_write(path, content)
+    if callable(content):
+        np.testing.assert_array_equal(np.load(path), np.arange(3))
+    else:
+        assert path.read_bytes() == (
+            content.encode() if isinstance(content, str) else content
+        )
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    files.atomic_write(tmp_path / "ours", "")
+    modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("plain", "ours")]
+    assert modes[0] == modes[1]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError("full")
+
+    files.atomic_write(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError, match="full"):
+        files.atomic_write(tmp_path / "a", fail)
+    assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_is_flushed_to_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def spy(*args, name=name, real=real):
+            calls.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(os, name, spy)
+    files.atomic_write(tmp_path / "a", "text")
+    assert calls == ["fsync", "replace"]
+
+
+def test_a_chosen_temporary_path_overwrites_what_a_killed_writer_left(tmp_path):
+    partial = tmp_path / "a.partial"
+    partial.write_text("left by a killed process")
+    with files.atomic_path(tmp_path / "a", partial) as path:
+        path.write_text("new")
+    assert (tmp_path / "a").read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_the_hash_of_json_does_not_know_the_order_of_keys():
+    digest = files.sha256_json({"b": [1, 2.5], "a": None})
+    assert digest == files.sha256_json({"a": None, "b": [1, 2.5]})
+    text = json.dumps({"a": None, "b": [1, 2.5]})
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+    assert digest != files.sha256_json({"a": None, "b": [2.5, 1]})
+
+
+def test_the_hash_of_an_array_knows_dtype_and_shape_but_no_strides():
+    a = np.arange(6, dtype=np.int32).reshape(2, 3)
+    digest = files.sha256_array(a)
+    assert digest == files.sha256_array(np.asfortranarray(a))
+    others = (a.reshape(3, 2), a.astype(np.int64), a.view(np.uint32), a + 1)
+    assert digest not in {files.sha256_array(other) for other in others}
+
+
+def test_the_hash_of_a_folder_knows_names_and_contents(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.py").write_text("1")
+    (tmp_path / "b.txt").write_text("2")
+    digest = files.sha256_folder(tmp_path)
+    python = files.sha256_folder(tmp_path, "*.py")
+    (tmp_path / "b.txt").write_text("3")
+    assert files.sha256_folder(tmp_path) != digest
+    assert files.sha256_folder(tmp_path, "*.py") == python
+    (tmp_path / "in" / "a.py").rename(tmp_path / "in" / "c.py")
+    assert files.sha256_folder(tmp_path, "*.py") != python
+    with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
+        files.sha256_folder("nowhere")
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,224 @@
+"""Images from files and to files; the same rules wherever a file is read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources.pictures import decode
+from unclip_jax.evaluation.image_sets import FolderImages
+from unclip_jax.generation import page
+from unclip_jax.generation.cli.command import describe
+from unclip_jax.images import find_images, fit, read_image, read_metadata, save_image
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+
+def halves(left, right):
+    """16 x 16: the left half of one color, the right half of another."""
+    image = np.empty((16, 16, 3), np.uint8)
+    image[:, :8], image[:, 8:] = left, right
+    return image
+
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+# every kind of file shows this, but for what JPEG loses
+SHOWN = halves(RED, WHITE)
+
+
+def write_alpha(path):
+    hidden = np.dstack([halves(RED, (0, 0, 90)), np.zeros((16, 16), np.uint8)])
+    hidden[:, :8, 3] = 255  # what is under full transparency is not to be seen
+    Image.fromarray(hidden).save(path, "PNG")
+
+
+def write_cmyk(path):
+    Image.fromarray(SHOWN).convert("CMYK").save(path, "JPEG", quality=100)
+
+
+def write_rotated(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
+    Image.fromarray(np.rot90(SHOWN).copy()).save(path, "PNG", exif=exif)
+
+
+def write_animation(path):
+    frames = [Image.fromarray(image) for image in (SHOWN, 255 - SHOWN)]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+
+
+def write_16_bits(path):
+    gray = np.repeat(np.array([0x8000, 0xFFFF], np.uint16), 8)[None].repeat(16, 0)
+    Image.fromarray(gray).save(path, "PNG")
+
+
+KINDS = {  # file's name -> (writer, what one sees, tolerance)
+    "alpha.png": (write_alpha, SHOWN, 0),
+    "cmyk.jpg": (write_cmyk, SHOWN, 40),  # JPEG's colors bleed at the edge
+    "rotated.png": (write_rotated, SHOWN, 0),
+    "animation.gif": (write_animation, SHOWN, 0),
+    "16 bits.png": (write_16_bits, halves((128,) * 3, WHITE), 0),
+}
+
+
+def evaluate(path, *crop):
+    return FolderImages(path.parent, *crop)[:][0]
+
+
+READERS = {
+    "sample": lambda path: read_image(path, 16),
+    "page": lambda path: fit(page._picture(str(path), "a picture"), 16),
+    "evaluate": evaluate,
+    "evaluate, cropped": lambda path: evaluate(path, "shorter_side", 16),
+    "sources": lambda path: decode(path.read_bytes(), 16, path.name),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_reader_sees_the_same_image(tmp_path, reader, name):
+    write, shown, tolerance = KINDS[name]
+    write(tmp_path / name)
+    image = READERS[reader](tmp_path / name)
+    assert image.dtype == np.uint8 and image.shape == shown.shape
+    difference = np.abs(image.astype(int) - shown)
+    assert difference.max() <= tolerance and difference.mean() <= tolerance / 10
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_names_a_file_cut_short(tmp_path, reader):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / "short.png"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises((ValueError, BadRecord), match="short.png"):
+        READERS[reader](path)
+
+
+def test_exact_size_is_untouched(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 8), image)
+
+
+def test_centre_square_is_kept(tmp_path):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 10:70] = 200
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png", 10) == 200).all()
+
+
+def test_transparency_becomes_white(tmp_path):
+    image = np.zeros((8, 8, 4), np.uint8)
+    image[:4, :, 3] = 255  # black above, transparent below
+    Image.fromarray(image).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 8)
+    assert (read[:4] == 0).all() and (read[4:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "I;16", "LA"])
+def test_other_modes(tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((8, 8), 32896, np.uint16))
+    else:
+        image = Image.new("RGB", (8, 8), (128, 128, 128)).convert(mode)
+    path = tmp_path / f"a.{'tiff' if mode == 'CMYK' else 'png'}"
+    image.save(path)
+    read = read_image(path, 8)
+    assert read.shape == (8, 8, 3) and read.dtype == np.uint8
+    if mode != "1":
+        assert abs(int(read.mean()) - 128) <= 3
+
+
+def test_rotation_is_applied(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[0] = 255  # bright top row
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    read = read_image(tmp_path / "a.png", 8)
+    assert (read[:, -1] == 255).all() and (read[:, 0] == 0).all()
+
+
+def test_dark_16_bit_pictures_stay_dark(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() <= 1
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    read = read_image(tmp_path / "a.gif", 8)
+    assert (read == np.array([255, 0, 0])).all(-1).mean() > 0.9
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.paste(0, (0, 0, 8, 4))
+    image.save(tmp_path / "a.png", transparency=0)
+    read = read_image(tmp_path / "a.png", 8)
+    assert (read[:4] == 255).all() and (read[4:] == np.array([255, 0, 0])).all()
+
+
+def test_one_pixel_and_long_strips(tmp_path):
+    for size in ((1, 1), (1, 300), (300, 1)):
+        Image.new("RGB", size, (7, 8, 9)).save(tmp_path / "a.png")
+        read = read_image(tmp_path / "a.png", 8)
+        assert read.shape == (8, 8, 3) and (read == np.array([7, 8, 9])).all()
+
+
+def test_a_picture_that_claims_to_be_huge(tmp_path, monkeypatch):
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="too large a picture"):
+        read_image(tmp_path / "a.png", 8)
+
+
+def test_folders_become_their_pictures(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    found = find_images([tmp_path, tmp_path / "notes.txt"])
+    assert [f.name for f in found] == ["a.JPG", "b.png", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_images([tmp_path / "none.png"])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_image(tmp_path / "none.png", 8)
+    (tmp_path / "a.png").write_text("")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        read_image(tmp_path / "a.png", 8)
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        read_image(tmp_path / "a.png", 8)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "b.png")
+    data = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="not a readable picture"):
+        read_image(tmp_path / "b.png", 8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_pictures_and_their_metadata_come_back(tmp_path, suffix):
+    path = tmp_path / "new" / f"a.{suffix}"
+    texts = describe(7, {"eta": 0.5}, prompt="ein rotes Herz ❤\n心", index=3)
+    save_image(path, PICTURE, texts)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), PICTURE)
+    read = read_metadata(path)
+    assert read["prompt"] == "ein rotes Herz ❤\n心" and read["seed"] == "7"
+    assert read["settings"] == '{"eta": 0.5}' and "jax" in read["software"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_bad_pictures(tmp_path):
+    with pytest.raises(ValueError, match="should end in png or webp"):
+        save_image(tmp_path / "a.jpg", PICTURE)
+    with pytest.raises(ValueError, match="must be uint8"):
+        save_image(tmp_path / "a.png", PICTURE / 255)
+    assert not list(tmp_path.iterdir())
