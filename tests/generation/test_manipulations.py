@@ -235,10 +235,11 @@ class Steps:
         self.seen.add((what, step, steps))
 
 
-def test_the_steps_that_are_made_are_those_that_are_counted(model, images):
+@pytest.mark.parametrize("corrections", [0, 1])
+def test_the_steps_that_are_made_are_those_that_are_counted(model, images, corrections):
     """Between three timesteps there are two, there and back."""
-    progress = Steps()
-    model.reconstruct(images, steps=3, progress=progress)
+    progress, options = Steps(), {"steps": 3, "corrections": corrections}
+    model.reconstruct(images, **options, progress=progress)
     jax.effects_barrier()
     ways = {(way, i, 2) for way in ("inversion", "decoder") for i in range(2)}
     assert progress.seen == ways

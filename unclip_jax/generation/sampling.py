@@ -278,7 +278,8 @@ def reported(predict, timesteps, report, what):
     step_of = {int(t): i for i, t in enumerate(timesteps)}
 
     def tell(t):
-        report(what, step_of[int(t)], len(step_of))
+        if int(t) in step_of:  # corrections of inversion call it at the noisier end too
+            report(what, step_of[int(t)], len(step_of))
 
     def telling(x, t):
         jax.debug.callback(tell, t[0])
