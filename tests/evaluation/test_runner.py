@@ -8,8 +8,10 @@ import pytest
 import safetensors.numpy
 
 from unclip_jax.evaluation.config import check_config
-from unclip_jax.evaluation.image_store import ImageStore
+from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.runner import evaluate
+from unclip_jax.generation.picture_folder import PictureFolder
+from unclip_jax.images import read_metadata
 
 FILES = {"results.json", "pictures.jsonl", "samples.png", "report.html"}
 
@@ -94,31 +96,45 @@ def test_kept_pictures_belong_to_their_setting(config, make_model, tmp_path):
     assert len(model.calls) == 8
 
 
-def test_image_store_keeps_and_mends(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    store = ImageStore(tmp_path, 5)
-    assert store.missing() == [0, 1, 2, 3, 4]
-    store.put(0, images[:3])
-    store.put(3, images[3:])
-    kept = ImageStore(tmp_path, 5).images()
-    np.testing.assert_array_equal(kept[:], images)
-    np.testing.assert_array_equal(kept[2:4], images[2:4])  # of two files
-    first = ImageStore(tmp_path, 4).images()
-    np.testing.assert_array_equal(first[:], images[:4])
-    assert first.fingerprint != kept.fingerprint
-    other = ImageStore(tmp_path / "other", 5)  # in other chunks: the same pictures
-    other.put(0, images)
-    assert other.images().fingerprint == kept.fingerprint
-    assert kept[5:].shape[0] == 0
-    path = tmp_path / "images_00000003_00000005.npz"
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.warns(UserWarning, match="broken"):
-        store = ImageStore(tmp_path, 5)
-    assert store.missing() == [3, 4]
-    with pytest.raises(ValueError, match="2 of 5"):
-        store.images()
-    with pytest.raises(ValueError, match="uint8"):
-        store.put(3, images[3:].astype(np.float32))
+def test_generated_images_are_kept_and_mended(config, make_model, source, tmp_path):
+    def folder(name="one", setting=0):
+        captions = source.captions(5)
+        return PictureFolder(tmp_path / name, captions, {"setting": setting})
+
+    def draw(model, where, count=5):
+        return generate(model, where, count, config, len)
+
+    def expected(i):
+        return make_model().text2image(source.captions(5))[i]
+
+    model = make_model()
+    config.generation.batch_size = 3
+    images = draw(model, folder())
+    assert [call[:2] for call in model.calls] == [(0, 3), (3, 2)]
+    np.testing.assert_array_equal(images[:], expected(slice(0, 5)))
+    np.testing.assert_array_equal(images[2:4], expected(slice(2, 4)))
+    assert images[5:].shape[0] == 0
+    about = read_metadata(tmp_path / "one/000004.png")
+    assert about["prompt"] == source.captions(5)[4] and about["index"] == "4"
+    first = draw(model, folder(), 4)
+    np.testing.assert_array_equal(first[:], expected(slice(0, 4)))
+    assert len(model.calls) == 2 and first.fingerprint != images.fingerprint
+    config.generation.batch_size = 5  # in other batches: the same images
+    other = draw(make_model(), folder("other"))
+    assert other.fingerprint == images.fingerprint
+    path = tmp_path / "one/000003.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    config.generation.batch_size = 3
+    with pytest.warns(UserWarning, match="000003.png.*made again"):
+        again = draw(model, folder())
+    assert [call[:2] for call in model.calls[2:]] == [(3, 2)]
+    assert path.read_bytes() == whole and again.fingerprint == images.fingerprint
+    path.write_bytes(b"changed")
+    with pytest.raises(ValueError, match="000003.png"):
+        again[:]
+    with pytest.raises(ValueError, match="of other settings"):
+        folder(setting=1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 In the work folder appear
 
-  generated/<key>/   the generated images in chunks, under a key of everything that
+  generated/<key>/   the generated images as PNG, under a key of everything that
                      shapes them; a killed evaluation goes on where it stopped, and
                      another metric, asked for later, needs no new images.
   features/          features and statistics of images, likewise.
@@ -32,7 +32,6 @@ from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.image_sets import Images, open_images
-from unclip_jax.evaluation.image_store import ImageStore
 from unclip_jax.evaluation.metrics import Metric
 from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.report import html
@@ -40,6 +39,7 @@ from unclip_jax.evaluation.report.write_results import write_results, write_stat
 from unclip_jax.evaluation.sample_set import SampleSet
 from unclip_jax.evaluation.scoring import measure
 from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.versions import versions
 
 
@@ -229,11 +229,12 @@ def _generate(job, config):
         "captions": captions,
         "generation": options,
     }
-    folder = job.workdir / "generated" / files.sha256_json(setting)[:12]
-    store = ImageStore(folder, config.count)
-    generate(job.model, captions[: config.count], store, config, job.log)
-    about = {"model": {"path": str(config.model), "fingerprint": job.fingerprint}}
-    return store.images(), about
+    path = job.workdir / "generated" / files.sha256_json(setting)[:12]
+    del setting["captions"]  # the folder takes them apart
+    folder = PictureFolder(path, captions, setting)
+    images = generate(job.model, folder, config.count, config, job.log)
+    model = {"path": str(config.model), "fingerprint": job.fingerprint}
+    return images, {"model": model}
 
 
 def _score(job, config, images, about, started, selected=None):
