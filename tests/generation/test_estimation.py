@@ -2,14 +2,20 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unclip_jax.diffusion import analytic
+from unclip_jax.diffusion import analytic, bound, process
 from unclip_jax.diffusion.schedule import gather, make_schedule
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
+from unclip_jax.generation.estimation import (
+    BITS,
+    bits_per_dim,
+    spread_timesteps,
+    square_epsilon,
+)
 from unclip_jax.interop.components import Component
 
 SCHEDULE = make_schedule("cosine", 100)
@@ -100,3 +106,28 @@ def test_pictures_and_their_embeddings_are_what_the_decoder_is_asked_about(
     assert each.shape == (5, 2)
     with pytest.raises(ValueError, match="the decoder takes images"):
         square_epsilon(model, "decoder", prompts, z, images[:, :4], [3, 12])
+
+
+def test_bits_per_dim_is_the_bound_of_the_decoder_alone(model, stack, images):
+    """Assembled here from the module: no guidance, no dropped condition, |x_0| <= 1."""
+    z, prompts = model.encode_image(images), [f"a cat {i}" for i in range(5)]
+    whole = bits_per_dim(model, prompts, z, images, seed=7)
+    part, tokens = stack.part("decoder"), model.tokenize(prompts)
+    sched, keep = make_schedule("cosine", 20), jnp.zeros(5, bool)
+
+    def predict(x_t, t):
+        inputs = x_t, t, z, tokens, keep, keep, None, None
+        output = part.module.apply({"params": part.params}, *inputs)
+        return process.interpret(sched, "epsilon", x_t, t, output, 1.0)
+
+    def key(i):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(7), i), BITS)
+
+    x_0 = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    keys = jax.vmap(key)(jnp.arange(5))
+    expected = jax.jit(lambda x: bound.bits_per_dim(predict, sched, x, keys).total)(x_0)
+    np.testing.assert_allclose(whole, expected, rtol=1e-4)
+    last = bits_per_dim(model, prompts[3:], z[3:], images[3:], seed=7, first=3)
+    np.testing.assert_allclose(last, whole[3:], rtol=1e-4)
+    other = bits_per_dim(model, prompts, z, images, seed=8)
+    assert np.abs(other - whole).max() > 1e-3

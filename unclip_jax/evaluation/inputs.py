@@ -80,6 +80,21 @@ def check_clip(source, records, model, export):
     return theirs
 
 
+def draw_examples(source, count, seed) -> list[dict]:
+    """`count` examples of a source, drawn by the seed, in their order there.
+
+    Raises:
+      ValueError: the source has fewer.
+    """
+    if count > len(source):
+        raise ValueError(
+            f"config.count = {count}, but the data has {len(source)} examples"
+        )
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.choice(len(source), count, replace=False))
+    return [source[int(i)] for i in rows]
+
+
 def describe(source, i):
     """Example i without its image, which is not decoded where the source allows."""
     if hasattr(source, "find_captions"):

@@ -44,33 +44,26 @@ OPTIONS = (
 )
 
 
-def compare_priors(config, workdir, *, model=None, log=None):
+def compare_priors(config, workdir, *, model=None, log=print):
     """Draws embeddings with every prior of the config; returns {row: metrics}.
 
     Args:
       config: see the module.
       workdir: gets priors.json; made if needed.
       model: an UnCLIP to use instead of loading config.model.
-      log: called with each line for the user; prints it by default.
+      log: called with each line for the user.
 
     Raises:
       ValueError, FileNotFoundError: a config that cannot work, records of another CLIP,
         an export without a prior that is asked for.
     """
-    log = log or functools.partial(print, flush=True)
     check_config(config)
     source = inputs.open_records(config.data)
     if model is None:
         parts = ("clip", "prior", "ar_prior")
         model = UnCLIP.load(config.model, parts=parts, batch_size=config.batch_size)
     clip = inputs.check_clip(source, config.data.path, model, config.model)
-    if config.count > len(source):
-        raise ValueError(
-            f"config.count = {config.count}, but the data has {len(source)} examples"
-        )
-    random = np.random.default_rng(config.seed)
-    chosen = np.sort(random.choice(len(source), config.count, replace=False))
-    examples = [source[int(i)] for i in chosen]
+    examples = inputs.draw_examples(source, config.count, config.seed)
     captions = [example["caption"] for example in examples]
     true = np.stack([example["clip_image"] for example in examples])
     text = np.stack([example["clip_text"] for example in examples])

@@ -26,6 +26,7 @@ import jax
 from unclip_jax import config as config_lib
 from unclip_jax import files
 from unclip_jax.evaluation import inputs, sweep
+from unclip_jax.evaluation.bits_per_dim import measure_bits_per_dim
 from unclip_jax.evaluation.config import check_config, complete
 from unclip_jax.evaluation.features import extractors
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics
@@ -42,6 +43,9 @@ from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.versions import versions
 
+# A key that only configs of another evaluation have -> what does that.
+OTHERS = {"priors": compare_priors, "bits_per_dim": measure_bits_per_dim}
+
 
 def evaluate(
     config,
@@ -56,8 +60,8 @@ def evaluate(
     """Runs the evaluation that a config describes; returns what results.json holds.
 
     Args:
-      config: see configs/icons/eval.py for every key, and priors.py for those of a
-        config of priors.
+      config: see configs/icons/eval.py for every key; priors.py and bits_per_dim.py
+        for the keys of their configs.
       workdir: folder for all outputs; made if needed.
       images: folder or npz of images made elsewhere, scored instead of generating any;
         image i belongs to caption i, where config.data names a source.
@@ -74,10 +78,11 @@ def evaluate(
     log = log or _print_once
     flags = {"images": images, "make_reference": make_reference}
     named = [name for name, value in flags.items() if value]
-    if "priors" in config:  # generates no images
-        if named:
-            raise ValueError(f"--{named[0]} is not used with a config of priors")
-        return compare_priors(config, workdir, model=model, log=log)
+    for key, run in OTHERS.items():
+        if key in config:
+            if named:
+                raise ValueError(f"--{named[0]} is not used with a config of {key}")
+            return run(config, workdir, model=model, log=log)
     if len(named) > 1:
         raise ValueError("give --images or --make_reference, not both")
     config, workdir = complete(config), pathlib.Path(workdir)

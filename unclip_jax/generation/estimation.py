@@ -1,17 +1,18 @@
-"""How large the noise is that a part predicts: what analytic variance is made from."""
+"""What a part predicts of examples: the errors that analytic variance is made from, and
+the likelihood of images."""
 
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from unclip_jax.diffusion import analytic, process, schedule
+from unclip_jax.diffusion import analytic, bound, process, schedule
 from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.interop.components import Component
 from unclip_jax.progress import Progress
 
-ESTIMATE = 3  # the stream of randomness, beside those of pipeline
+ESTIMATE, BITS = 3, 4  # streams of randomness, beside those of sampling
 
 
 def spread_timesteps(part: Component, count: int) -> list[int]:
@@ -51,7 +52,47 @@ def square_epsilon(
       ValueError, FileNotFoundError: rows that do not fit, a part that is not there
         or predicts what is not finite.
     """
-    engine = model.engine
+    program = {"prior": of_embeddings, "decoder": of_images}[kind]
+    run = model.engine.program(
+        program,
+        kind,
+        timesteps=tuple(map(int, timesteps)),
+        report=model.engine.listening(progress),
+    )
+    examples = prompts, embeddings, images
+    errors = _map_examples(model, kind, run, examples, seed, first, progress)
+    if not np.isfinite(errors).all():
+        raise ValueError(f"the {kind}'s epsilon is not finite at some timesteps")
+    return errors
+
+
+def bits_per_dim(
+    model: UnCLIP,
+    prompts: Sequence[str],
+    embeddings: np.ndarray,
+    images: np.ndarray,
+    seed: int = 0,
+    first: int = 0,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The decoder's variational bound of images in bits per dimension (IDDPM, eq. 3).
+
+    Without guidance, one draw of x_t at every timestep of training.
+
+    Args: as for `square_epsilon`.
+
+    Returns:
+      float32 (N,): upper bounds of -log2 P(image | caption, embedding) per dimension.
+    """
+    report = model.engine.listening(progress)
+    run = model.engine.program(bits_of_images, "decoder", report=report)
+    examples = prompts, embeddings, images
+    return _map_examples(model, "decoder", run, examples, seed, first, progress)
+
+
+def _map_examples(model, kind, run, examples, seed, first, progress):
+    """`run` over batches of (prompts, embeddings, images), checked."""
+    engine, (prompts, embeddings, images) = model.engine, examples
     module = engine.stack.part(kind).module
     embeddings = checks.embeddings(embeddings, module.embed_dim)
     rows = [embeddings, model.tokenize(prompts)]
@@ -60,12 +101,6 @@ def square_epsilon(
     indices = np.arange(first, first + len(embeddings), dtype=np.int32)
     encode = engine.program(sampling.encode_text, "clip")
     states = engine.program(sampling.text_states, "clip")
-    run = engine.program(
-        {"prior": of_embeddings, "decoder": of_images}[kind],
-        kind,
-        timesteps=tuple(map(int, timesteps)),
-        report=engine.listening(progress),
-    )
     on_states, seed = module.caption == "clip_states", np.uint32(seed)
 
     def estimate(clip, params, rows, indices):
@@ -73,11 +108,7 @@ def square_epsilon(
         caption = text, states(clip, rows[1]) if on_states else None
         return run(params, *rows, caption, seed, indices)
 
-    arrays = tuple(rows), indices
-    found = engine.map(estimate, ("clip", kind), arrays, progress)
-    if not np.isfinite(found).all():
-        raise ValueError(f"the {kind}'s epsilon is not finite at some timesteps")
-    return found
+    return engine.map(estimate, ("clip", kind), (tuple(rows), indices), progress)
 
 
 def of_embeddings(
@@ -111,24 +142,55 @@ def of_images(
     timesteps: tuple[int, ...],
     report: Callable | None = None,
 ):
-    """(B, n) of pictures uint8 (B, S, S, 3), by the decoder; others as pipeline's."""
+    """(B, n) of images uint8 (B, S, S, 3), by the decoder; others as sampling's."""
+    model, condition = _decoding(decoder, params, clip_image, tokens, caption)
     x_0 = process.from_uint8(images)
-    if decoder.module.caption != "clip_states":
-        caption = None, None
-    null = jnp.zeros(len(images), bool)
-    model = sampling.decoder_model(decoder, params)
-    condition = clip_image, null, tokens, caption
     return _estimate(decoder, model, condition, x_0, seed, indices, timesteps, report)
 
 
+def bits_of_images(
+    decoder: Component,
+    params,
+    clip_image,
+    tokens,
+    images,
+    caption,
+    seed,
+    indices,
+    *,
+    report: Callable | None = None,
+):
+    """(B,) bits per dimension of images uint8 (B, S, S, 3); others as sampling's."""
+    model, condition = _decoding(decoder, params, clip_image, tokens, caption)
+    x_0 = process.from_uint8(images)
+    predict = _predictor(decoder, model, condition, len(x_0), clip=1.0)
+    sched = sampling.schedule_of(decoder)
+    predict = sampling.reported(predict, range(sched.num_steps), report, "decoder")
+    keys = sampling.keys_of(seed, indices, BITS)
+    return bound.bits_per_dim(predict, sched, x_0, keys).total
+
+
+def _decoding(decoder, params, clip_image, tokens, caption):
+    """The decoder as a model, and its condition."""
+    if decoder.module.caption != "clip_states":
+        caption = None, None
+    null = jnp.zeros(len(clip_image), bool)
+    model = sampling.decoder_model(decoder, params)
+    return model, (clip_image, null, tokens, caption)
+
+
+def _predictor(part, model, condition, rows, clip=None):
+    """(x_t, t) -> process.Prediction, without guidance."""
+    sched, kind = sampling.schedule_of(part), part.config["diffusion"]["prediction"]
+    drop = jnp.zeros(rows, bool)
+    return lambda x, t: process.interpret(
+        sched, kind, x, t, model(x, t, condition, drop), clip
+    )
+
+
 def _estimate(part, model, condition, x_0, seed, indices, timesteps, report):
-    sched = sampling.schedule_of(part)
-    kind, drop = part.config["diffusion"]["prediction"], jnp.zeros(len(x_0), bool)
-
-    def predict(x, t):
-        output = model(x, t, condition, drop)
-        return process.interpret(sched, kind, x, t, output, None)
-
+    predict = _predictor(part, model, condition, len(x_0))
     predict = sampling.reported(predict, timesteps, report, part.kind)
     keys = sampling.keys_of(seed, indices, ESTIMATE)
+    sched = sampling.schedule_of(part)
     return analytic.square_epsilon(predict, sched, x_0, timesteps, keys)
