@@ -1,6 +1,6 @@
 """The diversity-fidelity curve: one evaluation per value of some generation options.
 
-All points draw from the same noise, picture by picture, so what differs is the option.
+All points draw from the same noise, image by image, so what differs is the option.
 The point with the least FID (or whichever metric config.sweep.select names) was chosen
 by looking at the metric itself; results of it say so.
 """
@@ -14,7 +14,9 @@ import jax
 from unclip_jax import config as config_lib
 from unclip_jax.evaluation.generate import GENERATION_KEYS
 from unclip_jax.evaluation.metrics import make_metric
-from unclip_jax.evaluation.report import plots, write_results
+from unclip_jax.evaluation.report import plots
+from unclip_jax.evaluation.report.write_results import csv_text
+from unclip_jax.files import atomic_write
 
 OWN_KEYS = ("count", "select")
 FIDELITY = (
@@ -115,11 +117,11 @@ def run(config, score, workdir, log):
     drawn = _curves(config, rows, selected)
     if jax.process_index() == 0:
         table = [{**row, "selected": row is best} for row in rows]
-        write_results.write(workdir / "sweep.csv", write_results.csv_text(table))
+        atomic_write(workdir / "sweep.csv", csv_text(table))
         text = json.dumps({"points": table, "selected": selected}, indent=1)
-        write_results.write(workdir / "sweep.json", text + "\n")
+        atomic_write(workdir / "sweep.json", text + "\n")
         for name, svg, _ in drawn:
-            write_results.write(workdir / f"{name}.svg", svg)
+            atomic_write(workdir / f"{name}.svg", svg)
     log(selected["note"])
     return selected, [(svg, text) for _, svg, text in drawn]
 
