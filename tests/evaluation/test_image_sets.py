@@ -79,9 +79,9 @@ def test_slow_reading_changes_no_digit():
         def __getitem__(self, rows):
             return image_sets.Images.__getitem__(self, rows)  # one by one, in threads
 
-        def _picture(self, i):
+        def _image(self, i):
             time.sleep(0.005 * (i * 7 % 5))
-            return super()._picture(i)
+            return super()._image(i)
 
     class Extractor:
         about = {}
@@ -108,7 +108,7 @@ def test_a_nan_picture_is_named(tmp_path):
 
     images = np.zeros((9, 2, 2, 3), np.uint8)
     images[5] = 7
-    with pytest.raises(ValueError, match="picture 5 are NaN"):
+    with pytest.raises(ValueError, match="image 5 are NaN"):
         FeatureStore(tmp_path, chunk=4).features(ArrayImages(images), Extractor())
 
 

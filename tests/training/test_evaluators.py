@@ -68,7 +68,7 @@ def test_mistakes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="needs predicted, true"):
         train(config, tmp_path / "b", stage=Stage(), data=toy.Data())
     config = toy.make_config(evaluators={"zero_shot": {"every": 4}})
-    with pytest.raises(ValueError, match="pictures and captions, but .* takes x"):
+    with pytest.raises(ValueError, match="images and captions, but .* takes x"):
         train(config, tmp_path / "c", stage=Stage(), data=toy.Data())
 
 

@@ -1,4 +1,4 @@
-"""Labelled pictures and the sentences that name their classes, for zero_shot.py."""
+"""Labelled images and the sentences that name their classes, for zero_shot.py."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a picture's class is, and how it is said."""
+    """What an image's class is, and how it is said."""
 
     label: str = "caption"  # field of the source's examples that holds the class
     # Names; or {label: name}, where the labels are codes; () takes those of the
@@ -18,11 +18,11 @@ class Options:
 
 
 def read(data, options, names):
-    """The first labelled pictures of a data.loader.Dataset, and all classes' prompts.
+    """The first labelled images of a data.loader.Dataset, and all classes' prompts.
 
     Args:
-      data: the pictures; prompts are encoded by its tokenizer.
-      options: Options, and `count` pictures.
+      data: the images; prompts are encoded by its tokenizer.
+      options: Options, and `count` images.
       names: of the arrays that the stage embeds.
 
     Returns:
@@ -30,13 +30,13 @@ def read(data, options, names):
         {"labels": int (N,), "prompts": (classes, templates)}), for zero_shot.zero_shot.
 
     Raises:
-      ValueError: a stage without pictures and captions, a source that does not say
+      ValueError: a stage without images and captions, a source that does not say
         the label, a label that is no class, a template without a place for the name.
     """
     where = "config.evaluators.zero_shot"
     if set(names) != {"image", "tokens"}:
         raise ValueError(
-            f"{where} is for a stage that embeds pictures and captions, but this one "
+            f"{where} is for a stage that embeds images and captions, but this one "
             f"takes {', '.join(names)}"
         )
     templates = options.templates
@@ -58,7 +58,7 @@ def read(data, options, names):
         classes = {name: name for name in classes}
     if unknown := sorted(set(texts) - set(classes)):
         raise ValueError(
-            f"{where}.classes lacks {unknown[0]!r}, the label of a picture"
+            f"{where}.classes lacks {unknown[0]!r}, the label of an image"
             + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
         )
     prompts = [t.format(name) for name in classes.values() for t in templates]

@@ -50,7 +50,7 @@ class GeneratedImages(Images):
         self._folder = folder
         super().__init__(len(digests), digests)
 
-    def _picture(self, i):
+    def _image(self, i):
         return open_rgb(self._folder.path(i))
 
 

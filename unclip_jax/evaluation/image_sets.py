@@ -1,7 +1,7 @@
-"""Pictures to score, wherever they are: read in slices, never all at once.
+"""Images to score, wherever they are: read in slices, never all at once.
 
-Everything here acts like an array of pictures: `len(images)`, `images[a:b]` is uint8
-(b - a, H, W, 3), and `images.fingerprint` says which pictures they are.
+Everything here acts like an array of images: `len(images)`, `images[a:b]` is uint8
+(b - a, H, W, 3), and `images.fingerprint` says which images they are.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from unclip_jax.images import center_crop, find_images, open_rgb
 
 
 def as_is(image, size):
-    """The picture itself, whatever its size."""
+    """The image itself, whatever its size."""
     return image
 
 
@@ -36,16 +36,16 @@ def square_lanczos(image, size):
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-# config.reference.crop: what is done to a real picture before anything else sees it.
+# config.reference.crop: what is done to a real image before anything else sees it.
 CROPS = {"": as_is, "shorter_side": shorter_side, "square_lanczos": square_lanczos}
 
 
 class Images:
-    """Base: `_picture(i) -> RGB PIL image` is all that a kind of set must say.
+    """Base: `_image(i) -> RGB PIL image` is all that a kind of set must say.
 
     Attributes:
-      fingerprint: hex sha256 of what the pictures are read from, and the crop.
-      threads: whether several pictures may be read at the same time.
+      fingerprint: hex sha256 of what the images are read from, and the crop.
+      threads: whether several images may be read at the same time.
       path: what `open_images` opened, or None.
     """
 
@@ -55,7 +55,7 @@ class Images:
         if crop not in CROPS:
             raise ValueError(f"crop {crop!r}: expected one of {', '.join(CROPS)}")
         if crop and size < 1:
-            raise ValueError(f"crop {crop!r} needs the size of the pictures")
+            raise ValueError(f"crop {crop!r} needs the size of the images")
         self._count, self._crop, self._size = count, crop, size
         self.about = {"crop": crop, "size": size if crop else 0}
         self.fingerprint = files.sha256_json([fingerprint, self.about])
@@ -67,7 +67,7 @@ class Images:
         """uint8 (B, H, W, 3) of a slice.
 
         Raises:
-          ValueError: a picture cannot be read, or differs from the others in size.
+          ValueError: an image cannot be read, or differs from the others in size.
         """
         numbers = range(len(self))[rows]
         workers = os.cpu_count() if self.threads else 1
@@ -76,37 +76,37 @@ class Images:
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             raise ValueError(
-                f"the pictures differ in size ({sorted(shapes)[:3]}): choose a crop, "
+                f"the images differ in size ({sorted(shapes)[:3]}): choose a crop, "
                 f"one of {', '.join(filter(None, CROPS))}"
             )
         return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
 
     def _read(self, i):
-        image = CROPS[self._crop](self._picture(i), self._size)
+        image = CROPS[self._crop](self._image(i), self._size)
         return np.asarray(image)
 
 
 class FolderImages(Images):
-    """All pictures in a folder (not below it), in the order of their names."""
+    """All images in a folder (not below it), in the order of their names."""
 
     def __init__(self, folder, crop="", size=0):
-        """Raises FileNotFoundError: no such folder, or no picture in it."""
+        """Raises FileNotFoundError: no such folder, or no image in it."""
         folder = pathlib.Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"folder of pictures {str(folder)!r} is not there")
+            raise FileNotFoundError(f"folder of images {str(folder)!r} is not there")
         self.paths = find_images([folder])
         stats = [(p.name, p.stat()) for p in self.paths]
         listing = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
         super().__init__(len(self.paths), files.sha256_json(listing), crop, size)
 
-    def _picture(self, i):
+    def _image(self, i):
         return open_rgb(self.paths[i])
 
 
 class ArrayImages(Images):
-    """Pictures in memory, uint8 (N, H, W, 3)."""
+    """Images in memory, uint8 (N, H, W, 3)."""
 
-    def __init__(self, images, crop="", size=0, where="the pictures"):
+    def __init__(self, images, crop="", size=0, where="the images"):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(
                 f"{where} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
@@ -119,7 +119,7 @@ class ArrayImages(Images):
             return self._images[rows]
         return super().__getitem__(rows)
 
-    def _picture(self, i):
+    def _image(self, i):
         return Image.fromarray(self._images[i])
 
 
@@ -138,7 +138,7 @@ class SourceImages(Images):
             return self
         return SourceImages(self._source, self.indices[:count], self._crop, self._size)
 
-    def _picture(self, i):
+    def _image(self, i):
         number = int(self.indices[i])
         if self._crop and hasattr(self._source, "load"):  # before the source crops
             raw = self._source.load(number)
@@ -147,11 +147,11 @@ class SourceImages(Images):
 
 
 def open_images(path, crop="", size=0):
-    """Pictures in a folder, or in an npz's `arr_0` (OpenAI's) or `images`.
+    """Images in a folder, or in an npz's `arr_0` (OpenAI's) or `images`.
 
     Raises:
       FileNotFoundError: nothing there.
-      ValueError: an npz without pictures.
+      ValueError: an npz without images.
     """
     found = _open(pathlib.Path(path), crop, size)
     found.path = str(path)

@@ -39,9 +39,9 @@ CURVES = (
 
 
 def check(config):
-    """Check config.sweep; returns the pictures a point of it takes.
+    """Check config.sweep; returns the images a point of it takes.
 
-    Its keys: lists of values of generation options; `count`, pictures per point
+    Its keys: lists of values of generation options; `count`, images per point
     (default: config.count); `select`, the score whose best point is then evaluated in
     full (default "fid").
 

@@ -122,7 +122,7 @@ def test_an_empty_picture_has_no_glyph(drawn):
 
 def test_other_shapes_are_refused(drawn):
     images, _, palette, masks = drawn
-    with pytest.raises(ValueError, match="at the pictures' size"):
+    with pytest.raises(ValueError, match="at the images' size"):
         icons.read_icons(images[:, :16], palette, masks)
     with pytest.raises(ValueError, match="uint8"):
         icons.read_icons(images.astype(np.float32), palette, masks)

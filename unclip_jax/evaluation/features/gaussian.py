@@ -1,7 +1,7 @@
 """Files of Gaussian statistics, as FID programs exchange them.
 
 An npz with `mu` (D,) and `sigma` (D, D), float64: what pytorch-fid reads and writes and
-what OpenAI published besides the pictures (`arr_0`, uint8 NHWC).  Ours holds `about`
+what OpenAI published besides the images (`arr_0`, uint8 NHWC).  Ours holds `about`
 besides, a JSON text that says what the numbers depend on; other programs ignore it.
 """
 
@@ -19,7 +19,7 @@ from unclip_jax import files
 
 @dataclasses.dataclass(frozen=True)
 class GaussianStatistics:
-    """Mean and covariance of the features of some pictures.
+    """Mean and covariance of the features of some images.
 
     Attributes:
       mean: float64 (D,).
@@ -98,7 +98,7 @@ def check_fits(statistics, about, where):
 
     Args:
       statistics: GaussianStatistics.
-      about: what the generated pictures' features depend on.
+      about: what the generated images' features depend on.
       where: the file, for the message.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How pictures enter the Inception network: three conventions, three other numbers.
+"""How images enter the Inception network: three conventions, three other numbers.
 
 | convention     | resize to 299 x 299                      | range                 |
 |----------------|------------------------------------------|-----------------------|

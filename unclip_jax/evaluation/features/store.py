@@ -1,4 +1,4 @@
-"""Features of pictures, kept by the number of the picture.
+"""Features of images, kept by the number of the image.
 
 A killed evaluation goes on where it stopped, and another metric of the same features
 costs nothing.  Several processes share the work: process p of P computes the chunks p,
@@ -17,7 +17,7 @@ from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.gathering import gather_rows
 from unclip_jax.evaluation.metrics.frechet import statistics
 
-CHUNK = 512  # pictures in a file
+CHUNK = 512  # images in a file
 
 
 class FeatureStore:
@@ -25,7 +25,7 @@ class FeatureStore:
 
     Args:
       folder: None keeps nothing on disk.
-      chunk: pictures that are computed and kept at a time.
+      chunk: images that are computed and kept at a time.
     """
 
     def __init__(self, folder=None, chunk=CHUNK):
@@ -33,13 +33,13 @@ class FeatureStore:
         self.chunk = chunk
 
     def features(self, images, extractor, progress=lambda done, total: None):
-        """{layer: float32 (N, D)} of all pictures.
+        """{layer: float32 (N, D)} of all images.
 
         Args:
           images: len() and slices that are uint8 (B, H, W, 3); `fingerprint`.
           extractor: image(uint8 (B, H, W, 3)) -> {layer: (B, D)}; `about`, what its
             numbers depend on.
-          progress: called with pictures done and all.
+          progress: called with images done and all.
         """
         layers = getattr(extractor, "layers", ())
         depends = [images.fingerprint, extractor.about, list(layers), self.chunk]
@@ -54,9 +54,9 @@ class FeatureStore:
         return gather_rows(found, len(images), self.chunk)
 
     def statistics(self, images, extractor, layer):
-        """GaussianStatistics of one layer's features of all pictures.
+        """GaussianStatistics of one layer's features of all images.
 
-        Kept under everything they depend on: the pictures, how many, crop and resize,
+        Kept under everything they depend on: the images, how many, crop and resize,
         convention, weights, layer.
         """
         about = {
@@ -87,9 +87,9 @@ class FeatureStore:
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if bad.size:
                 raise ValueError(
-                    f"the {layer or 'image'} features of picture {start + bad[0]} are "
+                    f"the {layer or 'image'} features of image {start + bad[0]} are "
                     f"NaN or infinite ({bad.size} such in {start}..{stop - 1}): look "
-                    "at that picture and at the weights"
+                    "at that image and at the weights"
                 )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""LAION's aesthetic score: how people would rate a picture, 1 to 10, guessed from CLIP.
+"""LAION's aesthetic score: how people would rate an image, 1 to 10, guessed from CLIP.
 
 A chain of linear layers 768 -> 1024 -> 128 -> 64 -> 16 -> 1 without activations (the
 dropout between them is for training) on L2-normalised ViT-L/14 image embeddings.

@@ -7,7 +7,7 @@ def as_features(x, name="features", minimum=1, dtype=np.float64):
     """Return `x` as float64 (N, D), or say precisely what is wrong with it.
 
     Args:
-      x: array (N, D) of any float dtype; row i belongs to picture (or text) i.
+      x: array (N, D) of any float dtype; row i belongs to image (or text) i.
       name: what to call the array in an error.
       minimum: the least number of rows the caller can work with.
       dtype: another one, or None to leave it (and not to copy).
@@ -22,14 +22,14 @@ def as_features(x, name="features", minimum=1, dtype=np.float64):
     if x.shape[0] < minimum:
         raise ValueError(
             f"{name}: {x.shape[0]} rows, but at least {minimum} are needed; "
-            "evaluate more pictures"
+            "evaluate more images"
         )
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if bad.size:
         rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise ValueError(
             f"{name}: {bad.size} of {x.shape[0]} rows hold NaN or infinity "
-            f"(rows {rows}); look at those pictures and at the weights"
+            f"(rows {rows}); look at those images and at the weights"
         )
     return x
 

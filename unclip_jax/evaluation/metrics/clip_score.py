@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture agrees with its caption, as a CLIP sees it.
+"""CLIP score: how well an image agrees with its caption, as a CLIP sees it.
 
 Three conventions are in use, and the number means nothing without its name:
 

@@ -1,7 +1,7 @@
 """Density and coverage (Naeem et al. 2020): precision and recall, less brittle.
 
-Density counts in how many real balls a generated picture falls (so an outlier's huge
-ball cannot lift it); coverage is the fraction of real pictures that have a generated
+Density counts in how many real balls a generated image falls (so an outlier's huge
+ball cannot lift it); coverage is the fraction of real images that have a generated
 one within their own ball.
 """
 

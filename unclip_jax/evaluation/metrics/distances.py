@@ -17,7 +17,7 @@ def squared_distances(x, y):
 
     The expanded square is one matrix product, but leaves about 1e-16 * |x|^2 where
     the truth is 0; what lies below rounding is therefore set to 0, so that `<=` and
-    `<` mean what they say for duplicated pictures.
+    `<` mean what they say for duplicated images.
     """
     xx = np.einsum("nd,nd->n", x, x)[:, None]
     yy = np.einsum("md,md->m", y, y)[None, :]

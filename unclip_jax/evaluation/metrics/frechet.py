@@ -59,7 +59,7 @@ def frechet_distance(mean1, cov1, mean2, cov2):
             raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
         if not np.isfinite(value).all():
             raise ValueError(
-                f"{name} holds NaN or infinity: one picture's features are broken"
+                f"{name} holds NaN or infinity: one image's features are broken"
             )
     mean1, cov1, mean2, cov2 = arrays.values()
     root1, root2 = _root_factor(cov1), _root_factor(cov2)
@@ -90,16 +90,16 @@ def frechet_from_features(x, y):
 
 
 def warn_few(n, width, name="generated"):
-    """Warn, and return the warnings' texts, when n pictures are few for D features."""
+    """Warn, and return the warnings' texts, when n images are few for D features."""
     texts = []
     if n <= width:
         texts.append(
-            f"{n} {name} pictures are fewer than {width + 1}: the covariance of "
+            f"{n} {name} images are fewer than {width + 1}: the covariance of "
             f"{width} features is rank-deficient; compare only equal counts"
         )
     elif n < FEW:
         texts.append(
-            f"{n} {name} pictures are fewer than {FEW}: the Frechet distance is "
+            f"{n} {name} images are fewer than {FEW}: the Frechet distance is "
             "biased upwards; compare only equal counts"
         )
     for text in texts:

@@ -1,4 +1,4 @@
-"""Is the picture what the sentence says?  Read from the pixels of an icon.
+"""Is the image what the sentence says?  Read from the pixels of an icon.
 
 An icon is one glyph in one colour on another, so three plain questions have answers
 that need no neural network: is the background the named colour, is the glyph the
@@ -25,13 +25,13 @@ from unclip_jax.evaluation.metrics import Metric, Quantity
 MIN_CONTRAST = 24.0  # RGB distance below which nothing stands out
 NONE = -1  # "no glyph seen"
 
-# What is asked of a picture, in the order of reports.
+# What is asked of an image, in the order of reports.
 CHECKS = ("background", "glyph_colour", "glyph_top1", "glyph_top5", "all")
 
 
 @dataclasses.dataclass(frozen=True)
 class Readings:
-    """What the pixels of N pictures say; numbers index colour and noun lists.
+    """What the pixels of N images say; numbers index colour and noun lists.
 
     Attributes:
       background: int (N,) colour number.
@@ -51,7 +51,7 @@ def join_readings(parts):
 
 
 def read_icons(images, palette, masks, max_shift=2, top=5):
-    """Read background, glyph colour and glyph from pictures of icons.
+    """Read background, glyph colour and glyph from images of icons.
 
     Args:
       images: uint8 (N, H, W, 3).
@@ -76,8 +76,8 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
     masks = masks[:, None] if masks.ndim == 3 else masks
     if masks.shape[2:] != images.shape[1:3]:
         raise ValueError(
-            f"pictures are {images.shape[1]}x{images.shape[2]} but glyph masks "
-            f"{masks.shape[-2]}x{masks.shape[-1]}; use the source at the pictures' size"
+            f"images are {images.shape[1]}x{images.shape[2]} but glyph masks "
+            f"{masks.shape[-2]}x{masks.shape[-1]}; use the source at the images' size"
         )
     pixels = images.astype(np.float64)
     back = background_rgb(pixels)
@@ -117,7 +117,7 @@ def check_icons(readings, background, glyph_colour, glyph):
     """Compare readings with what was wanted.
 
     Args:
-      readings: Readings of N pictures.
+      readings: Readings of N images.
       background, glyph_colour, glyph: int (N,) the wanted numbers.
 
     Returns:
@@ -179,7 +179,7 @@ def rank_glyphs(soft, masks, max_shift, top):
     """Best glyphs by normalised correlation: int (N, top), best first.
 
     Args:
-      soft: (N, H, W) masks seen in the pictures.
+      soft: (N, H, W) masks seen in the images.
       masks: (V, A, H, W) masks of the vocabulary, A alternatives of each.
     """
     n, height, width = soft.shape

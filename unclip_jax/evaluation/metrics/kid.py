@@ -2,7 +2,7 @@
 
 The unbiased squared maximum mean discrepancy with the cubic polynomial kernel
 (x.y / D + 1)^3, averaged over random subsets.  Unbiased: it can be a little below 0,
-and does not depend on the number of pictures the way the Frechet distance does.
+and does not depend on the number of images the way the Frechet distance does.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def kid(generated, reference, subsets=100, subset_size=1000, seed=2020):
     if not 2 <= subset_size <= smallest:
         raise ValueError(
             f"kid subset_size = {subset_size} must lie between 2 and {smallest}, the "
-            "smaller of the two sets; set subset_size lower or evaluate more pictures"
+            "smaller of the two sets; set subset_size lower or evaluate more images"
         )
     random = np.random.RandomState(seed)
     values = np.empty(subsets)

@@ -1,4 +1,4 @@
-"""Diversity as the mean distance between the pictures of one set."""
+"""Diversity as the mean distance between the images of one set."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
 def pairwise_distance(x):
     """Mean cosine distance 1 - cos over all pairs of different rows of x (N, D).
 
-    0 when all pictures are the same.  Linear in N: the pairs' cosines sum to
+    0 when all images are the same.  Linear in N: the pairs' cosines sum to
     |sum of unit rows|^2.
     """
     x = unit_rows(as_features(x, minimum=2))

@@ -1,7 +1,7 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019).
 
-Precision: the fraction of generated pictures that fall inside the real manifold;
-recall: the fraction of real pictures inside the generated manifold.  A manifold is
+Precision: the fraction of generated images that fall inside the real manifold;
+recall: the fraction of real images inside the generated manifold.  A manifold is
 the union of balls around its points that reach the k-th nearest other point.
 """
 

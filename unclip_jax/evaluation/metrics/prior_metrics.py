@@ -21,15 +21,15 @@ def prior_metrics(predicted, true, text):
     """Scores of predicted z_i (N, D) given the true z_i and the z_t of its caption.
 
     Returns a dict of floats:
-      to_true        mean cosine to the caption's own picture.
-      to_random      the same to another caption's picture (the baseline).
+      to_true        mean cosine to the caption's own image.
+      to_random      the same to another caption's image (the baseline).
       to_text        mean cosine to the caption's embedding.
-      true_to_text   the same of the true picture: what `to_text` should look like.
+      true_to_text   the same of the true image: what `to_text` should look like.
       dot            mean dot product z_i . z_t, not normalised.
-      norm_ratio     mean norm over the true pictures' mean norm.
-      rank           mean rank of the own picture among all N, as a fraction of N
+      norm_ratio     mean norm over the true images' mean norm.
+      rank           mean rank of the own image among all N, as a fraction of N
                      (0 best, 0.5 chance).
-      top1           how often the own picture is the nearest of all N.
+      top1           how often the own image is the nearest of all N.
     """
     predicted = as_features(predicted, "predicted z_i", minimum=2)
     true = as_features(true, "true z_i", minimum=2)

@@ -1,7 +1,7 @@
-"""R-precision: can the caption be told from the picture?
+"""R-precision: can the caption be told from the image?
 
-For each picture, the CLIP cosine ranks its own caption among `pool - 1` captions of
-other pictures; the score is how often its own comes first (Xu et al. 2018, with
+For each image, the CLIP cosine ranks its own caption among `pool - 1` captions of
+other images; the score is how often its own comes first (Xu et al. 2018, with
 CLIP as the ranker, Park et al. 2021).  Chance is 1 / pool.
 """
 
@@ -15,18 +15,18 @@ from unclip_jax.evaluation.metrics.ranking import hit_rate_at
 
 
 def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
-    """Fraction of pictures whose own caption is among the k best of `pool`.
+    """Fraction of images whose own caption is among the k best of `pool`.
 
     Args:
       image, text: paired CLIP features (N, D).
-      pool: candidates per picture, its own caption included.
+      pool: candidates per image, its own caption included.
       k: how many guesses are allowed.
-      seed: draws the mismatched captions; picture i's draw depends on (seed, i).
+      seed: draws the mismatched captions; image i's draw depends on (seed, i).
       groups: optional N hashable values (the captions, or what they say); a text of
         the image's own group is never drawn as a mismatch.
 
     Raises:
-      ValueError: fewer than `pool` candidates for some picture.
+      ValueError: fewer than `pool` candidates for some image.
     """
     image, text = as_features(image, "image"), as_features(text, "text")
     same_rows(image, text)

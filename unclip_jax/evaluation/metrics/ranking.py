@@ -8,7 +8,7 @@ TIE = 1e-9  # cosines nearer than this are one and the same number
 def hit_rate_at(true_score, scores, k):
     """Probability that the right answer is among the k best of its row.
 
-    Ties are broken at random, in expectation: an encoder that gives every picture
+    Ties are broken at random, in expectation: an encoder that gives every image
     the same features scores exactly at chance, not 100%.
 
     Args:

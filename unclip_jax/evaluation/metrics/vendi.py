@@ -1,7 +1,7 @@
-"""Vendi score (Friedman and Dieng 2023): the effective number of distinct pictures.
+"""Vendi score (Friedman and Dieng 2023): the effective number of distinct images.
 
 exp of the Shannon entropy of the eigenvalues of K / N, K the cosine similarities: 1
-when all pictures are the same, N when all are orthogonal.
+when all images are the same, N when all are orthogonal.
 """
 
 import dataclasses

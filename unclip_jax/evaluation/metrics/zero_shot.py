@@ -1,4 +1,4 @@
-"""Zero-shot classification: name a picture by the nearest class prompt."""
+"""Zero-shot classification: name an image by the nearest class prompt."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def class_embeddings(text):
 
 
 def zero_shot_accuracy(image, text, labels, k=1):
-    """Fraction of pictures whose class is among the k nearest class embeddings.
+    """Fraction of images whose class is among the k nearest class embeddings.
 
     Args:
       image: CLIP features (N, D).
@@ -31,7 +31,7 @@ def zero_shot_accuracy(image, text, labels, k=1):
     classes = class_embeddings(text)
     labels = np.asarray(labels)
     if labels.shape != image.shape[:1]:
-        raise ValueError(f"{labels.shape} labels for {image.shape[0]} pictures")
+        raise ValueError(f"{labels.shape} labels for {image.shape[0]} images")
     if labels.min() < 0 or labels.max() >= classes.shape[0]:
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}, but there are "
