@@ -209,7 +209,7 @@ def test_full_sized_losses_have_the_papers_parameter_count(name):
     found = count(shapes, ["token_embedding"]) / 1e6
     assert found == pytest.approx(millions, abs=tolerance)
     loss, metrics = jax.eval_shape(
-        stage.loss, shapes, jax.random.key(0), abstract_batch(stage, 2), 0
+        stage.loss, shapes, jax.random.key(0), abstract_batch(stage, 2)
     )
     assert loss.shape == () and loss.dtype == jnp.float32 and metrics
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -319,7 +319,7 @@ def test_one_step_of_the_shrunk_config(name):
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     params = jax.tree.map(lambda s: draw(s.shape, scale=0.2) + 0.1, shapes)
     step = jax.jit(jax.value_and_grad(stage.loss, has_aux=True))
-    (loss, _), grads = step(params, jax.random.key(1), batch, 0)
+    (loss, _), grads = step(params, jax.random.key(1), batch)
     assert np.isfinite(loss)
     flat = jax.tree_util.tree_leaves_with_path(grads)
     assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for _, g in flat)
@@ -341,7 +341,7 @@ def test_memory_options_are_used_and_recorded(name):
     assert recorded["remat"] and meta["config"]["model"]["remat"]
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     traced = jax.make_jaxpr(stage.loss)(
-        shapes, jax.random.key(0), abstract_batch(stage, 2), 0
+        shapes, jax.random.key(0), abstract_batch(stage, 2)
     )
     kinds = primitives(traced.jaxpr)
     assert "checkpoint" in kinds or "remat" in kinds or "remat2" in kinds

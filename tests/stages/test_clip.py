@@ -54,7 +54,7 @@ def value_and_grad(stage, params, batch, devices=None):
     """(loss, metrics, gradients); under a mesh over so many devices, if given."""
     run = jax.jit(
         jax.value_and_grad(
-            lambda p, b: stage.loss(p, jax.random.key(0), b, 0), has_aux=True
+            lambda p, b: stage.loss(p, jax.random.key(0), b), has_aux=True
         )
     )
     if devices is None:
@@ -71,7 +71,7 @@ def value_and_grad(stage, params, batch, devices=None):
 @pytest.fixture(scope="module")
 def run_plain():
     stage = make_stage()
-    loss = jax.value_and_grad(lambda p, b: stage.loss(p, None, b, 0), has_aux=True)
+    loss = jax.value_and_grad(lambda p, b: stage.loss(p, None, b), has_aux=True)
     return jax.jit(loss)
 
 
@@ -123,7 +123,7 @@ def test_groups_bound_the_memory(params):
             k: jax.ShapeDtypeStruct((n, *s), d)
             for k, (s, d) in stage.batch_spec.items()
         }
-        grad = jax.grad(lambda p, b: stage.loss(p, None, b, 0)[0])
+        grad = jax.grad(lambda p, b: stage.loss(p, None, b)[0])
         compiled = jax.jit(grad).lower(params, rows).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -215,4 +215,4 @@ def test_mistakes(params, batch):
     with pytest.raises(ValueError, match="'sam_roh'.*did you mean 'sam_rho'"):
         make_stage(sam_roh=0.1)
     with pytest.raises(ValueError, match="group is 5, but a device has 16"):
-        make_stage(group=5).loss(params, None, batch, 0)
+        make_stage(group=5).loss(params, None, batch)

@@ -98,7 +98,7 @@ def test_gradient_steps_reduce_the_loss(made):
     @jax.jit
     def step(params):
         def loss(p):
-            return stage.loss(p, rng, data, 0)
+            return stage.loss(p, rng, data)
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda p, g: p - 0.03 * g, params, grads), value, metrics
@@ -146,7 +146,7 @@ def test_bfloat16_compute_keeps_float32_losses():
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(shapes))
     params = make_params(stage)
-    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage), 0)
+    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage))
     assert loss.dtype == jnp.float32 and np.isfinite(loss)
     assert set(metrics) == {"mse", "vb"}
 

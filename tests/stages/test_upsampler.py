@@ -64,7 +64,7 @@ def test_gradient_steps_reduce_the_loss(made):
     @jax.jit
     def step(params):
         def loss(p):
-            return stage.loss(p, jax.random.key(1), data, 0)
+            return stage.loss(p, jax.random.key(1), data)
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value, metrics
@@ -128,7 +128,7 @@ def test_degraded_pictures_come_from_the_data():
     seen = stage.condition(data, jax.random.key(0))
     np.testing.assert_allclose(seen, expected, atol=1e-6)
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
-    loss, _ = jax.eval_shape(stage.loss, shapes, jax.random.key(1), data, 0)
+    loss, _ = jax.eval_shape(stage.loss, shapes, jax.random.key(1), data)
     assert loss.shape == ()
 
 
@@ -154,7 +154,7 @@ def test_bfloat16_and_a_learned_variance():
     config.diffusion.prediction = "epsilon"
     stage = make_stage(config)
     params = make_params(stage)
-    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage), 0)
+    loss, metrics = jax.jit(stage.loss)(params, jax.random.key(1), batch(stage))
     assert loss.dtype == jnp.float32 and np.isfinite(loss)
     assert set(metrics) == {"mse", "vb"}
 

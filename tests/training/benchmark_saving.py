@@ -82,7 +82,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
             shape = width, width
             return {f"w{i}": jax.random.normal(k, shape) for i, k in enumerate(keys)}
 
-        def loss(self, params, rng, batch, step):
+        def loss(self, params, rng, batch):
             x = batch["x"]
             for w in params.values():
                 x = jnp.tanh(x @ (w / width**0.5))

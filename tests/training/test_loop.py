@@ -131,11 +131,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
     from unclip_jax.training import optimizer, state
 
     class Noiseless(toy.Stage):
-        def loss(self, params, rng, batch, step):
-            return super().loss(params, jax.random.key(0), batch, step)
+        def loss(self, params, rng, batch):
+            return super().loss(params, jax.random.key(0), batch)
 
     class Deterministic(toy.Stage):
-        def loss(self, params, rng, batch, step):
+        def loss(self, params, rng, batch):
             out = batch["x"] @ params["in"]["kernel"] @ params["out"]["kernel"]
             return ((out - batch["x"]) ** 2).mean(), {}
 

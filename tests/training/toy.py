@@ -40,7 +40,7 @@ class Stage:
             "out": {"kernel": 0.1 * jax.random.normal(b, (32, 16))},
         }
 
-    def loss(self, params, rng, batch, step):
+    def loss(self, params, rng, batch):
         self._compiled("loss")
         noisy = batch["x"] + 0.1 * jax.random.normal(rng, batch["x"].shape)
         out = jnp.tanh(noisy @ params["in"]["kernel"]) @ params["out"]["kernel"]

@@ -99,6 +99,28 @@ def interpret(
     return Prediction(x0, (x_t - signal * x0) / sigma, variance)
 
 
+def make_denoiser(
+    model: Callable,
+    schedule: Schedule,
+    prediction: str,
+    clip: float | Callable | None = None,
+) -> Callable:
+    """Makes what samplers ask at each step of a model, which may be a guided one.
+
+    Args:
+      model: (x_t, t) -> output, such as guidance.classifier_free makes.
+      schedule, prediction, clip: as of `interpret`.
+
+    Returns:
+      (x_t, t) -> Prediction.
+    """
+
+    def denoise(x_t, t):
+        return interpret(schedule, prediction, x_t, t, model(x_t, t), clip)
+
+    return denoise
+
+
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) for s < t, and the bounds of a learned variance."""
 

@@ -235,7 +235,7 @@ def step_flops(stage, config, params) -> int:
     }
     grad = jax.value_and_grad(stage.loss, has_aux=True)
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    return config.grad_accum * count_flops(grad, params, rng, batch, 0)
+    return config.grad_accum * count_flops(grad, params, rng, batch)
 
 
 def compiler_seconds(compiled) -> float | None:

@@ -4,19 +4,20 @@ A stage is a frozen dataclass made from (config, data_info) with
 
     batch_spec                              {name: (shape, dtype)} of one example
     init(rng) -> params
-    loss(params, rng, batch, step) -> (scalar float32, {name: scalar})
-    preview(params, rng, batch) -> uint8 (N, H, W, 3) or None
+    loss(params, rng, batch) -> (scalar float32, {name: scalar})
     export() -> {"part", "config"}          what rebuilds the model for sampling
-    embed(params, rng, batch) -> {name: (B, D)}     optional, for config.evaluators
+
+and, where it can,
+
+    preview(params, rng, batch) -> uint8 (N, H, W, 3)       for config.preview
+    embed(params, rng, batch) -> {name: (B, D)}             for config.evaluators
 
 The training loop knows nothing else about it. To add one, write
-stages/<name>.py with a `Stage` class and name it in a config.
+stages/<name>.py with a `Stage` class and name it in a config; one that denoises is a
+`DiffusionStage` (see diffusion.py).
 """
 
-import dataclasses
 import importlib
-import math
-import numbers
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -24,88 +25,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unclip_jax import config as config_lib
-from unclip_jax.diffusion import samplers, schedule
-from unclip_jax.diffusion.samplers.ancestral import VARIANCES
-from unclip_jax.models.clip_caption import EMPTY_CAPTION
+from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.models.layers import UNIT_SCALES
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
+_SHARED = ("diffusion",)  # modules of this package that are no stage
 # What embed must be told for records to have a field that it leaves out.
 _FLAGS = dict.fromkeys(
     ("text_width", "text_states_width"), " --config.text_states=True"
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Diffusion:
-    """What config.diffusion of a diffusion stage says; stages add what is theirs.
-
-    The process, and how the trained model is best sampled: an export carries the
-    sampler, steps, variance and guidance, which generation takes where nothing else is
-    asked for. None leaves them to generation.options.
-
-    Attributes:
-      schedule, num_steps: of diffusion.schedule.make_schedule.
-      prediction: what the model predicts, "epsilon", "x0" or "v".
-      sampler: a name in diffusion.samplers.SAMPLERS.
-      sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
-      variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
-    """
-
-    schedule: str = "cosine"
-    num_steps: int = 1000
-    prediction: str = "epsilon"
-    sampler: str | None = None
-    sampling_steps: int | str | None = None
-    variance: str | None = None
-
-    def __post_init__(self):
-        where = "config.diffusion"
-        for name, values in (("sampler", samplers.SAMPLERS), ("variance", VARIANCES)):
-            value = getattr(self, name)
-            if value not in (None, *values):
-                raise ValueError(
-                    f"{where}.{name} {value!r}: expected one of {', '.join(values)}"
-                )
-        if self.variance is not None and self.sampler != "ddpm":
-            raise ValueError(
-                f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
-                f"which is {self.sampler!r}"
-            )
-        if self.sampling_steps is not None:
-            process = schedule.make_schedule(self.schedule, self.num_steps)
-            try:
-                samplers.timesteps("ddim", process, self.sampling_steps)
-            except ValueError as error:
-                raise ValueError(f"{where}.sampling_steps: {error}") from None
-        guidance = getattr(self, "guidance", None)
-        finite = isinstance(guidance, numbers.Real) and math.isfinite(guidance)
-        if guidance is not None and not finite:
-            raise ValueError(
-                f"{where}.guidance must be a finite number, got {guidance!r}"
-            )
-
-
-def diffusion_options(cls: type[Diffusion], config, learned_sigma: bool = False):
-    """config.diffusion as an object of `cls`.
-
-    Raises:
-      ValueError: what is wrong with it; a learned variance of a model without one.
-    """
-    options = config_lib.build(cls, config.diffusion, "config.diffusion")
-    if options.variance == "learned_range" and not learned_sigma:
-        raise ValueError(
-            "config.diffusion.variance 'learned_range': the model does not predict its "
-            "variance; only decoders and upsamplers with model.learned_sigma=True do"
-        )
-    return options
-
-
 def names() -> list[str]:
     """The stages there are, by file name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name not in _SHARED)
 
 
 def make_stage(config, data_info: Mapping[str, Any]):
@@ -154,6 +89,23 @@ def compute_dtype(config):
             f"{', '.join(table)}"
         )
     return table[config.compute_dtype]
+
+
+def example_batch(batch_spec) -> dict[str, Any]:
+    """Returns a batch of one example, all zeros, to initialize a model with."""
+    return {name: jnp.zeros((1, *s), dtype) for name, (s, dtype) in batch_spec.items()}
+
+
+def with_constants(params, convention: str, data_info: Mapping[str, Any]):
+    """Writes what the data decides into fresh parameters: the CONSTANTS they have.
+
+    The embedding convention (see `with_embedding_space`) and, for a model on CLIP's
+    text states, what the frozen CLIP makes of the empty caption.
+    """
+    if set(EMPTY_CAPTION) <= params.keys():
+        empty = (jnp.asarray(data_info[name]) for name in EMPTY_CAPTION)
+        params = with_empty_caption(params, *empty)
+    return with_embedding_space(params, convention, data_info)
 
 
 def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):

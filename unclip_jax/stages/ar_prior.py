@@ -56,17 +56,16 @@ class Stage:
         )
 
     def init(self, rng):
-        batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
+        batch = stages.example_batch(self.batch_spec)
         inputs = batch["clip_image"], batch["tokens"], batch["clip_text"]
         params = self.model.init(rng, *inputs, jnp.zeros(1, bool))["params"]
         return {**params, **jax.tree.map(jnp.asarray, self.constants)}
 
-    def loss(self, params, rng, batch, step):
+    def loss(self, params, rng, batch):
         """Cross entropy per component, in nats, the true ones before it given.
 
         Codes alone, each as likely as another, would score log(num_buckets).
         """
-        del step
         variables = {"params": params}
         rng_drop, rng_dropout = jax.random.split(rng)
         raw = batch["clip_image"]
@@ -89,10 +88,6 @@ class Stage:
             "cosine": stages.cosine(predicted, raw).mean(),
             "cosine_to_a_random_one": stages.cosine(predicted, other).mean(),
         }
-
-    def preview(self, params, rng, batch):
-        """The prior draws embeddings, not pictures."""
-        del params, rng, batch
 
     def export(self):
         config = {"model": self.fields, "embedding": self.options.embedding}

@@ -67,17 +67,17 @@ class Stage:
         )
 
     def init(self, rng):
-        batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
+        batch = stages.example_batch(self.batch_spec)
         return self.model.init(rng, batch["image"], batch["tokens"])["params"]
 
-    def loss(self, params, rng, batch, step):
+    def loss(self, params, rng, batch):
         """Mean of the image-to-text and text-to-image cross entropies.
 
         With SAM it is the loss of the perturbed towers, whose gradient is the one to
         follow; the metrics are of the towers as they are, and `sharpness` is how much
         the perturbations raised the loss.
         """
-        del rng, step
+        del rng
         bound = math.log(self.options.max_logit_scale)
         scale = jnp.exp(at_most(params["logit_scale"], bound))
         if not self.options.sam_rho:
@@ -168,10 +168,6 @@ class Stage:
             {"params": params}, batch["image"], batch["tokens"]
         )
         return {"image": image, "text": text}
-
-    def preview(self, params, rng, batch):
-        """CLIP draws nothing."""
-        del params, rng, batch
 
     def export(self):
         return {"part": "clip", "config": {"model": self.fields}}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import guidance, process, samplers, schedule
-from unclip_jax.models.clip_caption import with_empty_caption
+from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(stages.Diffusion):
+class Diffusion(DiffusionConfig):
     """config.diffusion of this stage."""
 
     min_snr_gamma: float | None = None
@@ -36,7 +36,7 @@ class Diffusion(stages.Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(DiffusionStage):
     """Trains the decoder on records of images, captions and CLIP embeddings."""
 
     model: models.Decoder
@@ -45,6 +45,8 @@ class Stage:
     options: Options
     data_info: Any
     batch_spec: dict[str, Any]
+
+    num_input_keys = 2
 
     @classmethod
     def from_config(cls, config, data_info):
@@ -75,95 +77,58 @@ class Stage:
         return cls(
             model=model,
             fields=fields,
-            diffusion=stages.diffusion_options(Diffusion, config, model.learned_sigma),
+            diffusion=Diffusion.from_config(config, model.learned_sigma),
             options=options,
             data_info=data_info,
             batch_spec=batch_spec,
         )
 
     def init(self, rng):
-        batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
-        x, t, drop = batch["image"], jnp.zeros(1, int), jnp.zeros(1, bool)
-        params = self.model.init(
-            rng,
-            x.astype(jnp.float32),
-            t,
+        batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
+        x, t = batch["image"].astype(jnp.float32), jnp.zeros(1, int)
+        params = self.model.init(rng, x, t, *self.inputs(batch, no, no))["params"]
+        return stages.with_constants(params, self.options.embedding, self.data_info)
+
+    def x_0(self, params, batch):
+        del params
+        return process.from_uint8(batch["image"])
+
+    def inputs(self, batch, drop_clip, drop_text):
+        """The model's after (x_t, t); (B,) bool say which rows lose what."""
+        return (
             batch["clip_image"],
             batch["tokens"],
-            drop,
-            drop,
-            *_captions_of_clip(batch),
-        )["params"]
-        if "text_states" in batch:
-            info = self.data_info
-            empty = info["empty_text_states"], info["empty_clip_text"]
-            params = with_empty_caption(params, *map(jnp.asarray, empty))
-        return stages.with_embedding_space(
-            params, self.options.embedding, self.data_info
+            drop_clip,
+            drop_text,
+            batch.get("clip_text"),
+            batch.get("text_states"),
         )
 
-    def loss(self, params, rng, batch, step):
-        """mse + (T / 1000) vb where the variance is learned (RESCALED_MSE)."""
-        del step
-        rngs = jax.random.split(rng, 5)
-        x_0 = process.from_uint8(batch["image"])
-        b = x_0.shape[0]
-        sched = schedule.make_schedule(
-            self.diffusion.schedule, self.diffusion.num_steps
-        )
-        t = jax.random.randint(rngs[0], (b,), 0, sched.num_steps)
-        noise = jax.random.normal(rngs[1], x_0.shape)
-        x_t = process.q_sample(sched, x_0, t, noise)
-        output = self.model.apply(
-            {"params": params},
-            x_t,
-            t,
-            batch["clip_image"],
-            batch["tokens"],
-            stages.bernoulli(rngs[2], self.options.drop_clip, b),
-            stages.bernoulli(rngs[3], self.options.drop_text, b),
-            *_captions_of_clip(batch),
-            deterministic=False,
-            rngs={"dropout": rngs[4]},
-        )
-        losses = process.training_losses(
-            sched,
-            self.diffusion.prediction,
-            x_0,
-            x_t,
-            t,
-            noise,
-            output,
-            min_snr_gamma=self.diffusion.min_snr_gamma,
-        )
-        metrics = {name: value.mean() for name, value in losses.items()}
-        return sum(metrics.values()), metrics
+    def training_inputs(self, batch, rng_clip, rng_text):
+        rows, options = len(batch["image"]), self.options
+        drop_clip = stages.bernoulli(rng_clip, options.drop_clip, rows)
+        drop_text = stages.bernoulli(rng_text, options.drop_text, rows)
+        return self.inputs(batch, drop_clip, drop_text)
 
     def preview(self, params, rng, batch):
         """Pairs of (true picture, picture drawn from its embedding and caption)."""
-        sched = schedule.make_schedule(
-            self.diffusion.schedule, self.diffusion.num_steps
-        )
 
-        def model(x, t, cond, drop):
-            clip_image, tokens, captions = cond
-            inputs = x, t, clip_image, tokens, drop, drop, *captions
-            return self.model.apply({"params": params}, *inputs)
-
-        cond = batch["clip_image"], batch["tokens"], _captions_of_clip(batch)
-        guided = guidance.classifier_free(model, cond, self.options.preview_guidance)
-
-        def predict(x, t):
-            kind = self.diffusion.prediction
-            return process.interpret(sched, kind, x, t, guided(x, t), 1.0)
+        def model(x_t, t, condition, drop):
+            inputs = self.inputs(condition, drop, drop)
+            return self.model.apply({"params": params}, x_t, t, *inputs)
 
         image = batch["image"]
-        keys = jax.random.split(rng, image.shape[0])
+        condition = {name: rows for name, rows in batch.items() if name != "image"}
+        scale = self.options.preview_guidance
+        denoise = self.denoiser(guidance.classifier_free(model, condition, scale), 1.0)
+        noise_schedule = self.diffusion.noise_schedule
+        count = self.options.preview_steps
+        steps = schedule.strided_timesteps(noise_schedule.num_steps, count)
+        keys = jax.random.split(rng, len(image))
         x_T = samplers.normal(keys, image.shape[1:])
-        steps = schedule.strided_timesteps(sched.num_steps, self.options.preview_steps)
-        drawn = samplers.ddim(predict, sched, x_T, steps, keys)
-        drawn = process.to_uint8(drawn)
-        return jnp.stack([image, drawn], axis=1).reshape(-1, *image.shape[1:])
+        drawn = samplers.ddim(denoise, noise_schedule, x_T, steps, keys)
+        pairs = jnp.stack([image, process.to_uint8(drawn)], axis=1)
+        return pairs.reshape(-1, *image.shape[1:])
 
     def export(self):
         return {
@@ -174,8 +139,3 @@ class Stage:
                 "embedding": self.options.embedding,
             },
         }
-
-
-def _captions_of_clip(batch):
-    """(clip_text, text_states) of a batch, (None, None) where the records lack them."""
-    return batch.get("clip_text"), batch.get("text_states")

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
-from unclip_jax.diffusion import process, samplers, schedule
-from unclip_jax.models.clip_caption import with_empty_caption
+from unclip_jax.diffusion import samplers, schedule
+from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 EMBED_STEPS = 16  # of sampling for evaluators: numbers to compare, not pictures
 
@@ -26,7 +26,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(stages.Diffusion):
+class Diffusion(DiffusionConfig):
     """config.diffusion of this stage."""
 
     prediction: str = "x0"
@@ -35,7 +35,7 @@ class Diffusion(stages.Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(DiffusionStage):
     """Trains the prior on records of CLIP embeddings and captions."""
 
     model: models.DiffusionPrior
@@ -44,6 +44,8 @@ class Stage:
     options: Options
     data_info: Any
     batch_spec: dict[str, Any]
+
+    num_input_keys = 1
 
     @classmethod
     def from_config(cls, config, data_info):
@@ -67,60 +69,40 @@ class Stage:
         return cls(
             model=models.build("prior", fields, stages.compute_dtype(config)),
             fields=fields,
-            diffusion=stages.diffusion_options(Diffusion, config),
+            diffusion=Diffusion.from_config(config),
             options=options,
             data_info=data_info,
             batch_spec=batch_spec,
         )
 
     def init(self, rng):
-        batch = {k: jnp.zeros((1, *s), d) for k, (s, d) in self.batch_spec.items()}
-        x, t, drop = batch["clip_image"], jnp.zeros(1, int), jnp.zeros(1, bool)
-        states = batch.get("text_states")
-        inputs = x, t, batch["tokens"], batch["clip_text"], drop, states
+        batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
+        t = jnp.zeros(1, int)
+        inputs = batch["clip_image"], t, *self.inputs(batch, no)
         params = self.model.init(rng, *inputs)["params"]
-        if states is not None:
-            info = self.data_info
-            empty = info["empty_text_states"], info["empty_clip_text"]
-            params = with_empty_caption(params, *map(jnp.asarray, empty))
-        return stages.with_embedding_space(
-            params, self.options.embedding, self.data_info
-        )
+        return stages.with_constants(params, self.options.embedding, self.data_info)
 
-    def loss(self, params, rng, batch, step):
-        """Mean squared error between the predicted and the true embedding."""
-        del step
+    def x_0(self, params, batch):
         variables = {"params": params}
-        rng_t, rng_noise, rng_drop, rng_dropout = jax.random.split(rng, 4)
-        raw = batch["clip_image"]
-        b = raw.shape[0]
-        sched = schedule.make_schedule(
-            self.diffusion.schedule, self.diffusion.num_steps
-        )
-        z = self.model.apply(variables, raw, method="normalize")
-        t = jax.random.randint(rng_t, (b,), 0, sched.num_steps)
-        noise = jax.random.normal(rng_noise, z.shape)
-        x_t = process.q_sample(sched, z, t, noise)
-        output = self.model.apply(
-            variables,
-            x_t,
-            t,
-            batch["tokens"],
-            batch["clip_text"],
-            stages.bernoulli(rng_drop, self.options.drop_text, b),
-            batch.get("text_states"),
-            deterministic=False,
-            rngs={"dropout": rng_dropout},
-        )
-        kind = self.diffusion.prediction
-        losses = process.training_losses(sched, kind, z, x_t, t, noise, output)
-        x0 = process.interpret(sched, kind, x_t, t, output, None).x0
-        predicted = self.model.apply(variables, x0, method="denormalize")
-        return losses["mse"].mean(), {
-            "cosine": stages.cosine(predicted, raw).mean(),
-            "cosine_to_a_random_one": stages.cosine(
-                predicted, jnp.roll(raw, 1, 0)
-            ).mean(),
+        return self.model.apply(variables, batch["clip_image"], method="normalize")
+
+    def inputs(self, batch, drop):
+        """The model's after (x_t, t); rows of `drop` (B,) lose caption and text."""
+        return batch["tokens"], batch["clip_text"], drop, batch.get("text_states")
+
+    def training_inputs(self, batch, rng):
+        rows = len(batch["tokens"])
+        return self.inputs(batch, stages.bernoulli(rng, self.options.drop_text, rows))
+
+    def metrics(self, params, batch, losses, x_0):
+        """How near the predicted embeddings come to the true ones."""
+        del losses
+        true, variables = batch["clip_image"], {"params": params}
+        predicted = self.model.apply(variables, x_0, method="denormalize")
+        other = jnp.roll(true, 1, 0)
+        return {
+            "cosine": stages.cosine(predicted, true).mean(),
+            "cosine_to_a_random_one": stages.cosine(predicted, other).mean(),
         }
 
     def embed(self, params, rng, batch):
@@ -129,30 +111,20 @@ class Stage:
         No bound on x0 unless the config has one.
         """
         variables = {"params": params}
-        sched = schedule.make_schedule(
-            self.diffusion.schedule, self.diffusion.num_steps
-        )
+        noise_schedule = self.diffusion.noise_schedule
         true, text = batch["clip_image"], batch["clip_text"]
-        keep = jnp.zeros(true.shape[:1], bool)  # drops no caption
+        inputs = self.inputs(batch, jnp.zeros(len(true), bool))
 
-        def predict(z, t):
-            output = self.model.apply(
-                variables, z, t, batch["tokens"], text, keep, batch.get("text_states")
-            )
-            kind, bound = self.diffusion.prediction, self.diffusion.clip
-            return process.interpret(sched, kind, z, t, output, bound)
+        def model(x_t, t):
+            return self.model.apply(variables, x_t, t, *inputs)
 
-        keys = jax.random.split(rng, true.shape[0])
-        steps = schedule.strided_timesteps(sched.num_steps, EMBED_STEPS)
-        z = samplers.ddim(
-            predict, sched, samplers.normal(keys, true.shape[1:]), steps, keys
-        )
+        keys = jax.random.split(rng, len(true))
+        x_T = samplers.normal(keys, true.shape[1:])
+        steps = schedule.strided_timesteps(noise_schedule.num_steps, EMBED_STEPS)
+        denoise = self.denoiser(model, self.diffusion.clip)
+        z = samplers.ddim(denoise, noise_schedule, x_T, steps, keys)
         predicted = self.model.apply(variables, z, method="denormalize")
         return {"predicted": predicted, "true": true, "text": text}
-
-    def preview(self, params, rng, batch):
-        """The prior draws embeddings, not pictures."""
-        del params, rng, batch
 
     def export(self):
         diffusion = dataclasses.asdict(self.diffusion)

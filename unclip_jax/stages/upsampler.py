@@ -16,7 +16,8 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
-from unclip_jax.diffusion import process, samplers, schedule
+from unclip_jax.diffusion import process, samplers
+from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 DOWNSAMPLE = ("area", "bicubic")
 
@@ -45,7 +46,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(stages.Diffusion):
+class Diffusion(DiffusionConfig):
     """config.diffusion of this stage."""
 
     sampler: str = "ddim"  # in previews, and by default in generation
@@ -62,7 +63,7 @@ class Diffusion(stages.Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(DiffusionStage):
     """Trains one upsampler; neither captions nor embeddings are looked at."""
 
     model: models.Upsampler
@@ -70,6 +71,8 @@ class Stage:
     diffusion: Diffusion
     options: Options
     batch_spec: dict[str, Any]
+
+    num_input_keys = 1
 
     @classmethod
     def from_config(cls, config, data_info):
@@ -91,7 +94,7 @@ class Stage:
         return cls(
             model=model,
             fields=fields,
-            diffusion=stages.diffusion_options(Diffusion, config, model.learned_sigma),
+            diffusion=Diffusion.from_config(config, model.learned_sigma),
             options=config_lib.build(
                 Options, config.stage_options, "config.stage_options"
             ),
@@ -127,56 +130,33 @@ class Stage:
         rows = stages.bernoulli(rng, self.options.blur_probability, len(low_res))
         return jnp.where(rows[:, None, None, None], blurred, low_res)
 
-    def loss(self, params, rng, batch, step):
-        """Mean squared error; plus the bound (RESCALED_MSE) with a learned variance."""
-        del step
-        rng_t, rng_noise, rng_blur, rng_dropout = jax.random.split(rng, 4)
-        x_0 = process.from_uint8(batch["image"])
-        sched = self._schedule()
-        t = jax.random.randint(rng_t, (len(x_0),), 0, sched.num_steps)
-        noise = jax.random.normal(rng_noise, x_0.shape)
-        x_t = process.q_sample(sched, x_0, t, noise)
-        output = self.model.apply(
-            {"params": params},
-            x_t,
-            t,
-            self.condition(batch, rng_blur),
-            deterministic=False,
-            rngs={"dropout": rng_dropout},
-        )
-        losses = process.training_losses(
-            sched,
-            self.diffusion.prediction,
-            x_0,
-            x_t,
-            t,
-            noise,
-            output,
-            min_snr_gamma=self.diffusion.min_snr_gamma,
-        )
-        metrics = {name: value.mean() for name, value in losses.items()}
-        return sum(metrics.values()), metrics
+    def x_0(self, params, batch):
+        del params
+        return process.from_uint8(batch["image"])
+
+    def training_inputs(self, batch, rng):
+        return (self.condition(batch, rng),)
 
     def preview(self, params, rng, batch):
         """Pairs of (conditioning picture in large pixels, what is drawn from it)."""
-        sched = self._schedule()
         low_res = self.condition(batch)
 
-        def predict(x, t):
-            output = self.model.apply({"params": params}, x, t, low_res)
-            kind = self.diffusion.prediction
-            return process.interpret(sched, kind, x, t, output, 1.0)
+        def model(x_t, t):
+            return self.model.apply({"params": params}, x_t, t, low_res)
 
-        shape = batch["image"].shape
+        shape, options = batch["image"].shape, self.diffusion
         keys = jax.random.split(rng, shape[0])
         x_T = samplers.normal(keys, shape[1:])
-        count = self.diffusion.sampling_steps
-        steps = samplers.timesteps(self.diffusion.sampler, sched, count)
-        run = samplers.SAMPLERS[self.diffusion.sampler]
-        drawn = process.to_uint8(run(predict, sched, x_T, steps, keys))
-        given = process.to_uint8(low_res)
-        given = given.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
-        return jnp.stack([given, drawn], axis=1).reshape(-1, *shape[1:])
+        noise_schedule = options.noise_schedule
+        steps = samplers.timesteps(
+            options.sampler, noise_schedule, options.sampling_steps
+        )
+        sample = samplers.SAMPLERS[options.sampler]
+        drawn = sample(self.denoiser(model, 1.0), noise_schedule, x_T, steps, keys)
+        small = process.to_uint8(low_res)
+        small = small.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        pairs = jnp.stack([small, process.to_uint8(drawn)], axis=1)
+        return pairs.reshape(-1, *shape[1:])
 
     def export(self):
         return {
@@ -186,9 +166,6 @@ class Stage:
                 "diffusion": dataclasses.asdict(self.diffusion),
             },
         }
-
-    def _schedule(self):
-        return schedule.make_schedule(self.diffusion.schedule, self.diffusion.num_steps)
 
 
 def shrink(x, scale: int, method: str = "area"):

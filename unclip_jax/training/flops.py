@@ -40,7 +40,7 @@ def model_flops(stage, batch_size: int, params) -> int:
         for name, (shape, dtype) in stage.batch_spec.items()
     }
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    return 3 * count_flops(stage.loss, params, rng, batch, 0)
+    return 3 * count_flops(stage.loss, params, rng, batch)
 
 
 def _of_jaxpr(jaxpr) -> int:

@@ -48,20 +48,17 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
     nothing but the counters.
     """
 
-    def loss(params, rng, batch, step):
-        return stage.loss(params, rng, batch, step)
+    grad = jax.value_and_grad(stage.loss, has_aux=True)
 
-    grad = jax.value_and_grad(loss, has_aux=True)
-
-    def gradients(params, rng, batch, step):
+    def gradients(params, rng, batch):
         if accum == 1:
-            (value, metrics), grads = grad(params, rng, batch, step)
+            (value, metrics), grads = grad(params, rng, batch)
             return grads, {"loss": value, **metrics}
 
         def body(carry, micro):
             i, rows = micro
             key = jax.random.fold_in(rng, i)
-            (value, metrics), grads = grad(params, key, rows, step)
+            (value, metrics), grads = grad(params, key, rows)
             found = (grads, {"loss": value, **metrics})
             return jax.tree.map(jnp.add, carry, found), None
 
@@ -70,7 +67,7 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
             lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
         )
         first = jax.tree.map(lambda x: x[0], micro)
-        (value, metrics), grads = jax.eval_shape(grad, params, rng, first, step)
+        (value, metrics), grads = jax.eval_shape(grad, params, rng, first)
         zeros = jax.tree.map(
             lambda s: jnp.zeros(s.shape, s.dtype), (grads, {"loss": value, **metrics})
         )
@@ -79,7 +76,7 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
 
     def step(state: TrainState, rng, batch):
         rng = jax.random.fold_in(rng, state.step)
-        grads, metrics = gradients(state.params, rng, batch, state.step)
+        grads, metrics = gradients(state.params, rng, batch)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

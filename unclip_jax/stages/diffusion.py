@@ -1,0 +1,166 @@
+"""What the stages that train by denoising share: the process and the loss."""
+
+import dataclasses
+import math
+import numbers
+from typing import Any, ClassVar, Self
+
+import jax
+
+from unclip_jax import config as config_lib
+from unclip_jax.diffusion import process, samplers, schedule
+from unclip_jax.diffusion.samplers.ancestral import VARIANCES
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """The options in config.diffusion of a diffusion stage; stages add their own.
+
+    The process, and how the trained model is best sampled: an export carries the
+    sampler, steps, variance and guidance, which generation takes where nothing else is
+    asked for. None leaves them to generation.options.
+
+    Attributes:
+      schedule, num_steps: of diffusion.schedule.make_schedule.
+      prediction: what the model predicts, "epsilon", "x0" or "v".
+      sampler: a name in diffusion.samplers.SAMPLERS.
+      sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
+      variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
+      guidance, min_snr_gamma: options of some stages; None: 1 in sampling, and no
+        weights in the loss (see diffusion.process.training_losses).
+    """
+
+    schedule: str = "cosine"
+    num_steps: int = 1000
+    prediction: str = "epsilon"
+    sampler: str | None = None
+    sampling_steps: int | str | None = None
+    variance: str | None = None
+    guidance: ClassVar[float | None] = None
+    min_snr_gamma: ClassVar[float | None] = None
+
+    def __post_init__(self):
+        where = "config.diffusion"
+        for name, values in (("sampler", samplers.SAMPLERS), ("variance", VARIANCES)):
+            value = getattr(self, name)
+            if value not in (None, *values):
+                raise ValueError(
+                    f"{where}.{name} {value!r}: expected one of {', '.join(values)}"
+                )
+        if self.variance is not None and self.sampler != "ddpm":
+            raise ValueError(
+                f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
+                f"which is {self.sampler!r}"
+            )
+        if self.sampling_steps is not None:
+            try:
+                samplers.timesteps("ddim", self.noise_schedule, self.sampling_steps)
+            except ValueError as error:
+                raise ValueError(f"{where}.sampling_steps: {error}") from None
+        guidance = self.guidance
+        finite = isinstance(guidance, numbers.Real) and math.isfinite(guidance)
+        if guidance is not None and not finite:
+            raise ValueError(
+                f"{where}.guidance must be a finite number, got {guidance!r}"
+            )
+
+    @classmethod
+    def from_config(cls, config, learned_sigma: bool = False) -> Self:
+        """Builds the options from a training config.
+
+        Raises:
+          ValueError: a bad option; a learned variance of a model without one.
+        """
+        options = config_lib.build(cls, config.diffusion, "config.diffusion")
+        if options.variance == "learned_range" and not learned_sigma:
+            raise ValueError(
+                "config.diffusion.variance 'learned_range': the model does not predict "
+                "its variance; only decoders and upsamplers with "
+                "model.learned_sigma=True do"
+            )
+        return options
+
+    @property
+    def noise_schedule(self) -> schedule.Schedule:
+        """The process that the model is trained on."""
+        return schedule.make_schedule(self.schedule, self.num_steps)
+
+
+class DiffusionStage:
+    """The base of the stages whose model predicts what x_t was before its noise.
+
+    Subclasses are frozen dataclasses with the attributes below; they say what x_0 is
+    and what the model sees besides (x_t, t).
+    """
+
+    model: Any  # a Linen module: (x_t, t, *inputs, deterministic) -> output
+    diffusion: DiffusionConfig
+    num_input_keys: ClassVar[int]  # random keys that `training_inputs` takes
+
+    def x_0(self, params, batch):
+        """Returns what is to be denoised, float32 (B, ..., C)."""
+        raise NotImplementedError
+
+    def training_inputs(self, batch, *keys) -> tuple:
+        """Returns the model's inputs after (x_t, t), some rows dropped or corrupted."""
+        raise NotImplementedError
+
+    def metrics(self, params, batch, losses, x_0):
+        """Returns the scalars to log, by name.
+
+        Args:
+          params: the model's.
+          batch: that of the step.
+          losses: {name: scalar}, which are trained on.
+          x_0: what the model takes `x_0(params, batch)` for.
+        """
+        del params, batch, x_0
+        return losses
+
+    def loss(self, params, rng, batch):
+        """Computes the denoising loss of one noised version of each example.
+
+        The mean squared error (DDPM, equation 14), with a learned variance plus the
+        rescaled bound (IDDPM's RESCALED_MSE); t is uniform.
+        """
+        rng_t, rng_noise, *keys, rng_dropout = jax.random.split(
+            rng, 3 + self.num_input_keys
+        )
+        noise_schedule = self.diffusion.noise_schedule
+        prediction = self.diffusion.prediction
+        x_0 = self.x_0(params, batch)
+        t = jax.random.randint(rng_t, (len(x_0),), 0, noise_schedule.num_steps)
+        noise = jax.random.normal(rng_noise, x_0.shape)
+        x_t = process.q_sample(noise_schedule, x_0, t, noise)
+        output = self.model.apply(
+            {"params": params},
+            x_t,
+            t,
+            *self.training_inputs(batch, *keys),
+            deterministic=False,
+            rngs={"dropout": rng_dropout},
+        )
+        losses = process.training_losses(
+            noise_schedule,
+            prediction,
+            x_0,
+            x_t,
+            t,
+            noise,
+            output,
+            min_snr_gamma=self.diffusion.min_snr_gamma,
+        )
+        losses = {name: value.mean() for name, value in losses.items()}
+        predicted = process.interpret(noise_schedule, prediction, x_t, t, output, None)
+        return sum(losses.values()), self.metrics(params, batch, losses, predicted.x0)
+
+    def denoiser(self, model, clip):
+        """Returns (x_t, t) -> Prediction, as samplers take it.
+
+        Args:
+          model: (x_t, t) -> output.
+          clip: bound on |x_0|, see process.interpret.
+        """
+        return process.make_denoiser(
+            model, self.diffusion.noise_schedule, self.diffusion.prediction, clip
+        )
