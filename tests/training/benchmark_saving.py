@@ -71,7 +71,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
     import jax.numpy as jnp
     import numpy as np
 
-    from unclip_jax.training import checkpoint, optimizer, run_folder, state
+    from unclip_jax.training import checkpoint, optimizer, run_folder, state, train_step
 
     width = 2048
     layers = max(1, round(gigabytes * 1e9 / 16 / width**2))
@@ -93,7 +93,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
     current = jax.jit(lambda k: state.init_state(Stage(), tx, k))(key)
     size = sum(x.nbytes for x in jax.tree.leaves(current))
     rows = {"x": np.random.default_rng(0).normal(size=(batch, width)).astype("f")}
-    update = state.make_step(Stage(), tx, 0.999, 1)
+    update = train_step.make_step(Stage(), tx, 0.999, 1)
     step = jax.jit(update, donate_argnums=0).lower(current, key, rows).compile()
     meta = checkpoint.make_meta("toy", {"steps": 100}, {}, {})
     memory = Memory()

@@ -128,7 +128,7 @@ def test_load_run_gives_the_ema_and_what_it_is(finished):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
-    from unclip_jax.training import optimizer, state
+    from unclip_jax.training import optimizer, state, train_step
 
     class Noiseless(toy.Stage):
         def loss(self, params, rng, batch):
@@ -144,7 +144,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
     start = state.init_state(stage, tx, jax.random.key(0))
     rng = jax.random.key(1)
     one, four = (
-        jax.jit(state.make_step(stage, tx, 0.9, accum))(start, rng, batch)
+        jax.jit(train_step.make_step(stage, tx, 0.9, accum))(start, rng, batch)
         for accum in (1, 4)
     )
     np.testing.assert_allclose(one[1]["loss"], four[1]["loss"], rtol=1e-6)

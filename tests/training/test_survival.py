@@ -13,7 +13,7 @@ import pytest
 from tests.environment import environment
 from tests.training import toy
 from unclip_jax.parallel.mesh import make_mesh
-from unclip_jax.training import checkpoint, optimizer, train_step
+from unclip_jax.training import checkpoint, optimizer, state
 from unclip_jax.training.loop import train
 
 
@@ -123,7 +123,7 @@ def test_parameters_are_equal_on_any_mesh_at_restore(tmp_path):
     for count, fsdp in ((4, 2), (1, 1)):
         mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
         rules = config.sharding_rules if fsdp > 1 else ()
-        abstract = train_step.abstract_state(stage, tx, mesh, rules)
+        abstract = state.abstract_state(stage, tx, mesh, rules)
         with jax.set_mesh(mesh), checkpoint.Checkpoints(tmp_path) as checkpoints:
             found = checkpoints.restore(abstract, meta)
         kernel = found.params["in"]["kernel"]

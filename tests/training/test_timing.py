@@ -15,7 +15,7 @@ def metrics(loss, skipped):
 
 
 def test_a_window_knows_which_steps_were_skipped():
-    window = timing.Window(8, devices=2, skipped=3)  # a resumed run
+    window = timing.StepTimer(8, devices=2, skipped=3)  # a resumed run
     for loss, skipped in ((1, 3), (np.nan, 4), (2, 4)):
         window.add(metrics(loss, skipped), wait=False)
     values = window.close(waited=0.0)
@@ -27,7 +27,7 @@ def test_a_window_knows_which_steps_were_skipped():
 
 
 def test_the_time_between_steps_is_not_theirs():
-    window = timing.Window(8, devices=2)
+    window = timing.StepTimer(8, devices=2)
     window.add(metrics(1, 0), wait=False)
     time.sleep(0.2)
     window.pause()

@@ -30,6 +30,7 @@ from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.planning.topology import count_devices, fill_axes, make_devices
 from unclip_jax.training import optimizer, run_config, train_step
+from unclip_jax.training import state as train_state
 from unclip_jax.training.flops import count_flops
 from unclip_jax.training.hardware import CHIPS, GIB
 
@@ -129,7 +130,7 @@ def plan(
         if devices
         else jax.sharding.AbstractMesh(tuple(sizes.values()), mesh_lib.AXES)
     )
-    abstract = train_step.abstract_state(stage, tx, mesh, config.sharding_rules)
+    abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     rows = sharding.describe(abstract, shardings)
     example = sum(math.prod(s) * np.dtype(d).itemsize for s, d in _spec(stage))

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self
 import jax
 
 from unclip_jax import config as config_lib
-from unclip_jax.diffusion import process, samplers, schedule
+from unclip_jax.diffusion import process, samplers
 from unclip_jax.diffusion.samplers.ancestral import VARIANCES
+from unclip_jax.diffusion.schedule import Schedule, make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,9 @@ class DiffusionConfig:
         return options
 
     @property
-    def noise_schedule(self) -> schedule.Schedule:
+    def noise_schedule(self) -> Schedule:
         """The process that the model is trained on."""
-        return schedule.make_schedule(self.schedule, self.num_steps)
+        return make_schedule(self.schedule, self.num_steps)
 
 
 class DiffusionStage:

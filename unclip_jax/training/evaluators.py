@@ -50,9 +50,19 @@ class Evaluators:
     Raises ValueError when the stage has no `embed`, or not what an evaluator needs.
     """
 
-    def __init__(self, config, stage, data, mesh):
+    def __init__(self, config, stage, data, mesh, writer, interrupted):
+        """Reads the examples.
+
+        Args:
+          config: of the run.
+          stage, data, mesh: what is trained, on what and where.
+          writer: where the scores go.
+          interrupted: () -> bool, asked before each batch; after a yes `run` does
+            nothing more.
+        """
         self._options = options = check(config)
         self._config, self._mesh = config, mesh
+        self._writer, self._interrupted = writer, interrupted
         if options and not hasattr(stage, "embed"):
             raise ValueError(
                 f"stage {config.stage!r} has nothing for config.evaluators: it makes "
@@ -69,23 +79,18 @@ class Evaluators:
         if options:
             self._embed = jax.jit(stage.embed, out_shardings=sharding.replicated(mesh))
 
-    def due(self, step: int) -> list[str]:
-        """Names of those that run before `step`, or at the end."""
-        ends = (0, self._config.steps)
-        options = self._options.items()
-        return [name for name, o in options if step in ends or step % o.every == 0]
+    def due(self, step: int) -> bool:
+        """Whether any of them runs after `step` steps."""
+        return bool(self._due(step))
 
-    def run(self, step: int, current, writer, interrupted) -> dict[str, float]:
-        """Scores of those that are due, which are also written.
-
-        `interrupted` is asked before each batch; after a yes nothing more is done.
-        """
+    def run(self, step: int, state) -> None:
+        """Writes the scores of those that are due."""
         scores = {}
-        for name in self.due(step):
+        for name in self._due(step):
             arrays, about = self._sets[name]
-            embeddings = self._embeddings(current.ema, arrays, interrupted)
+            embeddings = self._embeddings(state.ema, arrays)
             if embeddings is None:
-                return {}
+                return
             evaluator = EVALUATORS[name]
             if missing := [n for n in evaluator.needs if n not in embeddings]:
                 raise ValueError(
@@ -95,8 +100,12 @@ class Evaluators:
             for score, value in evaluator(embeddings, about).items():
                 scores[f"{name}/{score}"] = value
         if scores:
-            writer.scalars(step, scores)
-        return scores
+            self._writer.scalars(step, scores)
+
+    def _due(self, step) -> list[str]:
+        ends = (0, self._config.steps)
+        options = self._options.items()
+        return [name for name, o in options if step in ends or step % o.every == 0]
 
     def _open(self, changes, data):
         """Other examples than the training's, in tokens of the training's tokenizer."""
@@ -107,7 +116,7 @@ class Evaluators:
         wanted["context_length"] = data.info["context_length"]
         return loader.open_data(wanted)
 
-    def _embeddings(self, params, arrays, interrupted):
+    def _embeddings(self, params, arrays):
         """{name: float32 (n, D)} on the host, or None when interrupted.
 
         Computed in batches of config.batch_size. n is the length of the longest array;
@@ -117,7 +126,7 @@ class Evaluators:
         count = max(map(len, arrays.values()))
         placing, found = sharding.batch_sharding(self._mesh), []
         for start in range(0, count, size):
-            if interrupted():
+            if self._interrupted():
                 return None
             rows = np.arange(start, start + size)
             batch = {k: a[np.minimum(rows, len(a) - 1)] for k, a in arrays.items()}

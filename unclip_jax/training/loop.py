@@ -4,37 +4,32 @@ Order within an iteration: save, preview, evaluate, next batch, step; so that wh
 saved is exactly what a resumed run starts from. To resume a run, start it again.
 """
 
+import contextlib
 import dataclasses
 import io
 import sys
 import time
-from typing import Any
 
 import jax
 
-from unclip_jax import config as config_lib
 from unclip_jax import files, stages
+from unclip_jax.config import build, to_plain
 from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import distributed, sharding
-from unclip_jax.parallel import mesh as mesh_lib
+from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import ProgressLine, duration
-from unclip_jax.training import (
-    evaluators,
-    optimizer,
-    previews,
-    profiling,
-    run_config,
-    run_folder,
-    state,
-    timing,
-    train_step,
-    watchdog,
-)
+from unclip_jax.training import optimizer, profiling, run_config, run_folder, timing
+from unclip_jax.training import state as train_state
+from unclip_jax.training.actions import Previews, Save
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
+from unclip_jax.training.evaluators import Evaluators
 from unclip_jax.training.interrupts import Interrupts
+from unclip_jax.training.metric_log import MetricLog
 from unclip_jax.training.mirror import Mirror
 from unclip_jax.training.skipped_steps import SkippedSteps
+from unclip_jax.training.train_step import lower_step
+from unclip_jax.training.watchdog import Watchdog, WatchdogOptions
 from unclip_jax.training.writers import Writer, check_wandb
 
 
@@ -48,8 +43,8 @@ def train(
     load_initial=None,
     restore_step=None,
     profile_steps="",
-) -> state.TrainState:
-    """Trains a stage from a config, or goes on with the run in `workdir`.
+) -> train_state.TrainState:
+    """Trains a stage from a config, or resumes the run in `workdir`.
 
     Args:
       config: see configs/ and run_config.py.
@@ -68,259 +63,169 @@ def train(
       ValueError, FileNotFoundError: something asked for cannot be; nothing is lost.
       KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
-    began = time.perf_counter()
+    start_time = time.perf_counter()
+
+    # --- Options: what is wrong with them is said before anything is written ----------
+
     run_config.check_config(config)
     check_wandb(config)
-    tracing = profiling.parse_steps(profile_steps)
-    plain = config_lib.to_plain(config)
-    build = config_lib.build
-    saving = build(run_config.CheckpointOptions, config.checkpoint, "config.checkpoint")
-    drawing = build(run_config.PreviewOptions, config.preview, "config.preview")
-    tx = optimizer.make_optimizer(
-        build(optimizer.Options, config.optimizer, "config.optimizer"), config.steps
+    plain_config = to_plain(config)
+    checkpoint_options = build(
+        run_config.CheckpointOptions, config.checkpoint, "config.checkpoint"
     )
+    preview_options = build(run_config.PreviewOptions, config.preview, "config.preview")
+    optimizer_options = build(optimizer.Options, config.optimizer, "config.optimizer")
     mesh_options = build(run_config.MeshOptions, config.mesh, "config.mesh")
-    mesh = mesh_lib.make_mesh(**dataclasses.asdict(mesh_options))
+    watchdog_options = build(WatchdogOptions, config.get("watchdog", {}))
+    profiled_steps = profiling.parse_steps(profile_steps)
+    tx = optimizer.make_optimizer(optimizer_options, config.steps)
+    mesh = make_mesh(**dataclasses.asdict(mesh_options))
     parallel_batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
-    workdir = run_folder.claim(workdir, plain)
+
+    # --- The run's folder, data and stage ---------------------------------------------
+
+    workdir = run_folder.claim(workdir, plain_config)
     tokenizer = Mirror(workdir / "tokenizer", fetch="*")
     if data is None:
         data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
         tokenizer.sync(now=True)
-    distributed.check_consistency(workdir, plain, data.info.get("fingerprint"))
+    distributed.check_consistency(workdir, plain_config, data.info.get("fingerprint"))
     if stage is None:
         stage = stages.make_stage(config, data.info)
-    run = _Run(
-        config,
-        workdir,
-        stage,
-        data,
-        tokenizer,
-        tx,
-        mesh,
-        saving,
-        drawing,
-        stream,
-        load_initial,
-        tracing,
-        began,
-    )
-    with (
-        jax.set_mesh(mesh),
-        Checkpoints(workdir, saving.keep, restore_step) as checkpoints,
-    ):
-        meta = make_meta(config.stage, plain, stage.export(), data.info)
+    meta = make_meta(config.stage, plain_config, stage.export(), data.info)
+    # of several processes only the first one speaks
+    stream = io.StringIO() if jax.process_index() else stream or sys.stdout
+    progress = ProgressLine(config.stage, stream=stream, every=2.0)
+    log = progress.say
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, checkpoint_options.keep, restore_step)
+        )
         # from here on a signal is kept for later
-        with Interrupts() as interrupts, checkpoints.full_disk_named():
-            return run.go(meta, checkpoints, interrupts)
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(checkpoints.full_disk_named())
 
+        # --- The state, restored or fresh ---------------------------------------------
 
-@dataclasses.dataclass
-class _Run:
-    """What stays the same over one run."""
-
-    config: Any
-    workdir: Any
-    stage: Any
-    data: Any
-    tokenizer: Mirror  # its folder
-    tx: Any
-    mesh: Any
-    saving: run_config.CheckpointOptions
-    drawing: run_config.PreviewOptions
-    stream: Any
-    load_initial: Any
-    tracing: tuple[int, int] | None  # steps
-    began: float  # time.perf_counter() of the start
-
-    def __post_init__(self):
-        # of several processes only the first one speaks
-        stream = io.StringIO() if jax.process_index() else self.stream or sys.stdout
-        self.progress = ProgressLine(self.config.stage, stream=stream, every=2.0)
-        self.replicated = sharding.replicated(self.mesh)
-
-    def go(self, meta, checkpoints, interrupts) -> state.TrainState:
-        config, say = self.config, self.progress.say
-        current, abstract = self._start(checkpoints, meta)
-        start = int(jax.device_get(current.step))
+        abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
+        count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+        log(
+            f"{count:,} parameters, {mesh.size} {jax.devices()[0].platform} device(s), "
+            f"batches of {config.batch_size} from {len(data):,} examples"
+        )
+        shardings = sharding.describe(
+            abstract, jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        )
+        if mesh.size > 1:
+            log(sharding.summary(shardings))
+        if jax.process_index() == 0:
+            files.atomic_write(
+                workdir / "sharding.txt", sharding.table(shardings) + "\n"
+            )
+        state = checkpoints.restore(abstract, meta)
+        if state is None:
+            state = train_state.init_sharded(stage, tx, config.seed, abstract)
+            if config.get("init_from"):
+                params = load_initial(config.init_from, meta)
+                log(f"starting from the parameters in {config.init_from}")
+                state = train_state.replace_params(state, params)
+        start = int(jax.device_get(state.step))
         if start >= config.steps:
-            say(f"finished already: step {start} of {config.steps} in {self.workdir}")
-            return current
+            log(f"finished already: step {start} of {config.steps} in {workdir}")
+            return state
         if start:
-            say(f"going on from step {start}")
-        elif (self.workdir / "metrics.jsonl").exists():
-            say("no checkpoint was saved yet: starting from step 0")
-        rng = jax.device_put(jax.random.key(config.seed), self.replicated)
-        judges = evaluators.Evaluators(config, self.stage, self.data, self.mesh)
-        step, compile_seconds = self._compile(abstract)
-        rows = parallel_batches.process_rows(self.mesh, config.batch_size)
-        placing = sharding.batch_sharding(self.mesh)
+            log(f"going on from step {start}")
+        elif (workdir / "metrics.jsonl").exists():
+            log("no checkpoint was saved yet: starting from step 0")
+
+        # --- What happens now and then ------------------------------------------------
+
+        replicated = sharding.replicated(mesh)
+        writer = stack.enter_context(
+            contextlib.closing(Writer(workdir, start, plain_config))
+        )
+        save = Save(checkpoints, meta, checkpoint_options.every, start)
+        previews = Previews(config, preview_options, stage, data, replicated, writer)
+        evaluators = Evaluators(config, stage, data, mesh, writer, interrupts.poll)
+        actions = (save, previews, evaluators)  # in this order, on purpose
+
+        # --- The step and its batches -------------------------------------------------
+
+        log("compiling the training step")
+        compile_start = time.perf_counter()
+        train_step = lower_step(stage, tx, mesh, config, abstract).compile()
+        compile_seconds = time.perf_counter() - compile_start
+        log(f"compiled in {duration(compile_seconds)}")
+        rng = jax.device_put(jax.random.key(config.seed), replicated)
+        batch_sharding = sharding.batch_sharding(mesh)
+        rows = parallel_batches.process_rows(mesh, config.batch_size)
         batches = parallel_batches.Prefetch(
-            self.data.batches(
-                tuple(self.stage.batch_spec),
-                config.seed,
-                config.batch_size,
-                start,
-                rows,
+            data.batches(
+                tuple(stage.batch_spec), config.seed, config.batch_size, start, rows
             ),
             lambda batch: parallel_batches.place(
-                batch, placing, config.batch_size, self.stage.batch_spec, rows
+                batch, batch_sharding, config.batch_size, stage.batch_spec, rows
             ),
         )
-        preview = None
-        if self.drawing.every:
-            preview = previews.Previews(
-                self.stage,
-                self.data,
-                self.drawing.count,
-                config.seed,
-                self.replicated,
-            )
-        writer = Writer(self.workdir, start, meta["config"])
-        window = timing.Window(
-            config.batch_size, self.mesh.size, int(jax.device_get(current.skipped))
+
+        # --- What is measured ---------------------------------------------------------
+
+        timer = timing.StepTimer(
+            config.batch_size, mesh.size, int(jax.device_get(state.skipped))
         )
-        log = _Log(self, start, abstract.params, writer, compile_seconds)
-        profile = profiling.Profile(self.workdir, self.tracing)
-        dog = watchdog.Watchdog(
-            self.workdir,
-            config_lib.build(watchdog.Options, config.get("watchdog", {})),
+        metric_log = MetricLog(
+            config,
+            writer,
+            progress,
+            timing.Goodput(workdir, start, start_time),
+            timing.DeviceUse(stage, mesh, config.batch_size, abstract.params),
+            SkippedSteps(workdir, config, len(data)),
+            compile_seconds,
         )
+        profile = stack.enter_context(
+            contextlib.closing(profiling.Profile(workdir, profiled_steps))
+        )
+        watchdog = stack.enter_context(Watchdog(workdir, watchdog_options))
         # XLA:CPU's devices share one thread pool: programs with collectives that
         # overlap can take each other's threads and wait for ever
-        one_by_one = self.mesh.size > 1 and jax.default_backend() == "cpu"
-        try:
-            with dog:
-                for n in range(start, config.steps):
-                    dog.waiting_for(f"saves, previews and evaluators of step {n}")
-                    if n > start and n % self.saving.every == 0:
-                        checkpoints.save(n, current, meta)
-                        window.pause()
-                    if (
-                        preview
-                        and n % self.drawing.every == 0
-                        and not interrupts.poll()
-                    ):
-                        preview.draw(n, current, writer)
-                        window.pause()
-                    if judges.due(n) and not interrupts.poll():
-                        judges.run(n, current, writer, interrupts.poll)
-                        window.pause()
-                    if received := interrupts.poll():
-                        checkpoints.save(n, current, meta)
-                        checkpoints.wait()
-                        say(f"{received.name}: saved step {n}")
-                        if received.name == "SIGINT":
-                            raise KeyboardInterrupt
-                        return current
-                    profile.before(n + 1)
-                    with jax.transfer_guard("disallow"):
-                        dog.waiting_for(f"the data, at step {n + 1}")
-                        batch = batches.take(window.busy)
-                        dog.waiting_for(f"the devices, at step {n + 1}")
-                        current, metrics = step(current, rng, batch)
-                    window.add(metrics, one_by_one)
-                    profile.after(n + 1, metrics)
-                    if (n + 1) % config.log_every == 0 or n + 1 == config.steps:
-                        log.write(n + 1, window, batches)
-                        checkpoints.check()
-                dog.waiting_for("the last save, preview and evaluators")
-                checkpoints.save(config.steps, current, meta)
+        one_by_one = mesh.size > 1 and jax.default_backend() == "cpu"
+
+        # --- The loop -----------------------------------------------------------------
+
+        for step in range(start, config.steps):
+            watchdog.waiting_for(f"saves, previews and evaluators of step {step}")
+            for action in actions:
+                if action.due(step) and not interrupts.poll():
+                    action.run(step, state)
+                    timer.pause()
+            if signal := interrupts.poll():
+                save.run(step, state)
                 checkpoints.wait()
-                if preview:
-                    preview.draw(config.steps, current, writer)
-                judges.run(config.steps, current, writer, interrupts.poll)
-        finally:
-            profile.close()
-            writer.close()
-        say(f"done: {config.steps} steps, in {self.workdir}")
-        return current
+                log(f"{signal.name}: saved step {step}")
+                if signal.name == "SIGINT":
+                    raise KeyboardInterrupt
+                return state
+            profile.before(step + 1)
+            with jax.transfer_guard("disallow"):
+                watchdog.waiting_for(f"the data, at step {step + 1}")
+                batch = batches.take(timer.busy)
+                watchdog.waiting_for(f"the devices, at step {step + 1}")
+                state, metrics = train_step(state, rng, batch)
+            timer.add(metrics, one_by_one)
+            profile.after(step + 1, metrics)
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                metric_log.write(step + 1, timer, batches)
+                checkpoints.check()
 
-    def _start(self, checkpoints, meta):
-        """The restored or a fresh state, and its shapes with shardings."""
-        abstract = train_step.abstract_state(
-            self.stage, self.tx, self.mesh, self.config.sharding_rules
-        )
-        count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        self.progress.say(
-            f"{count:,} parameters, {self.mesh.size} "
-            f"{jax.devices()[0].platform} device(s), batches of "
-            f"{self.config.batch_size} from {len(self.data):,} examples"
-        )
-        self._tell_shardings(abstract)
-        restored = checkpoints.restore(abstract, meta)
-        if restored is not None:
-            return restored, abstract
-        # jitted as one program, so that each buffer is made where it will live
-        init = train_step.init_function(self.stage, self.tx)
-        shardings = jax.tree.map(lambda s: s.sharding, abstract)
-        rng = jax.random.key(self.config.seed)
-        fresh = jax.jit(init, out_shardings=shardings)(rng)
-        if self.config.get("init_from"):
-            fresh = self._from_folder(fresh, meta)
-        return fresh, abstract
+        # --- The end ------------------------------------------------------------------
 
-    def _tell_shardings(self, abstract):
-        """Says how the state is split; every array of it goes to sharding.txt."""
-        rows = sharding.describe(abstract, jax.tree.map(lambda s: s.sharding, abstract))
-        if self.mesh.size > 1:
-            self.progress.say(sharding.summary(rows))
-        if jax.process_index() == 0:
-            path = self.workdir / "sharding.txt"
-            files.atomic_write(path, sharding.table(rows) + "\n")
-
-    def _from_folder(self, fresh, meta):
-        """The fresh state with parameters, and their average, from init_from."""
-        loaded = self.load_initial(self.config.init_from, meta)
-        self.progress.say(f"starting from the parameters in {self.config.init_from}")
-
-        def place(a, like):
-            return jax.make_array_from_callback(
-                a.shape, like.sharding, lambda index: a[index]
-            )
-
-        def replaced(params):
-            old = {name: params[name] for name in loaded}
-            return {**params, **jax.tree.map(place, loaded, old)}
-
-        return fresh.replace(params=replaced(fresh.params), ema=replaced(fresh.ema))
-
-    def _compile(self, abstract):
-        self.progress.say("compiling the training step")
-        began = time.perf_counter()
-        compiled = train_step.lower_step(
-            self.stage, self.tx, self.mesh, self.config, abstract
-        ).compile()
-        seconds = time.perf_counter() - began
-        self.progress.say(f"compiled in {duration(seconds)}")
-        return compiled, seconds
-
-
-class _Log:
-    """What is written every log_every steps."""
-
-    def __init__(self, run: _Run, start, params, writer, compile_seconds):
-        self._config = config = run.config
-        self._writer, self._progress = writer, run.progress
-        self._once = {"compile_seconds": compile_seconds}
-        self._goodput = timing.Goodput(run.workdir, start, run.began)
-        self._devices = timing.DeviceUse(run.stage, run.mesh, config.batch_size, params)
-        self._skipped = SkippedSteps(run.workdir, config, len(run.data))
-
-    def write(self, n: int, window, batches) -> None:
-        """Closes the window at step `n`. ValueError: too many steps were skipped."""
-        waited, batches.waited = batches.waited, 0.0
-        values, self._once = window.close(waited) | self._once, {}
-        seconds = values["step_seconds"]
-        working = seconds * len(window.skipped) * (1 - values["data_wait"])
-        values |= self._devices.at(seconds)
-        values["goodput"] = self._goodput.add(n, working)
-        self._writer.scalars(n, values)
-        rate, total = values["images_per_second"], self._config.steps
-        left = (total - n) * self._config.batch_size / max(rate, 1e-9)
-        self._progress.show(
-            f"{n}/{total}  loss {values['loss']:.4f}  {rate:.0f} images/s  "
-            f"data wait {values['data_wait']:.0%}  {duration(left)} left",
-            last=n >= total,
-        )
-        self._skipped.note(n, window.skipped)
+        watchdog.waiting_for("the last save, preview and evaluators")
+        save.run(config.steps, state)
+        checkpoints.wait()
+        for action in (previews, evaluators):
+            if action.due(config.steps):
+                action.run(config.steps, state)
+    log(f"done: {config.steps} steps, in {workdir}")
+    return state

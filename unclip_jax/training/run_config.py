@@ -3,7 +3,8 @@
 import dataclasses
 
 from unclip_jax import config as config_lib
-from unclip_jax.training import evaluators, watchdog
+from unclip_jax.training import evaluators
+from unclip_jax.training.watchdog import WatchdogOptions
 
 KEYS = (
     "stage",
@@ -68,7 +69,7 @@ def check_config(config) -> None:
     for key in ("steps", "batch_size", "grad_accum", "log_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}")
-    config_lib.build(watchdog.Options, config.get("watchdog", {}), "config.watchdog")
+    config_lib.build(WatchdogOptions, config.get("watchdog", {}), "config.watchdog")
     most = config.get("max_skipped", 1)
     if not isinstance(most, int) or most < 1:
         raise ValueError(f"config.max_skipped must be at least 1, got {most!r}")

@@ -1,11 +1,15 @@
-"""What training carries from step to step, and the step itself."""
+"""What training carries from step to step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+
+from unclip_jax.parallel import sharding
 
 
 @flax.struct.dataclass
@@ -39,63 +43,40 @@ def init_state(stage, tx: optax.GradientTransformation, rng) -> TrainState:
     )
 
 
-def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: int):
-    """(state, rng, batch) -> (state, metrics), to be compiled with donation.
+def abstract_state(stage, tx, mesh: Mesh, rules) -> TrainState:
+    """TrainState of ShapeDtypeStructs with shardings; allocates nothing."""
+    shapes = jax.eval_shape(lambda rng: init_state(stage, tx, rng), jax.random.key(0))
+    shardings = sharding.state_shardings(shapes, mesh, rules)
+    return jax.tree.map(
+        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
 
-    The step's noise comes from fold_in(rng, state.step), so that it is a function of
-    (seed, step). With accum > 1 the batch runs in so many micro-batches and gradients
-    and metrics are averaged. A step whose loss or gradient is not finite changes
-    nothing but the counters.
+
+def init_sharded(stage, tx, seed: int, abstract: TrainState) -> TrainState:
+    """A fresh state on the devices, sharded as `abstract` says."""
+    # jitted as one program, so that each buffer is made where it will live
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    init = jax.jit(lambda rng: init_state(stage, tx, rng), out_shardings=shardings)
+    return init(jax.random.key(seed))
+
+
+def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:
+    """The state with other parameters, and with them as their average.
+
+    Args:
+      state: on the devices.
+      params: host arrays; what is missing of the outermost names stays as it is.
     """
 
-    grad = jax.value_and_grad(stage.loss, has_aux=True)
-
-    def gradients(params, rng, batch):
-        if accum == 1:
-            (value, metrics), grads = grad(params, rng, batch)
-            return grads, {"loss": value, **metrics}
-
-        def body(carry, micro):
-            i, rows = micro
-            key = jax.random.fold_in(rng, i)
-            (value, metrics), grads = grad(params, key, rows)
-            found = (grads, {"loss": value, **metrics})
-            return jax.tree.map(jnp.add, carry, found), None
-
-        # (B // A, A) then swapped: each device keeps its own rows, no collective
-        micro = jax.tree.map(
-            lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
+    def shard(array, like):
+        return jax.make_array_from_callback(
+            array.shape, like.sharding, lambda index: array[index]
         )
-        first = jax.tree.map(lambda x: x[0], micro)
-        (value, metrics), grads = jax.eval_shape(grad, params, rng, first)
-        zeros = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), (grads, {"loss": value, **metrics})
-        )
-        total, _ = jax.lax.scan(body, zeros, (jnp.arange(accum), micro))
-        return jax.tree.map(lambda x: x / accum, total)
 
-    def step(state: TrainState, rng, batch):
-        rng = jax.random.fold_in(rng, state.step)
-        grads, metrics = gradients(state.params, rng, batch)
-        norm = optax.global_norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # a short horizon first, or the average would remember the initialisation
-        count = state.step.astype(jnp.float32)
-        decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+    def replace(old):
+        like = {name: old[name] for name in params}
+        return {**old, **jax.tree.map(shard, params, like)}
 
-        def keep(new, old):
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-        new = TrainState(
-            step=state.step + 1,
-            skipped=state.skipped + (~finite).astype(jnp.int32),
-            params=keep(params, state.params),
-            ema=keep(ema, state.ema),
-            opt_state=keep(opt_state, state.opt_state),
-        )
-        return new, {**metrics, "grad_norm": norm, "skipped": new.skipped}
-
-    return step
+    return state.replace(params=replace(state.params), ema=replace(state.ema))

@@ -15,7 +15,7 @@ from unclip_jax.training.flops import model_flops
 from unclip_jax.training.hardware import GIB, peak_flops
 
 
-class Window:
+class StepTimer:
     """The steps since the last log: their metrics and their time.
 
     Attributes:

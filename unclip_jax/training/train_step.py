@@ -1,36 +1,76 @@
-"""The compiled training step: its state's shapes and shardings, and its lowering.
+"""The training step, and its lowering.
 
 The loop runs it; `plan` compiles it for machines that are not there.
 """
 
-from typing import Any
-
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from unclip_jax.parallel import sharding
-from unclip_jax.training import state
+from unclip_jax.training.state import TrainState
 
 
-def init_function(stage, tx: optax.GradientTransformation):
-    """rng -> a fresh TrainState, to be jitted as one program."""
+def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: int):
+    """(state, rng, batch) -> (state, metrics), to be compiled with donation.
 
-    def init(rng):
-        return state.init_state(stage, tx, rng)
+    The step's noise comes from fold_in(rng, state.step), so that it is a function of
+    (seed, step). With accum > 1 the batch runs in so many micro-batches and gradients
+    and metrics are averaged. A step whose loss or gradient is not finite changes
+    nothing but the counters.
+    """
+    grad = jax.value_and_grad(stage.loss, has_aux=True)
 
-    return init
+    def gradients(params, rng, batch):
+        if accum == 1:
+            (value, metrics), grads = grad(params, rng, batch)
+            return grads, {"loss": value, **metrics}
 
+        def body(carry, micro):
+            i, rows = micro
+            key = jax.random.fold_in(rng, i)
+            (value, metrics), grads = grad(params, key, rows)
+            terms = (grads, {"loss": value, **metrics})
+            return jax.tree.map(jnp.add, carry, terms), None
 
-def abstract_state(stage, tx: optax.GradientTransformation, mesh: Mesh, rules) -> Any:
-    """TrainState of ShapeDtypeStructs with shardings; allocates nothing."""
-    shapes = jax.eval_shape(init_function(stage, tx), jax.random.key(0))
-    shardings = sharding.state_shardings(shapes, mesh, rules)
-    return jax.tree.map(
-        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-        shapes,
-        shardings,
-    )
+        # (B // A, A) then swapped: each device keeps its own rows, no collective
+        micro = jax.tree.map(
+            lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+        first = jax.tree.map(lambda x: x[0], micro)
+        (value, metrics), grads = jax.eval_shape(grad, params, rng, first)
+        zeros = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), (grads, {"loss": value, **metrics})
+        )
+        total, _ = jax.lax.scan(body, zeros, (jnp.arange(accum), micro))
+        return jax.tree.map(lambda x: x / accum, total)
+
+    def step(state: TrainState, rng, batch):
+        rng = jax.random.fold_in(rng, state.step)
+        grads, metrics = gradients(state.params, rng, batch)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # a short horizon first, or the average would remember the initialisation
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+        def keep(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        new = TrainState(
+            step=state.step + 1,
+            skipped=state.skipped + (~finite).astype(jnp.int32),
+            params=keep(params, state.params),
+            ema=keep(ema, state.ema),
+            opt_state=keep(opt_state, state.opt_state),
+        )
+        return new, {**metrics, "grad_norm": norm, "skipped": new.skipped}
+
+    return step
 
 
 def lower_step(stage, tx, mesh: Mesh, config, abstract) -> jax.stages.Lowered:
@@ -40,7 +80,7 @@ def lower_step(stage, tx, mesh: Mesh, config, abstract) -> jax.stages.Lowered:
       stage, tx: what is trained, and how.
       mesh: the devices; they need not exist.
       config: batch_size, ema_decay and grad_accum are looked at.
-      abstract: of `abstract_state`.
+      abstract: of `state.abstract_state`.
     """
     rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     batch = {
@@ -49,7 +89,7 @@ def lower_step(stage, tx, mesh: Mesh, config, abstract) -> jax.stages.Lowered:
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
-    update = state.make_step(stage, tx, config.ema_decay, config.grad_accum)
+    update = make_step(stage, tx, config.ema_decay, config.grad_accum)
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, whole))
     return jitted.lower(abstract, rng, batch)

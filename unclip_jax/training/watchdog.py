@@ -25,7 +25,7 @@ FOLDER = "hung"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class WatchdogOptions:
     """config.watchdog."""
 
     warn: float = 300.0  # seconds without progress; 0: never
@@ -42,7 +42,7 @@ class Options:
 class Watchdog:
     """Watches one run from a thread of its own. Use as a context manager."""
 
-    def __init__(self, workdir, options: Options):
+    def __init__(self, workdir, options: WatchdogOptions):
         self._folder = epath.Path(workdir) / FOLDER
         self._options = options
         self._ended = threading.Event()

@@ -1,0 +1,51 @@
+"""What a run reports every config.log_every steps."""
+
+from unclip_jax.parallel.batches import Prefetch
+from unclip_jax.progress import ProgressLine, duration
+from unclip_jax.training.skipped_steps import SkippedSteps
+from unclip_jax.training.timing import DeviceUse, Goodput, StepTimer
+from unclip_jax.training.writers import Writer
+
+
+class MetricLog:
+    """Writes means of the steps' metrics, their speed and what the devices made of it.
+
+    The first row also has `compile_seconds`.
+    """
+
+    def __init__(
+        self,
+        config,
+        writer: Writer,
+        progress: ProgressLine,
+        goodput: Goodput,
+        device_use: DeviceUse,
+        skipped_steps: SkippedSteps,
+        compile_seconds: float,
+    ):
+        self._steps, self._batch_size = config.steps, config.batch_size
+        self._writer, self._progress = writer, progress
+        self._goodput, self._device_use = goodput, device_use
+        self._skipped_steps = skipped_steps
+        self._once = {"compile_seconds": compile_seconds}
+
+    def write(self, step: int, timer: StepTimer, batches: Prefetch) -> None:
+        """Reports the steps that `timer` has seen since the last time, up to `step`.
+
+        Raises ValueError when too many steps were skipped, see SkippedSteps.
+        """
+        waited, batches.waited = batches.waited, 0.0
+        values, self._once = timer.close(waited) | self._once, {}
+        seconds, wait = values["step_seconds"], values["data_wait"]
+        productive = seconds * len(timer.skipped) * (1 - wait)
+        values |= self._device_use.at(seconds)
+        values["goodput"] = self._goodput.add(step, productive)
+        self._writer.scalars(step, values)
+        rate = values["images_per_second"]
+        left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
+        self._progress.show(
+            f"{step}/{self._steps}  loss {values['loss']:.4f}  {rate:.0f} images/s  "
+            f"data wait {wait:.0%}  {duration(left)} left",
+            last=step >= self._steps,
+        )
+        self._skipped_steps.note(step, timer.skipped)
