@@ -14,8 +14,10 @@ import pytest
 from tests.environment import ROOT, environment
 from tests.training import toy
 from unclip_jax.data import order
+from unclip_jax.training.actions import Previews
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.loop import train
+from unclip_jax.training.run_config import PreviewOptions
 
 
 def run(workdir, config=None, data=None, stream=None, **more):
@@ -190,6 +192,12 @@ def test_previews_are_grids_of_pictures(tmp_path):
     assert names == ["00000000.png", "00000002.png", "00000004.png"]
     with Image.open(tmp_path / "toy" / "previews" / names[0]) as image:
         assert image.size == (2 * 96, 2 * 96)
+
+
+def test_previews_of_a_stage_that_draws_nothing_are_refused():
+    options, stage = PreviewOptions(every=2), object()
+    with pytest.raises(ValueError, match="'toy' draws no images: set config.preview"):
+        Previews(toy.make_config(), options, stage, toy.Data(), None, None)
 
 
 @pytest.mark.parametrize(
