@@ -37,8 +37,7 @@ class DiffusionConfig:
     sampler: str | None = None
     sampling_steps: int | str | None = None
     variance: str | None = None
-    guidance: ClassVar[float | None] = None
-    min_snr_gamma: ClassVar[float | None] = None
+    guidance = min_snr_gamma = None  # no fields, but of the stages that have them
 
     def __post_init__(self):
         where = "config.diffusion"
