@@ -128,9 +128,10 @@ def train(
         if state is None:
             state = train_state.init_sharded(stage, tx, config.seed, abstract)
             if config.get("init_from"):
-                params = load_initial(config.init_from, meta)
+                state = train_state.replace_params(
+                    state, load_initial(config.init_from, meta)
+                )
                 log(f"starting from the parameters in {config.init_from}")
-                state = train_state.replace_params(state, params)
         start = int(jax.device_get(state.step))
         if start >= config.steps:
             log(f"finished already: step {start} of {config.steps} in {workdir}")
