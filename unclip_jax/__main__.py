@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "Data and training": ("embed", "train", "plan"),
-    "Drawing": ("sample", "app", "estimate_variance"),
-    "Measuring": ("evaluate", "compare"),
-    "Taking a model out": ("export",),
+    "Sampling": ("sample", "app", "estimate_variance"),
+    "Evaluation": ("evaluate", "compare"),
+    "Export": ("export",),
 }
 USAGE = """usage: unclip COMMAND [--flags]
 

@@ -11,8 +11,8 @@ FLAGS = {
     "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
     "host": ("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
     "port": (7860, "port to listen on"),
-    "batch_size": (16, "pictures drawn at a time"),
-    "dtype": ("float32", "float32 or bfloat16"),
+    "batch_size": (16, "images drawn at a time"),
+    "dtype": ("float32", "of the computation: float32 or bfloat16"),
 }
 
 

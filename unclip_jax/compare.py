@@ -1,4 +1,4 @@
-"""Compares two models by the answers of people (unCLIP, section 5).
+"""Compares two models by human preference (unCLIP, section 5).
 
     python -m unclip_jax.compare --study=study --a=samples/ours --b=samples/theirs \\
         --question=photorealism --question=caption
@@ -18,14 +18,14 @@ FLAGS = {
     "b": (str, "folder of images of model B, paired with A's by name or number"),
     "question": (
         [],
-        "photorealism, caption, diversity; may be repeated; the first two",
+        "photorealism, caption or diversity; may be repeated (default the first two)",
     ),
-    "captions": (str, "text file with a caption per pair, where the images have none"),
-    "count": (int, "comparisons per question, drawn at random; 1000, or all if fewer"),
-    "grid": (int, "diversity: images per side of a grid; 4"),
-    "page": (int, "comparisons per page; 50"),
-    "seed": (int, "of the draw, the order and the sides; 0"),
-    "answers": ([], "CSV file of a rater; may be repeated"),
+    "captions": (str, "text file with a caption per pair, if the images carry none"),
+    "count": (int, "comparisons per question, drawn at random (default 1000)"),
+    "grid": (int, "diversity: rows and columns of a grid (default 4)"),
+    "page": (int, "comparisons per page (default 50)"),
+    "seed": (int, "seed of selection, order and sides (default 0)"),
+    "answers": ([], "CSV file with the answers of a rater; may be repeated"),
 }
 
 

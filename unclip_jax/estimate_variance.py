@@ -1,23 +1,24 @@
-"""Adds to an export what --decoder_variance=analytic needs.
+"""Estimates the variances of Analytic-DPM and adds them to an export.
 
     python -m unclip_jax.estimate_variance --model=exports/icons \\
-        --records=data/icons/train
+        --records=runs/icons/records/train
 
-One table per part (prior, decoder) goes into the export, with how it was made. The same
-command goes on where it was stopped; with a larger --count it adds to what is there.
+`sample --decoder_variance=analytic` and `--prior_variance=analytic` need them. One
+table per model (prior, decoder) goes into the export, with its provenance. The same
+command continues where it was stopped; a larger --count refines the tables.
 """
 
 from unclip_jax import config as config_lib
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of an export, which gets the tables"),
+    "model": (config_lib.REQUIRED, "folder of the export, which receives the tables"),
     "records": (config_lib.REQUIRED, "folder of records made by unclip_jax.embed"),
-    "parts": ("prior,decoder", "whose tables; those that the export has"),
+    "parts": ("prior,decoder", "models to estimate, of those in the export"),
     "count": (256, "examples to draw from the records"),
-    "timesteps": (50, "at which the model is run; linear in between"),
-    "seed": (0, "of the draw and of the noise"),
+    "timesteps": (50, "number of timesteps to estimate at; linear in between"),
+    "seed": (0, "seed of the examples and of the noise"),
     "batch_size": (32, "examples at a time"),
-    "dtype": ("float32", "float32 or bfloat16"),
+    "dtype": ("float32", "of the computation: float32 or bfloat16"),
 }
 
 

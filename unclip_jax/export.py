@@ -1,28 +1,32 @@
 """Exports a trained stage from its checkpoint.
 
-python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
-python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
-python -m unclip_jax.export --run=runs/icons/decoder --out=exports/icons
+    python -m unclip_jax.export --run=runs/icons/clip    --out=exports/icons
+    python -m unclip_jax.export --run=runs/icons/prior   --out=exports/icons
+    python -m unclip_jax.export --run=runs/icons/decoder --out=exports/icons
 
-The run may be in a bucket (gs://...) and of any mesh; tensors are read and written one
-by one. The same command with --verify reads the export back and compares every tensor
-with the checkpoint.
+An export is one folder that holds all stages, each added by its own command. The run
+may be in a bucket (gs://...) and of any mesh; tensors are read and written one by one.
+The same command with --verify reads the export back and compares every tensor with the
+checkpoint.
 """
 
 from unclip_jax import config as config_lib
 
 FLAGS = {
     "run": (config_lib.REQUIRED, "folder of a run (a --workdir of unclip_jax.train)"),
-    "out": (config_lib.REQUIRED, "folder of the export; its other parts stay"),
+    "out": (config_lib.REQUIRED, "folder of the export; other stages in it stay"),
     "format": (
         "native",
-        "native; diffusers: folders that its classes load; of a CLIP, transformers or "
-        "open_clip: a folder that the library loads",
+        "native, or the library that is to load it: diffusers; for a CLIP also "
+        "transformers or open_clip",
     ),
     "dtype": ("float32", "of the files: float32, bfloat16 or float16"),
-    "weights": ("ema", "ema: the moving average; params: what the last step left"),
-    "step": (int, "of which checkpoint; the newest by default"),
-    "verify": (False, "write nothing: compare what is in --out with the run"),
+    "weights": (
+        "ema",
+        "ema: the moving average; params: the raw parameters of the step",
+    ),
+    "step": (int, "step of the checkpoint (default the newest)"),
+    "verify": (False, "write nothing: compare --out with the run"),
 }
 
 

@@ -1,90 +1,167 @@
-"""Draws images with an export.
+"""Generates or edits images with an exported model.
 
     python -m unclip_jax.sample --model=exports/icons --out=heart.png \\
         --prompt="a red heart on a white background"
-    python -m unclip_jax.sample --model=exports/icons --out=pictures \\
+    python -m unclip_jax.sample --model=exports/icons --out=samples \\
         --prompts_file=prompts.txt --samples=4
     python -m unclip_jax.sample --model=exports/icons --mode=variations \\
         --image=heart.png --samples=8 --out=hearts.png
     python -m unclip_jax.sample --model=exports/icons --mode=text_diff \\
         --image=heart.png --source="a red heart" --target="a blue heart" --out=x.png
 
-Modes: text2image, variations, reconstruct and inpaint draw lists: into a folder, the
-same command goes on where it was stopped. interpolate, text_diff, pca, zero_shot,
-typographic, conditioning and guidance draw the paper's figures. A flag that means
-nothing to a mode is refused, with those that it takes.
+Modes that draw a list of images (into a folder, the same command continues where it
+was stopped):
+  text2image    samples for prompts
+  variations    same CLIP embedding as an image, new noise
+  reconstruct   an image inverted to its latents and decoded again
+  inpaint       an image drawn anew where a mask is white
+Modes that draw one figure of the paper:
+  interpolate   from one image to another
+  text_diff     an image changed as a caption changes
+  pca           the first principal components of an image's embedding, decoded
+  conditioning  the decoder given the caption, the text embedding, the prior's embedding
+  guidance      one prompt at rising decoder guidance
+  zero_shot     CLIP's probabilities of labels for each image
+  typographic   the same beside variations, for images with misleading text in them
+
+A flag that the mode does not use is refused. "The export's" default is what the
+training config recommended (docs/sampling.md), and is printed before drawing starts.
 """
 
 from unclip_jax import config as config_lib
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of an export"),
+    "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
     "out": (config_lib.REQUIRED, "a .png or .webp file, or a folder"),
-    "mode": ("text2image", "what to draw, see above"),
+    "mode": ("text2image", "what to draw: one of the modes above"),
     "prompt": ([], "a caption; may be repeated"),
-    "prompts_file": (str, "text file with a caption per line"),
-    "image": ([], "a picture, or a folder of pictures; may be repeated"),
-    "mask": (str, "picture, white where to paint anew"),
-    "samples": (int, "pictures per prompt or image; 1, in typographic 3"),
-    "seed": (0, "of all randomness"),
-    "prior": (str, "diffusion, autoregressive, or auto: the one that is there"),
+    "prompts_file": (str, "text file with one caption per line"),
+    "image": ([], "an image file, or a folder of images; may be repeated"),
+    "mask": (str, "inpaint: an image that is white where to draw anew"),
+    "samples": (int, "images per prompt or input image (default 1; typographic 3)"),
+    "seed": (0, "seed of all randomness"),
+    "prior": (
+        str,
+        "diffusion, autoregressive, or auto: whichever the export has (default auto)",
+    ),
     "prior_guidance": (
         float,
-        "classifier-free guidance of the prior; the model's own, else 4; 1 is none",
+        "guidance scale of the prior; 1 is none (default the export's, else 4)",
     ),
     "prior_steps": (
         str,
-        "sampling steps of the prior, or a respacing: ddim25, 10,10,3,2,2; the model's "
-        "own",
+        "sampling steps of the prior: a number, or a respacing such as ddim25 or "
+        "10,10,3,2,2 (default the export's, else 64)",
     ),
-    "prior_sampler": (str, "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun; the model's"),
-    "prior_variance": (str, "of ddpm's steps, as --decoder_variance"),
-    "num_candidates": (int, "embeddings drawn per prompt, the best is decoded; 2"),
-    "temperature": (float, "of the autoregressive prior; 1; 0 takes the likeliest"),
-    "top_k": (int, "it draws from so many codes at most; 0: all"),
-    "top_p": (float, "and from the fewest that hold this probability; 1"),
-    "dot_quantile": (float, "and its dot products from above this quantile; 0.5"),
+    "prior_sampler": (
+        str,
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
+    ),
+    "prior_variance": (
+        str,
+        "variance of the prior's ddpm steps; see --decoder_variance",
+    ),
+    "num_candidates": (
+        int,
+        "embeddings that the prior draws per prompt; the one closest to the text "
+        "embedding is decoded (default 2)",
+    ),
+    "temperature": (
+        float,
+        "autoregressive prior: softmax temperature; 0 takes the likeliest code "
+        "(default 1)",
+    ),
+    "top_k": (
+        int,
+        "autoregressive prior: sample among the k likeliest codes; 0 is all "
+        "(default 0)",
+    ),
+    "top_p": (
+        float,
+        "autoregressive prior: nucleus sampling with this probability (default 1)",
+    ),
+    "dot_quantile": (
+        float,
+        "autoregressive prior: condition on dot products of image and text embedding "
+        "above this quantile (default 0.5)",
+    ),
     "decoder_guidance": (
         float,
-        "of the decoder; the model's own, else 8; with inverted noise 1",
+        "guidance scale of the decoder; 1 is none (default the export's, else 8; 1 "
+        "from inverted noise)",
     ),
     "decoder_steps": (
         str,
-        "of the decoder; the model's own, with inverted noise 250",
+        "sampling steps of the decoder, as --prior_steps (default the export's, else "
+        "50; 250 from inverted noise)",
     ),
-    "decoder_sampler": (str, "likewise"),
+    "decoder_sampler": (
+        str,
+        "as --prior_sampler (default the export's, else ddim)",
+    ),
     "decoder_variance": (
         str,
-        "of ddpm's steps: fixed_small, fixed_large, learned_range, or analytic after "
-        "unclip_jax.estimate_variance; the model's own",
+        "variance of ddpm steps: fixed_small, fixed_large, learned_range, or analytic, "
+        "which needs unclip_jax.estimate_variance first (default the export's)",
     ),
-    "decoder_guidance_interval": (str, "FIRST,LAST timesteps that are guided; all"),
-    "decoder_guidance_rescale": (float, "0 to 1: takes guidance's contrast back; 0"),
-    "dynamic_threshold": (float, "0 to 1: quantile of pixels not to clip, e.g. 0.995"),
-    "upsampler_steps": (str, "sampling steps of each upsampler; the model's own"),
-    "eta": (float, "noise of DDIM steps; 0, for variations 1"),
-    "inverted": (bool, "variations start from the picture's own noise"),
-    "corrections": (int, "of inversion: more calls of the decoder per step; 0"),
-    "noise": (str, "interpolate: inverted (ends at the pictures) or shared; inverted"),
-    "frames": (int, "interpolate: pictures per row; 8"),
-    "source": (str, 'text_diff: what the picture shows; "a photo"'),
-    "target": (str, "text_diff: what it should show"),
-    "thetas": (str, "text_diff: how far to go; 0,0.1,0.2,0.3,0.4"),
-    "dims": (str, "pca: numbers of components; 20,30,40,80,120,160,200,320"),
-    "scales": (str, "guidance: scales; 1,2,3,4,6,8"),
+    "decoder_guidance_interval": (
+        str,
+        "FIRST,LAST: guide these timesteps only (default all)",
+    ),
+    "decoder_guidance_rescale": (
+        float,
+        "0 to 1: how much of the contrast that guidance adds is removed (default 0)",
+    ),
+    "dynamic_threshold": (
+        float,
+        "quantile for dynamic thresholding of the predicted x_0, e.g. 0.995 (default "
+        "off: clip to [-1, 1])",
+    ),
+    "upsampler_steps": (
+        str,
+        "sampling steps of each upsampler (default the export's, else 27)",
+    ),
+    "eta": (float, "eta of DDIM: 0 is deterministic (default 0; variations 1)"),
+    "inverted": (bool, "variations: start from the image's own inverted noise"),
+    "corrections": (
+        int,
+        "corrections per step of DDIM inversion, each one more call of the decoder "
+        "(default 0)",
+    ),
+    "noise": (
+        str,
+        "interpolate: inverted, which reproduces the two images at the ends, or shared "
+        "(default inverted)",
+    ),
+    "frames": (int, "interpolate: images per row (default 8)"),
+    "source": (str, 'text_diff: a caption of the image (default "a photo")'),
+    "target": (str, "text_diff: the caption to move to"),
+    "thetas": (
+        str,
+        "text_diff: how far to go, as fractions of the spherical interpolation (default "
+        "0,0.1,0.2,0.3,0.4)",
+    ),
+    "dims": (
+        str,
+        "pca: numbers of components (default 20,30,40,80,120,160,200,320)",
+    ),
+    "scales": (str, "guidance: guidance scales (default 1,2,3,4,6,8)"),
     "label": ([], "zero_shot, typographic: a label; may be repeated"),
-    "template": ([], 'of labels, e.g. "a photo of a {}"; may be repeated'),
-    "batch_size": (32, "pictures drawn at a time"),
-    "dtype": ("float32", "float32 or bfloat16"),
-    "format": ("png", "of pictures in a folder: png or webp (lossless)"),
-    "columns": (int, "pictures per row of a list's grid"),
-    "process": (0, "number of this process, where several fill a folder"),
-    "processes": (1, "how many they are; they need not know of each other"),
+    "template": (
+        [],
+        'zero_shot, typographic: e.g. "a photo of a {}"; may be repeated',
+    ),
+    "batch_size": (32, "images drawn at a time"),
+    "dtype": ("float32", "of the computation: float32 or bfloat16"),
+    "format": ("png", "of images in a folder: png or webp (lossless)"),
+    "columns": (int, "columns of the grid (lists only)"),
+    "process": (0, "number of this process, from 0, where several fill one folder"),
+    "processes": (1, "how many processes fill the folder; they need not communicate"),
 }
 
 
 def main(args):
-    """Draws what args.mode names."""
+    """Draws what `args.mode` names."""
     from unclip_jax.generation.cli.command import sample
 
     sample(args)
