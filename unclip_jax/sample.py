@@ -138,8 +138,8 @@ FLAGS = {
     "target": (str, "text_diff: the caption to move to"),
     "thetas": (
         str,
-        "text_diff: how far to go, as fractions of the spherical interpolation (default "
-        "0,0.1,0.2,0.3,0.4)",
+        "text_diff: how far to go, as fractions of the spherical interpolation "
+        "(default 0,0.1,0.2,0.3,0.4)",
     ),
     "dims": (
         str,
