@@ -107,10 +107,11 @@ def test_records_without_images_train_a_prior(folder, tmp_path, clip):
     )
     stage = stages.make_stage(config, records.info)
     assert set(stage.batch_spec) <= set(records.shapes)
-    stage.init(jax.random.key(0))
+    jax.eval_shape(stage.init, jax.random.key(0))
     config.stage_options.embedding = "standardize"
     with pytest.raises(ValueError, match="set stage_options.embedding='unit_scaled'"):
-        stages.make_stage(config, records.info).init(jax.random.key(0))
+        stage = stages.make_stage(config, records.info)
+        jax.eval_shape(stage.init, jax.random.key(0))
 
 
 def test_embeddings_of_another_clip_are_refused(folder, tmp_path, clip):

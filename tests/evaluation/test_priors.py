@@ -5,11 +5,11 @@ import json
 import pathlib
 import types
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.random_params import random_variables
 from unclip_jax import config as config_lib
 from unclip_jax import models
 from unclip_jax.evaluation import inputs, priors
@@ -67,7 +67,7 @@ def model():
     codes = {"num_components": 4, "num_buckets": 16}
     module = models.build("ar_prior", {"embed_dim": D, **text, **sizes, **codes})
     z, tokens, drop = jnp.zeros((1, D)), jnp.zeros((1, 4), int), jnp.zeros(1, bool)
-    params = module.init(jax.random.key(0), z, tokens, z, drop)["params"]
+    params = random_variables(module, z, tokens, z, drop)["params"]
     fitted = codebook.fit(IMAGE, RNG.uniform(-1, 1, N), 4, 16)
     params = {**params, "codebook": fitted}
     return Model(types.SimpleNamespace(module=module, params=params))
