@@ -109,6 +109,12 @@ def paper_stage(name):
     return stage_of(name, load(name))
 
 
+@functools.cache
+def paper_shapes(name):
+    """Of the parameters at full size; tracing them takes a second."""
+    return jax.eval_shape(paper_stage(name).init, jax.random.key(0))
+
+
 def stage_of(name, config):
     info = data_info(config, SIDES[name.split(":")[0]], PAPER)
     return stages.make_stage(config, info)
@@ -203,8 +209,7 @@ def test_the_papers_numbers(name):
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_full_sized_losses_have_the_papers_parameter_count(name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    stage = paper_stage(name)
-    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    stage, shapes = paper_stage(name), paper_shapes(name)
     millions, tolerance = COUNTS[name]
     found = count(shapes, ["token_embedding"]) / 1e6
     assert found == pytest.approx(millions, abs=tolerance)
@@ -231,7 +236,7 @@ def test_small_epsilon_decoders_follow_the_papers_recipe(folder):
 
 def test_parts_of_the_decoder():
     """Image tower 2.24B, text tower 1.21B besides the token embedding."""
-    shapes = jax.eval_shape(paper_stage("decoder").init, jax.random.key(0))
+    shapes = paper_shapes("decoder")
     assert count(shapes["unet"]) / 1e9 == pytest.approx(2.24, abs=0.005)
     text = count(shapes["text"], ["token_embedding"]) / 1e9
     assert text == pytest.approx(1.21, abs=0.005)
@@ -239,8 +244,7 @@ def test_parts_of_the_decoder():
 
 def test_parts_of_the_autoregressive_prior():
     """Text encoder 1.21B besides the token embedding; blocks of the decoder 0.80B."""
-    stage = paper_stage("ar_prior")
-    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    shapes = paper_shapes("ar_prior")
     text = count(shapes["text"], ["token_embedding"]) / 1e9
     assert text == pytest.approx(1.21, abs=0.005)
     assert count(shapes["transformer"]) / 1e9 == pytest.approx(0.80, abs=0.005)
@@ -266,8 +270,7 @@ def test_the_efficient_upsamplers_do_a_fraction_of_the_arithmetic():
     for name, fraction in zip(EFFICIENT, (0.26, 0.065), strict=True):
         flops = []
         for variant in (name.split(":")[0], name):
-            stage = paper_stage(variant)
-            shapes = jax.eval_shape(stage.init, jax.random.key(0))
+            stage, shapes = paper_stage(variant), paper_shapes(variant)
             side = stage.batch_spec["image"][0][0]
             x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
             low = jax.ShapeDtypeStruct((1, side // 4, side // 4, 3), jnp.float32)
@@ -279,7 +282,7 @@ def test_the_efficient_upsamplers_do_a_fraction_of_the_arithmetic():
 
 @pytest.mark.parametrize("name", sorted(TABLE_3))
 def test_every_large_array_is_divided_among_the_devices(name):
-    shapes = jax.eval_shape(paper_stage(name).init, jax.random.key(0))
+    shapes = paper_shapes(name)
     devices = make_mesh(data=1, fsdp=8)
     shardings = state_shardings(shapes, devices, load(name).sharding_rules)
     rows = describe(shapes, shardings)
