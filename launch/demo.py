@@ -117,6 +117,7 @@ class Record:
             self.steps[step.name] = entry
 
     def add(self, step: Step, seconds: float, memory: float, done: bool) -> None:
+        """Adds a run of a step: its seconds, and its peak memory in GB."""
         entry = self.steps[step.name]
         if entry["done"]:  # looking again is not counted, doing it all again is
             entry["seconds"] = max(entry["seconds"], round(seconds, 1))
@@ -128,6 +129,7 @@ class Record:
         self.write()
 
     def totals(self) -> dict:
+        """Of all steps: whether they are done, their seconds, the peak memory in GB."""
         entries = self.steps.values()
         return {
             "done": all(entry["done"] for entry in entries),

@@ -63,6 +63,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """SHA-256 of vocabulary and merges; equal for tokenizers that encode alike."""
         model = json.loads(self._backend.to_str())["model"]
         vocab = sorted(self._backend.get_vocab(with_added_tokens=True).items())
         return sha256_json([vocab, _pairs(model["merges"])])

@@ -60,7 +60,7 @@ def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     said = capsys.readouterr()
     assert "compiling" in said.err and "1/1" in said.err
     assert "decoder: steps 3, sampler ddim, guidance 8.0" in said.out
-    assert "1 pictures in" in said.out
+    assert "heart.png: 1 image\n" in said.out
 
 
 def test_several_make_a_grid(tmp_path):
@@ -78,13 +78,11 @@ def test_a_folder_goes_on_where_it_was_stopped(tmp_path, model, capsys):
     args = arguments(prompt=prompts, out=str(out), processes=2, seed=5)
     args.process = 1
     command.sample(args)
-    assert "2 of 10 pictures" in capsys.readouterr().out
+    assert "2 of 10 images" in capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir())[-3:-1] == ["000008.png", "000009.png"]
     args.process = 0
     command.sample(args)
-    assert (
-        "10 of 10 pictures" in capsys.readouterr().out and (out / "grid.png").is_file()
-    )
+    assert "10 of 10 images" in capsys.readouterr().out and (out / "grid.png").is_file()
     expected = model.text2image(prompts, seed=5, **FAST)
     for i, picture in enumerate(expected):
         drawn = read_image(out / f"{i:06d}.png")
@@ -136,6 +134,14 @@ def test_figures_of_pictures(
     out = tmp_path / mode
     command.sample(arguments(mode=mode, image=files, out=str(out), **changes))
     assert len([*out.glob("0*.png")]) == pictures and (out / "grid.png").is_file()
+
+
+def test_a_figure_of_one_image_has_its_caption(tmp_path, files):
+    out = tmp_path / "labels.png"
+    command.sample(
+        arguments(mode="zero_shot", image=files[:1], label=["cat", "dog"], out=str(out))
+    )
+    assert read_image(out).shape[0] > 96, "the image alone, without CLIP's labels"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ class RecordWriter:
 
     @property
     def num_shards(self) -> int:
+        """The number of files that the plan divides the examples into."""
         return self.plan["num_shards"]
 
     def is_finished(self) -> bool:

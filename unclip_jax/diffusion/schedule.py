@@ -26,6 +26,7 @@ class Schedule:
 
     @property
     def num_steps(self) -> int:
+        """T, the number of training timesteps."""
         return len(self.betas)
 
     @property

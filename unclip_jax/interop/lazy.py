@@ -27,6 +27,7 @@ class Lazy:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return int(np.prod(self.shape))
 
     def __array__(self, dtype=None, copy=None):

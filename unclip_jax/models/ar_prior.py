@@ -50,6 +50,7 @@ class AutoregressivePrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Declares the layers; ValueError for sizes that do not fit."""
         room = self.context - 1 - self.num_components
         if room < 1:
             raise ValueError(

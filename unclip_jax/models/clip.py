@@ -32,6 +32,7 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images):
+        """(B, S, S, 3) -> (B, W); ValueError for another S."""
         b = images.shape[0]
         if images.shape[1:] != (self.image_size, self.image_size, 3):
             raise ValueError(
@@ -83,6 +84,7 @@ class CLIPTextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens):
+        """int32 (B, L) -> (B, L, W); ValueError for L above the context length."""
         length = tokens.shape[1]
         if length > self.context_length:
             raise ValueError(
@@ -143,6 +145,7 @@ class CLIP(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Declares the towers, the projections and the logit scale."""
         shared = {
             "activation": self.activation,
             "scan_layers": self.scan_layers,

@@ -113,6 +113,7 @@ class Codebook(nn.Module):
     num_buckets: int
 
     def setup(self):
+        """Declares the codebook's arrays; ValueError for sizes that do not fit."""
         check_sizes(self.dim, self.num_components, self.num_buckets)
         zeros, rows = nn.initializers.zeros, 1 + self.num_components
         shapes = {

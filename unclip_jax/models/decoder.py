@@ -65,6 +65,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Declares the layers; ValueError for an unknown `caption`."""
         check_caption(self.caption, "decoder")
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
         self.null_clip_image = self.param(

@@ -21,6 +21,7 @@ class ScaledBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, _):
+        """(B, S, W) -> (B, S, W), None: a carry and no output, for `nn.scan`."""
         width = x.shape[-1]
 
         def scaled(name, branch):
@@ -51,6 +52,7 @@ class DinoV2(nn.Module):
 
     @nn.compact
     def __call__(self, images):
+        """Runs the class's map on images whose sides are multiples of the patch."""
         b, p = len(images), self.patch_size
         x = nn.Conv(
             self.width,

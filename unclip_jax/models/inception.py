@@ -27,6 +27,7 @@ class BasicConv2d(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H', W', features)."""
         half = [(k // 2, k // 2) for k in self.kernel]
         x = nn.Conv(
             self.features,
@@ -69,6 +70,7 @@ class InceptionA(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H, W, 224 + pool_features)."""
         branches = (
             _chain(x, ("branch1x1", 64, (1, 1))),
             _chain(x, ("branch5x5_1", 48, (1, 1)), ("branch5x5_2", 64, (5, 5))),
@@ -80,7 +82,7 @@ class InceptionA(nn.Module):
             ),
             _chain(_average(x), ("branch_pool", self.pool_features, (1, 1))),
         )
-        return jnp.concatenate(branches, axis=-1)  # (N, H, W, 224 + pool_features)
+        return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionB(nn.Module):
@@ -88,13 +90,14 @@ class InceptionB(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H / 2, W / 2, 480 + C)."""
         double = ("branch3x3dbl_1", 64, (1, 1)), ("branch3x3dbl_2", 96, (3, 3))
         branches = (
             _shrink(x, "branch3x3", 384),
             _shrink(_chain(x, *double), "branch3x3dbl_3", 96),
             _halve(x),
         )
-        return jnp.concatenate(branches, axis=-1)  # (N, H / 2, W / 2, 480 + C)
+        return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionC(nn.Module):
@@ -104,6 +107,7 @@ class InceptionC(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H, W, 768)."""
         c = self.channels_7x7
         branches = (
             _chain(x, ("branch1x1", 192, (1, 1))),
@@ -123,7 +127,7 @@ class InceptionC(nn.Module):
             ),
             _chain(_average(x), ("branch_pool", 192, (1, 1))),
         )
-        return jnp.concatenate(branches, axis=-1)  # (N, H, W, 768)
+        return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionD(nn.Module):
@@ -131,6 +135,7 @@ class InceptionD(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H / 2, W / 2, 512 + C)."""
         seven = (
             ("branch7x7x3_1", 192, (1, 1)),
             ("branch7x7x3_2", 192, (1, 7)),
@@ -141,7 +146,7 @@ class InceptionD(nn.Module):
             _shrink(_chain(x, *seven), "branch7x7x3_4", 192),
             _halve(x),
         )
-        return jnp.concatenate(branches, axis=-1)  # (N, H / 2, W / 2, 512 + C)
+        return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionE(nn.Module):
@@ -151,6 +156,7 @@ class InceptionE(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(N, H, W, C) -> (N, H, W, 2048)."""
         three = _chain(x, ("branch3x3_1", 384, (1, 1)))
         double = _chain(
             x, ("branch3x3dbl_1", 448, (1, 1)), ("branch3x3dbl_2", 384, (3, 3))
@@ -167,7 +173,7 @@ class InceptionE(nn.Module):
             _chain(double, ("branch3x3dbl_3b", 384, (3, 1))),
             _chain(pooled, ("branch_pool", 192, (1, 1))),
         )
-        return jnp.concatenate(branches, axis=-1)  # (N, H, W, 2048)
+        return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionV3(nn.Module):

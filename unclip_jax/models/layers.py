@@ -139,6 +139,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """(..., W) -> (..., W), normalized over the last axis."""
         norm = nn.LayerNorm(
             epsilon=self.epsilon,
             dtype=jnp.float32,
@@ -165,6 +166,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
+        """(B, H, W, C), scale and shift (B, C) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.groups:
             raise ValueError(
@@ -205,6 +207,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, bias=None, position=None):
+        """(B, S, W), bias that broadcasts to (B, heads, S, keys) -> (B, S, W)."""
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(
@@ -244,6 +247,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, bias, deterministic: bool, position=None):
+        """(B, S, W) -> (B, S, W), None: a carry and no output, for `nn.scan`."""
         width = x.shape[-1]
         # or the compiler may split the width, as kernels are, and not the batch
         x = split_batch(x)
@@ -277,6 +281,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, bias=None, deterministic: bool = True, position=None):
+        """(B, S, W) -> (B, S, W); `bias` and `position` are Attention's."""
         if self.remat not in REMAT_POLICIES:
             raise ValueError(
                 f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}"
@@ -338,6 +343,7 @@ class EmbeddingSpace(nn.Module):
     unit_norm: bool = False
 
     def setup(self):
+        """Declares mean and std (D,), which gradients do not change."""
         mean = self.param("mean", nn.initializers.zeros, (self.dim,))
         std = self.param("std", nn.initializers.ones, (self.dim,))
         self.mean_std = jax.lax.stop_gradient((mean, std))

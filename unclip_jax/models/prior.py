@@ -47,6 +47,7 @@ class DiffusionPrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Declares the layers; ValueError for an unknown `caption`."""
         check_caption(self.caption, "prior")
         init = nn.initializers.normal(0.02)
         dense = {"dtype": self.dtype}

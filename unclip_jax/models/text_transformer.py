@@ -51,6 +51,7 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, deterministic: bool = True):
+        """int32 (B, L) -> states (B, L, W), feature (B, W)."""
         init = nn.initializers.normal(0.02)
         x = nn.Embed(
             self.vocab_size,

@@ -64,6 +64,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, deterministic: bool):
+        """(B, H, W, C), embedding (B, E) -> (B, H', W', channels)."""
         norm = {"groups": self.norm_groups, "dtype": self.dtype}
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
         h = nn.silu(layers.GroupNorm(**norm, name="norm_1")(x))
@@ -98,6 +99,7 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, context=None, context_bias=None):
+        """(B, H, W, C), context (B, S, K) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.head_channels:
             raise ValueError(

@@ -41,6 +41,7 @@ class Upsampler(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Declares the UNet; ValueError for sizes that do not divide."""
         if self.image_size % self.low_res_size:
             raise ValueError(
                 f"image_size {self.image_size} must be a multiple of low_res_size "

@@ -82,6 +82,7 @@ class Folder(PictureSource):
         return len(self._names)
 
     def load(self, i: int) -> Raw:
+        """Key, image bytes and captions of example i."""
         name = self._names[i]
         key = os.path.splitext(name)[0]
         try:
@@ -91,6 +92,7 @@ class Folder(PictureSource):
         return Raw(key, data, self._captions[name])
 
     def find_captions(self, i: int):
+        """The captions of example i, without reading its image."""
         return self._captions[self._names[i]]
 
 

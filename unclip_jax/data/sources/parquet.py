@@ -104,6 +104,7 @@ class Parquet(PictureSource):
         return self._ends[-1] if self._ends else 0
 
     def load(self, i: int) -> Raw:
+        """Key, image bytes and captions of example i."""
         table, row, where, folder = self._find(i)
         image = table["image"][row].as_py()
         key = str(table["key"][row].as_py()) if "key" in table else where
@@ -113,6 +114,7 @@ class Parquet(PictureSource):
         return Raw(key, image or b"", _as_list(table["caption"][row].as_py()))
 
     def find_captions(self, i: int):
+        """The captions of example i, without reading its image."""
         table, row, *_ = self._find(i)
         return _as_list(table["caption"][row].as_py())
 

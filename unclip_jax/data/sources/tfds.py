@@ -85,6 +85,7 @@ class Tfds(PictureSource):
         return len(self._examples)
 
     def load(self, i: int) -> Raw:
+        """Key, image bytes and captions of example i."""
         example = self._example(i)
         key = self._name(i)
         if self._key:
@@ -92,6 +93,7 @@ class Tfds(PictureSource):
         return Raw(key, _value(example, self._image), self._captions_of(example))
 
     def find_captions(self, i: int):
+        """The captions of example i, without reading its image."""
         return self._captions_of(self._example(i))
 
     def _name(self, i):

@@ -66,12 +66,14 @@ class WebDataset(PictureSource):
         return len(self._index)
 
     def load(self, i: int) -> Raw:
+        """Key, image bytes and captions of example i."""
         row = self._index[i]
         key = row["key"].decode()
         image = self._read(row["tar"], row["image_at"], row["image_size"], key)
         return Raw(key, image, self._captions_of(row, key))
 
     def find_captions(self, i: int):
+        """The captions of example i, without reading its image."""
         row = self._index[i]
         return self._captions_of(row, row["key"].decode())
 

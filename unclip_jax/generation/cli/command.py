@@ -27,7 +27,7 @@ def sample(args: types.SimpleNamespace) -> None:
     """Draws pictures and writes them.
 
     `args` has the attributes of unclip_jax.sample.FLAGS. `out` ending in .png or .webp
-    is one file: the picture itself if there is one, else a captioned grid. Any other
+    is one file: of a list of one, the image itself; else a captioned grid. Any other
     `out` is a folder of numbered pictures, and their grid if they are few. Every file
     holds the prompt, the seed, the settings, how each part drew, and the versions.
 
@@ -57,7 +57,7 @@ def sample(args: types.SimpleNamespace) -> None:
         images = mode.draw(model, options, captions, rows, ProgressLine("drawing"))
     texts = describe(args.seed, settings, prompt="\n".join(captions))
     if out.suffix:
-        alone = len(images) == 1
+        alone = len(images) == 1 and mode.captions is not None
         page = images[0] if alone else caption_grid(images, captions, columns)
         save_image(out, page, texts | ({"index": 0} if alone else {}))
     else:
@@ -66,7 +66,7 @@ def sample(args: types.SimpleNamespace) -> None:
             path = out / f"{i:06d}.{args.format}"
             save_image(path, image, describe(args.seed, settings, **more))
         save_image(out / "grid.png", caption_grid(images, captions, columns), texts)
-    print(f"{len(images)} pictures in {out}")
+    print(f"{out}: {len(images)} {'image' if len(images) == 1 else 'images'}")
 
 
 def _fill(mode, options, captions, settings, args, out):
@@ -95,7 +95,7 @@ def _fill(mode, options, captions, settings, args, out):
         texts = describe(args.seed, settings, prompt="\n".join(captions))
         page = caption_grid(images, captions, args.columns)
         save_image(out / "grid.png", page, texts)
-    print(f"{len(captions) - left} of {len(captions)} pictures in {out}")
+    print(f"{out}: {len(captions) - left} of {len(captions)} images")
 
 
 def _load(args, options, settings):
