@@ -3,19 +3,13 @@
 python -m unclip_jax.evaluate --config=configs/emoji/eval.py --workdir=runs/emoji/eval
 
 Writes results.json, pictures.jsonl, samples.png and report.html into the workdir.
-
---config=configs/emoji/eval.py:epsilon evaluates the stack whose decoder is that of
-configs/emoji/decoder_epsilon.py, exported to exports/emoji_epsilon, with the sampler of
-the paper: 250 ancestral steps with the learned variance.
 """
 
 import ml_collections
 
 
-def get_config(variant=""):
+def get_config():
     """Every key is required; an unknown key is refused."""
-    if variant not in ("", "epsilon"):
-        raise ValueError(f"variant {variant!r}: expected 'epsilon', or none")
     c = ml_collections.ConfigDict()
     c.model = "exports/emoji"  # folder written by unclip_jax.export
     c.data = dict(  # where captions and true pictures come from
@@ -35,11 +29,6 @@ def get_config(variant=""):
         prior_steps=25,
         decoder_steps=25,
     )
-    if variant == "epsilon":
-        c.model = "exports/emoji_epsilon"
-        c.generation.decoder_sampler = "ddpm"
-        c.generation.decoder_steps = 250
-        c.generation.decoder_guidance = 1.5
     c.reference = dict(  # real pictures for distances between distributions
         data=dict(files="train*.parquet"),  # what differs from config.data
         count=1000,  # 0: none

@@ -34,7 +34,13 @@ def get_config():
         text_depth=1,
         text_heads=2,
     )
-    c.diffusion = dict(schedule="cosine", num_steps=1000, prediction="x0")
+    c.diffusion = dict(
+        schedule="cosine",
+        num_steps=1000,
+        prediction="x0",
+        sampling_steps=25,
+        guidance=1.5,
+    )
     c.stage_options = dict(
         drop_clip=0.1,
         drop_text=0.5,
