@@ -276,7 +276,7 @@ def _usage(main, config, extra_flags) -> str:
             "  --config.KEY=VALUE  overrides a value of it",
         ]
     for name, (default, text) in extra_flags.items():
-        if isinstance(default, type):
+        if isinstance(default, type) or default in ([], ""):
             lines.append(f"  --{name}  {text}")
             continue
         value = "required" if default is REQUIRED else f"default {default!r}"

@@ -1,6 +1,7 @@
 """Runs a frozen CLIP over a data source and writes records.
 
-    python -m unclip_jax.embed --config=configs/icons/embed.py --workdir=data/icons
+    python -m unclip_jax.embed --config=configs/icons/embed.py \\
+        --workdir=runs/icons/records
 
 Run the same command again to continue after an interruption. With --inspect nothing is
 embedded: the data, or the records that are there, are counted and shown. On several
@@ -11,7 +12,7 @@ work, file by file.
 from unclip_jax import config as config_lib
 
 FLAGS = {
-    "inspect": (False, "report on the data and draw a sheet of it; embed nothing"),
+    "inspect": (False, "report on the data and draw a contact sheet; embed nothing"),
 }
 
 

@@ -1,10 +1,10 @@
 """Measures an export or a folder of images, and writes a report.
 
-python -m unclip_jax.evaluate --config=configs/icons/eval.py --workdir=runs/icons/eval
-    [--config.model=exports/icons] [--config.generation.decoder_guidance=3.0]
+    python -m unclip_jax.evaluate --config=configs/icons/eval.py \\
+        --workdir=runs/icons/eval --config.generation.decoder_guidance=3.0
 
 Scores images made elsewhere with --images, writes the statistics of the reference for
-later (and for pytorch-fid) with --make_reference.  On several hosts start it on each of
+later (and for pytorch-fid) with --make_reference. On several hosts start it on each of
 them, with a workdir that all of them see; the numbers are those of one host.
 """
 

@@ -1,6 +1,7 @@
-"""Trains one stage. Run the same command again to resume.
+"""Trains one stage; the same command again resumes the run.
 
-    python -m unclip_jax.train --config=configs/icons/prior.py --workdir=runs/prior
+    python -m unclip_jax.train --config=configs/icons/prior.py \\
+        --workdir=runs/icons/prior
 
 On several hosts start it on each of them. TPU pods, SLURM and Open MPI are recognized;
 elsewhere give --coordinator, --num_processes and --process_id.
@@ -9,8 +10,8 @@ elsewhere give --coordinator, --num_processes and --process_id.
 from unclip_jax import config as config_lib
 
 FLAGS = {
-    "restore_step": (int, "go on from this checkpoint; newer ones are set aside"),
-    "profile_steps": ("", "first:last: write a profiler's trace of these steps"),
+    "restore_step": (int, "continue from this checkpoint; newer ones are set aside"),
+    "profile_steps": ("", "FIRST:LAST: write a profiler's trace of these steps"),
 }
 
 

@@ -173,7 +173,7 @@ def table(results) -> str:
             continue
         lines += [
             f"{name}: A over B {_percent(scores['preference'])} "
-            f"({_percent(scores['decided'])} without the not sure)",
+            f"({_percent(scores['decided'])} of the decided)",
             f"  {answers['a']} A, {answers['not sure']} not sure, {answers['b']} B; "
             f"{scores['pairs'] - len(missing)} of {scores['pairs']} pairs answered",
         ]

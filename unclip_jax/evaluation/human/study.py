@@ -165,7 +165,7 @@ def make_study(
                 "b": [path.name for path in pair.b],
             }
         pages = _write_pages(folder / "pages", study, name, items, options)
-        log(f"{name}: {len(items)} comparisons on {pages} pages in {folder}/pages")
+        log(f"{name}: {len(items)} comparisons, {pages} page(s) in {folder}/pages")
     atomic_write(folder / "key.json", json.dumps(key, indent=1) + "\n")
     log(f"which image is whose: {folder}/key.json (not for raters)")
     return key
