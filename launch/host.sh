@@ -71,11 +71,12 @@ mount_bucket() { # again after a reboot; what is mounted stays
 fusermount -u $mounts/$name, then setup again"
     done
   fi
+  # first, so that a mount that fails is not taken for one of another bucket later
+  [ "$dry" ] || { mkdir -p "$mounts" && echo "$bucket" >"$mounts/name"; }
   # the data does not change under a run: what is known of its files is kept
   mount_folder data -o ro --stat-cache-max-size-mb=-1 --type-cache-max-size-mb=-1 \
     --metadata-cache-ttl-secs=-1
   mount_folder runs
-  [ "$dry" ] || echo "$bucket" >"$mounts/name"
 }
 
 case "$action" in

@@ -12,9 +12,14 @@ set -u
 processes=2 devices=4 port=$((20000 + RANDOM % 20000)) dry=
 while [ $# -gt 0 ]; do
   case "$1" in
-    -n) processes=$2; shift 2 ;;
-    -m) devices=$2; shift 2 ;;
-    -p) port=$2; shift 2 ;;
+    -n | -m | -p)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || {
+        echo "error: $0: $1 takes a number of at least 1, got '${2:-}'" >&2
+        exit 2
+      }
+      case "$1" in -n) processes=$2 ;; -m) devices=$2 ;; -p) port=$2 ;; esac
+      shift 2
+      ;;
     --dry-run) dry=1; shift ;;
     -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "error: $0: unknown option $1 (see --help)" >&2; exit 2 ;;

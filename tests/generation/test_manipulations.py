@@ -209,6 +209,7 @@ def test_known_pixels_stay(model, images):
         (lambda m, x: m.decode(None, ["a"], indices=[1, 2]), "must be 1 whole numbers"),
         (lambda m, x: m.decode(None, ["a"], indices=[-1]), "must be 1 whole numbers"),
         (lambda m, x: m.variations(x, corrections=1), "corrections=1, which are the"),
+        (lambda m, x: m.variations(x, sampler="heun"), "'heun': latents are drawn by"),
         (lambda m, x: m.invert(x, 5, corrections=-1), "corrections must be a whole"),
         (lambda m, x: m.reconstruct(x, steps="ddim7.5"), "decoder steps: sampling"),
         (

@@ -54,6 +54,15 @@ def test_help_lists_the_commands_and_others_are_refused(script):
     assert "unknown command" in run(LAUNCH / script, "--dry-run", "frobnicate", code=2)
 
 
+@pytest.mark.parametrize("flags", [["-n"], ["-n", "0"], ["-m", "x"], ["-p", "-1"]])
+def test_a_small_pod_takes_numbers(flags):
+    done = subprocess.run(
+        [LAUNCH / "local.sh", *flags, "--dry-run"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"{flags[0]} takes a number of at least 1" in done.stderr
+
+
 def test_a_tpu_vm_is_made_used_and_deleted_under_one_name():
     def said(*args, **env):
         return run(LAUNCH / "tpu_vm.sh", "--dry-run", *args, NAME="pod", **env)

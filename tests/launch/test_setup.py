@@ -183,6 +183,20 @@ def test_another_bucket_is_not_mixed_up_with_the_first(sandbox, setup):
     assert objects(sandbox, "other") == sorted([*OBJECTS, "runs/new"])
 
 
+def test_a_bucket_of_which_half_was_mounted_is_remembered(sandbox, setup):
+    (sandbox / "buckets/half/data").mkdir(parents=True)
+    said = shell(
+        sandbox,
+        f"""
+        BUCKET=gs://half fails {setup}
+        BUCKET=gs://other fails {setup}
+        umount h*/bucket/data
+        BUCKET=gs://other {setup}
+        """,
+    )
+    assert "gs://half is mounted in" in said
+
+
 def test_code_that_was_changed_on_a_host_is_not_overwritten(sandbox, setup):
     said = shell(
         sandbox,

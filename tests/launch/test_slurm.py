@@ -108,6 +108,23 @@ def test_a_done_run_in_a_bucket_is_not_requeued(job, tmp_path):
     assert job([(0, 0), (0, 0)], "gs://b/run")[:2] == (1, 0)
 
 
+def test_a_job_outside_of_slurm_or_of_the_checkout_is_refused(job, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    for folder, message in (
+        (tmp_path, "no job of SLURM: use sbatch"),
+        (tmp_path / "run", "has no .venv/bin/python: sbatch from the folder"),
+    ):
+        done = subprocess.run(
+            [SCRIPT, "--config=c", "--workdir=run"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2 and message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_one_task_per_gpu_sees_them_all():
     flags = [SCRIPT, "--dry-run", "--config=c", "--workdir=it's"]
     said = subprocess.check_output(flags, text=True)

@@ -159,7 +159,7 @@ def indices(values: Sequence[int], count: int) -> np.ndarray:
 
 def sampler(name: str, value: str) -> str:
     """The name of a sampler."""
-    if value not in samplers.SAMPLERS:
+    if value not in list(samplers.SAMPLERS):  # a list need not be hashable
         names = ", ".join(sorted(samplers.SAMPLERS))
         raise ValueError(f"{name} {value!r}: expected one of {names}")
     return value

@@ -292,7 +292,11 @@ class Manipulations:
 
     def _check(self, corrections=0, **drawing):
         """The options for `decode` by DDIM; raises before anything is computed."""
-        drawing["sampler"] = "ddim"
+        if drawing.setdefault("sampler", "ddim") != "ddim":
+            raise ValueError(
+                f"sampler {drawing['sampler']!r}: latents are drawn by ddim; leave it "
+                "out, or draw with decode"
+            )
         settle(self.stack, "decoder", **drawing)
         if corrections and not drawing.get("inverted"):
             raise ValueError(

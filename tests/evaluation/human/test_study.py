@@ -228,11 +228,38 @@ def test_wrong_answers_are_named(made, tmp_path):
     fails(f"twice: {pair} by 'Alice' \\(.*x.csv:2, .*x.csv:3\\)", *twice)
     fails("no column 'rater'", f"{pair},1", header="pair,answer")
     fails("there is no answer in")
+    fails("no column 'pair'.*with commas", f"{pair};1;Al", header="pair;answer;rater")
+    fails("x.csv:3: not a file that a page gives", '"' + 200_000 * "x")
+    file.write_text(f"pair,answer,rater\n{pair},1,Zoë\n", "utf-16")
+    with pytest.raises(ValueError, match="x.csv is not UTF-8"):
+        answers.score_study(made, [file], len)
     with pytest.raises(FileNotFoundError, match="none.csv"):
         answers.score_study(made, [tmp_path / "none.csv"], len)
     with pytest.raises(FileNotFoundError, match="make the study with --a"):
         answers.score_study(tmp_path / "none", [file], len)
     assert not (made / "preferences.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "unclip_jax comparison"}'])
+def test_a_broken_key_is_named(made, tmp_path, text):
+    (made / "key.json").write_text(text)
+    file = write_answers(tmp_path / "alice.csv", "Alice", {})
+    with pytest.raises(ValueError, match="key.json is not the whole key"):
+        answers.score_study(made, [file], len)
+
+
+def test_pages_of_a_study_that_was_not_finished_do_not_stay(folders, tmp_path):
+    broken = folders[1] / "000007.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    with pytest.raises(ValueError, match="000007.png' is not a readable picture"):
+        make_study(tmp_path / "s", *folders, options=StudyOptions(page=1), log=len)
+    assert len(list((tmp_path / "s/pages").iterdir())) < 12
+    (tmp_path / "s/pages/photorealism_12.html").write_text("of another time")
+    broken.write_bytes(whole)
+    make_study(tmp_path / "s", *folders, log=len)
+    pages = {path.name for path in (tmp_path / "s/pages").iterdir()}
+    assert pages == {"photorealism_01.html", "caption_01.html"}
 
 
 def command(*flags):
@@ -256,6 +283,10 @@ def test_the_command_makes_and_scores(folders, tmp_path, capsys):
         ([], "--a is missing"),
         ([*both, "--question=beauty"], "unknown key 'beauty' in --question"),
         ([*both, "--count=0"], "--count must be at least 1"),
+        ([*both, "--seed=-1"], "--seed must be at least 0, got -1"),
+        ([both[0], f"--b={folders[0]}"], "--a and --b are the same folder"),
+        ([both[0], f"--b={file}"], "alice.csv' is not a folder"),
+        ([*both, f"--captions={folders[0]}/grid.png"], "grid.png is not UTF-8"),
         ([*both, f"--answers={file}"], "--a is not used with --answers"),
     ):
         assert command(f"--study={tmp_path / 't'}", *flags) == 2

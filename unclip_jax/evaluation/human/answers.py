@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unclip_jax.evaluation.human.study import FORMAT
+from unclip_jax.evaluation.human.study import FORMAT, read_utf8
 from unclip_jax.evaluation.metrics import preference
 from unclip_jax.files import atomic_write
 
@@ -83,25 +84,32 @@ def read_answers(path: str | pathlib.Path) -> list[Answer]:
     if not path.is_file():
         raise FileNotFoundError(f"--answers {str(path)!r} does not exist")
     rows = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+    try:
         if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
             raise ValueError(
-                f"{path} has no column {missing[0]!r}: expected {','.join(COLUMNS)}"
+                f"{path} has no column {missing[0]!r}: expected {','.join(COLUMNS)}, "
+                "with commas"
             )
         for line in reader:
-            where = f"{path}:{reader.line_num}"
-            values = {name: (line[name] or "").strip() for name in COLUMNS}
-            if values["answer"].lower() not in ANSWERS:
-                raise ValueError(
-                    f"{where}: answer {values['answer']!r}: expected one of "
-                    f"{', '.join(ANSWERS)}"
-                )
-            if not values["rater"]:
-                raise ValueError(f"{where}: the answer has no rater")
-            values["answer"] = values["answer"].lower()
-            rows.append(Answer(**values, where=where))
+            rows.append(_read_line(line, f"{path}:{reader.line_num}"))
+    except csv.Error as error:
+        where = f"{path}:{reader.line_num}"
+        raise ValueError(f"{where}: not a file that a page gives: {error}") from None
     return rows
+
+
+def _read_line(line, where) -> Answer:
+    values = {name: (line[name] or "").strip() for name in COLUMNS}
+    values["answer"] = values["answer"].lower()
+    if values["answer"] not in ANSWERS:
+        raise ValueError(
+            f"{where}: answer {values['answer']!r}: expected one of "
+            f"{', '.join(ANSWERS)}"
+        )
+    if not values["rater"]:
+        raise ValueError(f"{where}: the answer has no rater")
+    return Answer(**values, where=where)
 
 
 def check_answers(rows: Sequence[Answer], pairs) -> None:
@@ -213,7 +221,14 @@ def _read_key(path):
         raise FileNotFoundError(
             f"{path} does not exist: make the study with --a=FOLDER --b=FOLDER first"
         )
-    key = json.loads(path.read_text())
-    if key.get("format") != FORMAT or key.get("version") != 1:
-        raise ValueError(f"{path} is not the key of a study of this version")
+    try:
+        key = json.loads(read_utf8(path))
+    except json.JSONDecodeError:
+        key = None
+    complete = isinstance(key, dict) and {"study", "a", "b", "pairs"} <= key.keys()
+    if not complete or (key.get("format"), key.get("version")) != (FORMAT, 1):
+        raise ValueError(
+            f"{path} is not the whole key of a study of this version: take it from a "
+            "copy, or make another study"
+        )
     return key

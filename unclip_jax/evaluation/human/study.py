@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import io
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,8 @@ class StudyOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +151,8 @@ def make_study(
         "pairs": {},
     }
     (folder / "pages").mkdir(parents=True, exist_ok=True)
+    for page in (folder / "pages").glob("*_[0-9]*.html"):
+        page.unlink()  # without a key they are of a study that was not finished
     for number, (name, chosen) in enumerate(asked.items()):
         random = np.random.default_rng((options.seed, number))
         order = random.permutation(len(chosen))
@@ -177,9 +182,14 @@ def match_images(a, b) -> list[tuple[pathlib.Path, pathlib.Path]]:
     Partners have the same name (whatever the suffix), or else the same last number.
 
     Raises:
-      ValueError: images without partner.
+      ValueError: images without partner, or one folder twice.
       FileNotFoundError: a folder that is not there, or has no images.
     """
+    for name, folder in (("a", a), ("b", b)):
+        if not pathlib.Path(folder).is_dir():
+            raise FileNotFoundError(f"--{name} {str(folder)!r} is not a folder")
+    if os.path.samefile(a, b):
+        raise ValueError(f"--a and --b are the same folder, {str(a)!r}: give two")
     first, second = find_images([a]), find_images([b])
     for name in (lambda path: path.stem, _number):
         left, right = ({name(p): p for p in paths} for paths in (first, second))
@@ -221,11 +231,22 @@ def _caption(path):
         return ""
 
 
+def read_utf8(path: pathlib.Path) -> str:
+    """The text of a file, its ends of lines as they are, without a byte order mark.
+
+    Raises ValueError, naming the file, if it is of another encoding.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8, save it as that: {error}") from None
+
+
 def _caption_lines(file, count):
     path = pathlib.Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"--captions {str(file)!r} does not exist")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_utf8(path).splitlines()
     lines = [line.strip() for line in lines if line.strip()]
     if len(lines) != count:
         raise ValueError(
@@ -343,4 +364,6 @@ def _encode(image) -> str:
 
 @functools.cache
 def _template() -> str:
-    return importlib.resources.files(__package__).joinpath("page.html").read_text()
+    return (
+        importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    )
