@@ -193,7 +193,10 @@ def test_known_pixels_stay(model, images):
         (lambda m, x: m.interpolate(x, x, noise="loud"), "expected one of inverted"),
         (lambda m, x: m.text_diff(x, "a", "b", thetas=()), "no thetas"),
         (lambda m, x: m.text_diff(x, "a", "b", thetas=(2,)), "between 0 and 1"),
+        (lambda m, x: m.text_diff(x, "a", "b", thetas=2), "between 0 and 1"),
         (lambda m, x: m.text_diff(x, "a", "a", steps=2), "same embedding"),
+        (lambda m, x: m.settings(["decoda"]), "'decoda' in parts: did you mean"),
+        (lambda m, x: m.settings(decoder_stepz=2), "did you mean 'decoder_steps'"),
         (lambda m, x: m.decode(None), "neither embeddings nor prompts"),
         (
             lambda m, x: m.decode(None, ["a"], noise=np.zeros((1, 4, 4, 3))),

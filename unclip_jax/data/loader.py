@@ -269,7 +269,11 @@ class Dataset:
                 self._count_left_out(left_out.reason)
             except BadRecord as bad:
                 self._count(bad)
-        raise ValueError(f"none of the {len(self)} examples can be read")
+        why = ", ".join(sorted(self.left_out) + sorted(set(self.bad.values()))[:3])
+        raise ValueError(
+            f"none of the {len(self)} examples can be used ({why}): repair the data, "
+            "or let config.data leave fewer out"
+        )
 
     def _count_left_out(self, reason):
         with self._lock:

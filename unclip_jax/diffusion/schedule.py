@@ -185,10 +185,11 @@ def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
 
 
 def check_count(num_steps: int, most: int):
-    """Raises ValueError unless `num_steps` is between 1 and `most`."""
-    if not 1 <= num_steps <= most:
+    """Raises ValueError unless `num_steps` is an integer between 1 and `most`."""
+    whole = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
+    if not whole or not 1 <= num_steps <= most:
         raise ValueError(
-            f"sampling steps must be between 1 and {most}, got {num_steps}"
+            f"sampling steps must be a whole number from 1 to {most}, got {num_steps!r}"
         )
 
 

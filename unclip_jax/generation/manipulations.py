@@ -201,7 +201,8 @@ class Manipulations:
           uint8 (N, thetas, S, S, 3); x_T is the picture's own throughout, so that
           theta = 0 reconstructs it.
         """
-        thetas = np.array([checks.fraction("theta", theta) for theta in thetas])
+        thetas = [checks.fraction("theta", theta) for theta in np.atleast_1d(thetas)]
+        thetas = np.array(thetas)
         if not len(thetas):
             raise ValueError("no thetas: give at least one")
         options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)

@@ -1,5 +1,6 @@
 """UnCLIP: text to images, images to images, and CLIP's two encoders."""
 
+import inspect
 import os
 import pathlib
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from unclip_jax.config import check_keys
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
@@ -96,8 +98,11 @@ class UnCLIP(Manipulations):
           part -> {"sampler", "steps", "variance", "guidance", ...}: what is asked for,
           completed with what the export recommends; JSON-able.
 
-        Raises what text2image does for the options.
+        Raises what text2image does for the options; ValueError for unknown names.
         """
+        check_keys(dict.fromkeys(parts), native.KINDS, "parts")
+        known = inspect.signature(self.text2image).parameters
+        check_keys(options, known, "options of text2image")
         return resolve(self.stack, parts, options)
 
     def tokenize(self, prompts: str | Sequence[str]) -> np.ndarray:
