@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -132,7 +133,8 @@ def test_folders_of_other_programs_pair_by_number(folders, tmp_path):
     ]
     lines = tmp_path / "captions.txt"
     lines.write_text("\n".join(CAPTIONS))
-    foreign = (tmp_path / "glide", tmp_path / "glide")
+    foreign = (tmp_path / "glide", tmp_path / "other")
+    shutil.copytree(*foreign)
     asked = StudyOptions(("caption",))
     key = make_study(tmp_path / "s", *foreign, lines, asked, log=len)
     assert {p["caption"] for p in key["pairs"].values()} == set(CAPTIONS)
@@ -229,7 +231,7 @@ def test_wrong_answers_are_named(made, tmp_path):
     fails("no column 'rater'", f"{pair},1", header="pair,answer")
     fails("there is no answer in")
     fails("no column 'pair'.*with commas", f"{pair};1;Al", header="pair;answer;rater")
-    fails("x.csv:3: not a file that a page gives", '"' + 200_000 * "x")
+    fails("x.csv:.: not a file that a page gives", '"' + 200_000 * "x")
     file.write_text(f"pair,answer,rater\n{pair},1,Zoë\n", "utf-16")
     with pytest.raises(ValueError, match="x.csv is not UTF-8"):
         answers.score_study(made, [file], len)
@@ -242,8 +244,8 @@ def test_wrong_answers_are_named(made, tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "unclip_jax comparison"}'])
 def test_a_broken_key_is_named(made, tmp_path, text):
-    (made / "key.json").write_text(text)
     file = write_answers(tmp_path / "alice.csv", "Alice", {})
+    (made / "key.json").write_text(text)
     with pytest.raises(ValueError, match="key.json is not the whole key"):
         answers.score_study(made, [file], len)
 
