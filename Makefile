@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
+# An image may forbid bytecode; then each command would compile its libraries anew.
+export PYTHONDONTWRITEBYTECODE =
 # without .pyc files for the thousands of modules that are never imported
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
 

@@ -111,6 +111,8 @@ def make_config(steps=12, fsdp=1, **changes):
 
 
 def main(workdir, fsdp, steps, pause=0.0, *process):
+    # training needs no torch, but tensorboardX imports it where it is installed
+    sys.modules["torch"] = None
     from unclip_jax.parallel.distributed import run_distributed
 
     def run():
