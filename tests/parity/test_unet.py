@@ -190,8 +190,8 @@ def test_settings_without_a_counterpart_are_refused(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"resize": "bilinear"}, "resize 'bicubic'; this .* with 'bilinear'"),
-        ({"residual": True}, "residual False; this .* with True"),
+        ({"resize": "bilinear"}, "resize 'bicubic'; this .* has 'bilinear'"),
+        ({"residual": True}, "residual False; this .* has True"),
         ({"patch_size": 2}, "patch_size 2"),
     ],
 )
