@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE =
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format docs clean-demo python
+.PHONY: help demo install test test-fast lint format docs clean-demo python
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,10 @@ demo: python ## train all stages on icons, draw pictures, measure them; again: g
 install: .venv/installed ## .venv with what runs
 
 test: .venv/installed-test ## all tests
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist worksteal
+
+test-fast: .venv/installed-test ## the quick tests: of one process, without long compilation
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not multiprocess"
 
 lint: .venv/installed-test ## style, spelling, types
 	$(PY) -m ruff check .

@@ -14,6 +14,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 
+pytestmark = pytest.mark.slow
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "icons"
 NOUNS = ("--config.data.nouns=3", "--config.data.image_size=16")
 TINY = {

@@ -264,6 +264,7 @@ def test_scale_shift_upsamplers(name, millions):
     assert count(shapes) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_efficient_upsamplers_do_a_fraction_of_the_arithmetic():
     """4.1 times less for 64 -> 256 and 17 times less for 256 -> 1024, per crop."""
     for name, fraction in zip(EFFICIENT, (0.26, 0.065), strict=True):

@@ -256,6 +256,7 @@ def test_a_damaged_record_is_replaced_in_both_feeds(own_records, examples):
     assert feeds[0].bad == feeds[1].bad and 1 <= len(feeds[0].bad) <= 2
 
 
+@pytest.mark.multiprocess
 def test_the_arrays_feed_needs_no_tensorflow_and_the_tf_feed_ends_well(records):
     """In a process without TensorFlow; and one that ends while tf.data reads ahead."""
     code = """

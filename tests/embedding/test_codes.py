@@ -13,6 +13,7 @@ RNG = np.random.default_rng(0)
 TURN = np.linalg.qr(RNG.standard_normal((400, 400)))[0]
 
 
+@pytest.mark.slow
 def test_wide_embeddings_keep_319_components():
     """320 equal variances and 80 small ones: exactly one large one is dropped."""
     scale = np.array([1.0] * 320 + [1e-3] * 80)

@@ -12,6 +12,8 @@ from tests.multiprocess.test_training import finish, free_port
 from unclip_jax.data.records import RecordReader
 from unclip_jax.interop import native
 
+pytestmark = pytest.mark.multiprocess
+
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory, tokenizer, params):

@@ -19,6 +19,7 @@ import pytest
 from tests.environment import ROOT, environment
 from unclip_jax.config import load
 
+pytestmark = pytest.mark.multiprocess
 SIZE = 128
 FEW, MANY = 640, 1920  # both more than a chunk of the feature store
 PICTURE = SIZE * SIZE * 3 / 2**20  # MiB

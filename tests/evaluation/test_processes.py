@@ -6,6 +6,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from tests.environment import environment
 from tests.evaluation.test_memory import Model, evaluate_gradients
@@ -57,6 +58,7 @@ def work(workdir):
     }
 
 
+@pytest.mark.multiprocess
 def test_two_processes_agree_with_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

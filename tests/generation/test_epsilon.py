@@ -17,6 +17,7 @@ from unclip_jax.data.sources import make_source
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
 
+pytestmark = pytest.mark.slow
 EXPORT = pathlib.Path(__file__).parents[1] / "data" / "epsilon_export"
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.environment import ROOT, environment
 from unclip_jax.training.checkpoint import load_run
 
+pytestmark = pytest.mark.multiprocess
 TOY = ROOT / "tests" / "training" / "toy.py"
 
 

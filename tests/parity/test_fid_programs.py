@@ -18,7 +18,7 @@ from unclip_jax.evaluation.metrics.frechet import (
 )
 from unclip_jax.interop.inception import load_inception
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 LAYER = "192"
 
 

@@ -14,6 +14,7 @@ from unclip_jax.models.inception import LAYERS, InceptionV3
 
 
 @pytest.mark.programs
+@pytest.mark.slow
 def test_the_network_is_pytorch_fids(fid_folder):
     with np.load(fid_folder / "weights.npz") as file:
         want = dict(file)

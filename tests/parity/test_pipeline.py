@@ -142,6 +142,7 @@ def compare(model, theirs):
     return abs(z - their_z).max(), abs(images - wanted)
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
     monkeypatch.setattr(sampling.process, "to_uint8", lambda x: x.clip(-1, 1))
     embedding, pixels = compare(ours, theirs)

@@ -40,6 +40,7 @@ def test_collectives_are_counted_once_with_their_largest_shape():
     assert found == {"all-gather": (2, 8 * 128 * 2 + 32 * 4), "all-reduce": (1, 4)}
 
 
+@pytest.mark.slow
 def test_a_gpu_topology_says_what_it_cannot_know():
     found = plan.plan(load("paper/decoder.py"), "gpu:64")
     assert found.parameters / 1e9 == pytest.approx(3.56, abs=0.01)
@@ -123,6 +124,7 @@ def test_a_search_compiles_what_may_be_best(monkeypatch, hbm, compiled):
     assert not any(p.fits for p in found[1:])
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_step_is_compiled_for_a_slice_that_is_not_there():
     quick, thorough = (plan.plan(small(), "v5e:4x2", ASSUME, t) for t in (False, True))
@@ -140,6 +142,7 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_there():
     assert "quickly" not in plan.report(thorough)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_step_that_the_compiler_refuses_does_not_fit():
     config = small()
@@ -154,6 +157,7 @@ def test_a_step_that_the_compiler_refuses_does_not_fit():
         plan.too_much(other)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_table_of_plans_is_true():
     """Of the paper's models the prior is compiled soonest; other compilers may differ

@@ -176,6 +176,7 @@ def without_scale(tree):
     return {name: value for name, value in tree.items() if name != "logit_scale"}
 
 
+@pytest.mark.slow
 def test_sam_perturbs_each_group_for_itself(params, batch, plain):
     """Two groups on each of eight devices."""
     stage = make_stage(group=1, sam_rho=0.1)

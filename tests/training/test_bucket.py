@@ -14,6 +14,7 @@ from unclip_jax.training import run_folder
 RUN = "gs://models/runs/toy"
 
 
+@pytest.mark.multiprocess
 def test_a_run_lives_in_a_bucket(tmp_path):
     variables = environment(8, TMPDIR=str(tmp_path))
     variables.pop("JAX_COMPILATION_CACHE_DIR", None)

@@ -339,6 +339,7 @@ def test_runs_without_a_checkpoint_say_so(tmp_path):
         load_run(tmp_path / "nowhere")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("devices,fsdp", [(1, 1), (8, 4)])
 def test_killed_at_random_and_started_again_is_bit_identical(tmp_path, devices, fsdp):
     """SIGKILL at three random moments; the parameters end as in an unbroken run."""

@@ -68,6 +68,7 @@ train(toy.make_config(100), workdir, stage=toy.Stage(), data=Data())
 """
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("how", ["limit", "full"])
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, how):
     """Saving is asynchronous: its failure shows at the next row of metrics."""

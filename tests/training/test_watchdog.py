@@ -7,10 +7,13 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 from tests.environment import environment
 from tests.training import toy
 
 
+@pytest.mark.multiprocess
 def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
     code = """
     import sys, threading
