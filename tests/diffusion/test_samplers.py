@@ -226,7 +226,7 @@ def test_a_minimum_of_signal_leaves_timesteps_out():
     np.testing.assert_array_equal(every, np.arange(first, -1, -1))
     named = samplers.timesteps("ddim", SCHEDULE, "ddim50", min_signal=0.03)
     np.testing.assert_array_equal(named, np.arange(0, first, 20)[::-1])
-    with pytest.raises(ValueError, match="between 1 and 1000, got 1001"):
+    with pytest.raises(ValueError, match="from 1 to 1000, got 1001"):
         samplers.timesteps("ddim", SCHEDULE, 1001, min_signal=0.03)
 
 

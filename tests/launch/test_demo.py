@@ -151,17 +151,24 @@ sys.exit(demo.run(steps, demo.Record(pathlib.Path(sys.argv[2]) / "demo.json", st
 """
 
 
+def start(command):
+    """Starts a driver that heeds Ctrl-C, even if these tests run in the background."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGINT, 0)],
 )
 def test_an_interrupt_reaches_the_step_once_and_stops_the_list(tmp_path, number, code):
     """Also when the step ends well, as one does that has saved."""
-    driver = subprocess.Popen(
-        [*python(DRIVER), str(LAUNCH), str(tmp_path), SAVES, str(code)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = start([*python(DRIVER), str(LAUNCH), str(tmp_path), SAVES, str(code)])
     while driver.stdout.readline() not in ("ready\n", ""):
         pass
     driver.send_signal(number)
@@ -178,11 +185,7 @@ def test_a_second_interrupt_kills_a_step_that_does_not_end(tmp_path):
         "import signal, time; signal.signal(2, lambda *_: print('no', flush=True))"
     )
     stubborn += "; print('ready', flush=True); [time.sleep(0.1) for _ in range(600)]"
-    driver = subprocess.Popen(
-        [*python(DRIVER), str(LAUNCH), str(tmp_path), stubborn, "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = start([*python(DRIVER), str(LAUNCH), str(tmp_path), stubborn, "0"])
     for line in ("ready\n", "no\n"):
         while driver.stdout.readline() not in (line, ""):
             pass
@@ -193,12 +196,7 @@ def test_a_second_interrupt_kills_a_step_that_does_not_end(tmp_path):
 
 def test_nohup_is_respected(tmp_path):
     """A signal that is ignored from the start does not stop the list."""
-    driver = subprocess.Popen(
-        ["nohup", *python(DRIVER), str(LAUNCH), str(tmp_path), SAVES, "0"],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
+    driver = start(["nohup", *python(DRIVER), str(LAUNCH), str(tmp_path), SAVES, "0"])
     while driver.stdout.readline() not in ("ready\n", ""):
         pass
     driver.send_signal(signal.SIGHUP)

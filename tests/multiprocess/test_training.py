@@ -145,7 +145,7 @@ def test_fsdp_spans_two_machines(alone, tmp_path):
 
 
 def test_sigterm_to_one_saves_the_same_step_on_both(tmp_path, together):
-    running = start(tmp_path / "run", 2, 4, steps=12, pause=0.3)
+    running = start(tmp_path / "run", 2, 4, steps=12, pause=1.0)
     wait_for(tmp_path / "run", 4)
     running[1].send_signal(signal.SIGTERM)
     for code, out in finish(running):

@@ -14,7 +14,7 @@ import pytest
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, sampling
-from unclip_jax.generation.options import Drawing, settle
+from unclip_jax.generation.options import settle
 from unclip_jax.interop.diffusers import CLASSES
 
 from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
@@ -156,4 +156,5 @@ def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
 def test_what_their_pipeline_takes_is_what_ours_takes_by_default(ours):
     expected = {"prior": 25, "decoder": 25, f"upsampler_{LARGE}": 7}
     for part, steps in expected.items():
-        assert settle(ours.stack, part)[1] == Drawing(steps, "ddpm")
+        drawing = settle(ours.stack, part)[1]
+        assert (drawing.steps, drawing.sampler) == (steps, "ddpm")
