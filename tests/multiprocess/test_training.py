@@ -166,9 +166,10 @@ def test_sigterm_while_compiling_or_evaluating(tmp_path, monkeypatch, moment):
     finished = finish(start(tmp_path / "run", 2, 4))
     for code, out in finished:
         assert code == 0, out
-    assert "SIGTERM: saved step 0" in finished[0][1]
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["step"] == 0 and not status["done"]
+    assert f"SIGTERM: saved step {status['step']}" in finished[0][1]
+    # the other process may be a step or two ahead before it hears of the signal
+    assert status["step"] <= (0 if moment == "loss" else 3) and not status["done"]
 
 
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, together):
