@@ -163,7 +163,7 @@ def test_sigterm_to_one_saves_the_same_step_on_both(tmp_path, together):
 def test_sigterm_while_compiling_or_evaluating(tmp_path, monkeypatch, moment):
     """To one of two: both stop at the same place, saved, with exit code 0."""
     monkeypatch.setenv("TOY_SIGTERM_IN", moment)
-    finished = finish(start(tmp_path / "run", 2, 4))
+    finished = finish(start(tmp_path / "run", 2, 4, pause=0.5))
     for code, out in finished:
         assert code == 0, out
     status = json.loads((tmp_path / "run" / "status.json").read_text())
