@@ -1,7 +1,10 @@
 """Eight virtual CPU devices for every test, set before jax is imported."""
 
+import gc
 import os
 import sys
+
+import pytest
 
 from tests.environment import xla_flags
 
@@ -17,3 +20,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags(8)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # TensorFlow and torch stay on CPU
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _older_modules_are_no_work_for_the_garbage_collector():
+    """Compiled programs of all modules so far are a million objects to walk through."""
+    gc.collect()
+    gc.freeze()

@@ -47,6 +47,7 @@ def test_default_rows_are_filled(count, columns):
     assert page.shape[1] == columns * (96 + grids.GAP) + grids.GAP
 
 
+@pytest.mark.slow
 def test_captions_fit_under_their_tile():
     font = ImageFont.load_default(grids.FONT_SIZE)
     text = "a very long caption about a light blue umbrella on a dark teal background"

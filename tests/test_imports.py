@@ -314,6 +314,7 @@ IMPORT_ALL = """
 """
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path):
     code = textwrap.dedent(IMPORT_ALL.format(heavy=ONLY_IN_FUNCTIONS))
     result = subprocess.run(

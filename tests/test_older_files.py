@@ -28,6 +28,7 @@ def old(tmp_path, monkeypatch):
     return pathlib.Path("runs/old")
 
 
+@pytest.mark.slow
 def test_an_older_export_draws_the_same(old):
     expected = np.load(old / "expected.npz")
     model = UnCLIP.load(old / "export", batch_size=2)
@@ -49,6 +50,7 @@ def test_older_records_are_read(old):
     assert example["clip_image"].shape == (8,)
 
 
+@pytest.mark.slow
 def test_an_older_run_goes_on_and_is_exported(old):
     path = old / "prior" / "config.json"
     config = {**json.loads(path.read_text()), "steps": 3}  # as if stopped after step 2

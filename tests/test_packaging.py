@@ -47,6 +47,7 @@ def run(*command, **options):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_wheel_works_elsewhere(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(

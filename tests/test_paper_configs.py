@@ -206,6 +206,7 @@ def test_the_papers_numbers(name):
     compare(TABLE_3[name], load(name), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_full_sized_losses_have_the_papers_parameter_count(name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -233,6 +234,7 @@ def test_the_small_epsilon_decoder_follows_the_papers_recipe():
         assert config.stage_options[key] == paper.stage_options[key]
 
 
+@pytest.mark.slow
 def test_parts_of_the_decoder():
     """Image tower 2.24B, text tower 1.21B besides the token embedding."""
     shapes = paper_shapes("decoder")
@@ -254,6 +256,7 @@ def test_parts_of_the_autoregressive_prior():
     assert shapes["positional_embedding"].shape == (384, 1664)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, millions", [("upsampler_256", 729.7), ("upsampler_1024", 282.06)]
 )
@@ -305,6 +308,7 @@ def test_variants_that_do_not_exist_are_refused():
         config_lib.load(f"{CONFIGS}/paper/upsampler_256.py:large")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["clip", "prior", "ar_prior", "decoder", "upsampler_1024"]
 )
@@ -333,6 +337,7 @@ def test_one_step_of_the_shrunk_config(name):
     assert not [p for p in still if not any(part in p for part in exempt)], still
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["clip", "prior", "ar_prior", "decoder", "upsampler_256"]
 )

@@ -1,9 +1,12 @@
 """The benchmark in small: memory stays as it is, and a late start costs nothing."""
 
+import pytest
+
 from tests.data import benchmark
 from unclip_jax.data.loader import open_data
 
 
+@pytest.mark.slow
 def test_memory_stays_and_a_late_start_costs_nothing(tmp_path):
     benchmark.write_records(tmp_path / "pairs", count=4000, shards=4)
     data = open_data({"source": "records", "path": str(tmp_path / "pairs")})

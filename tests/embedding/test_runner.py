@@ -91,6 +91,7 @@ def test_all_devices_share_a_batch(clip):
     assert all(len(a.sharding.device_set) == 8 for a in made.values())
 
 
+@pytest.mark.slow
 def test_text_states_are_kept_with_those_of_the_empty_caption(tmp_path, clip, params):
     full = FrozenCLIP(clip.part, clip.tokenizer, 4, text_states=True)
     runner.embed_source(Pictures(), tmp_path / "r", full, shard_size=20)

@@ -87,6 +87,7 @@ def test_two_processes_agree_with_one(tmp_path):
         assert found["pictures"] == one["pictures"]
 
 
+@pytest.mark.slow
 def test_inception_features_are_the_same_on_any_devices():
     images = np.random.default_rng(0).integers(0, 256, (5, 80, 80, 3), dtype=np.uint8)
     weights = load_inception("random")

@@ -82,6 +82,7 @@ def test_a_killed_evaluation_goes_on(config, make_model, tmp_path):
     assert results["provenance"][key] == whole["provenance"][key]
 
 
+@pytest.mark.slow
 def test_kept_pictures_belong_to_their_setting(config, make_model, tmp_path):
     run(config, tmp_path, make_model())
     config.metrics.r_precision.pool = 10

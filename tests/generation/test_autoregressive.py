@@ -47,6 +47,7 @@ def test_same_seed_same_embeddings_whatever_the_batch(model, drawn):
     assert np.abs(other - drawn).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_auto_takes_the_diffusion_prior_or_the_one_there_is(model, stack, drawn):
     options = {"seed": 5, "num_candidates": 1, "steps": 2}
     auto = model.sample_embeddings(PROMPTS, **options)
@@ -57,6 +58,7 @@ def test_auto_takes_the_diffusion_prior_or_the_one_there_is(model, stack, drawn)
     np.testing.assert_allclose(alone, drawn, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_embeddings(model):
     drawn = model.text2image(PROMPTS, prior="autoregressive", decoder_steps=3)
     z = model.sample_embeddings(PROMPTS, prior="autoregressive")
@@ -64,6 +66,7 @@ def test_pictures_are_those_of_the_embeddings(model):
     assert np.abs(again.astype(int) - drawn).max() <= 1
 
 
+@pytest.mark.slow
 def test_of_more_candidates_the_nearest_is_kept(model, drawn):
     more = model.sample_embeddings(
         PROMPTS, seed=5, prior="autoregressive", num_candidates=4
@@ -77,6 +80,7 @@ def test_of_more_candidates_the_nearest_is_kept(model, drawn):
     assert (score(more) > score(drawn) + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_temperature_and_truncation_narrow_the_draws(model):
     same = ["the same caption"] * 8
 

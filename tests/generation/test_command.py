@@ -42,6 +42,7 @@ def files(tmp_path, images):
     return list(map(str, paths))
 
 
+@pytest.mark.slow
 def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     out = tmp_path / "heart.png"
     command.sample(arguments(prompt=["a red heart ❤"], seed=4, out=str(out)))
@@ -63,6 +64,7 @@ def test_one_prompt_makes_one_plain_picture(tmp_path, model, capsys):
     assert "heart.png: 1 image\n" in said.out
 
 
+@pytest.mark.slow
 def test_several_make_a_grid(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a blue cat\n\n  a dog \n")
@@ -72,6 +74,7 @@ def test_several_make_a_grid(tmp_path):
     assert read_metadata(tmp_path / "x.webp")["prompt"] == "a fox\na blue cat\na dog"
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_where_it_was_stopped(tmp_path, model, capsys):
     out = tmp_path / "folder"
     prompts = [f"picture {chr(97 + i)}" for i in range(10)]
@@ -97,6 +100,7 @@ def test_a_folder_goes_on_where_it_was_stopped(tmp_path, model, capsys):
         command.sample(types.SimpleNamespace(**{**vars(args), "seed": 6}))
 
 
+@pytest.mark.slow
 def test_lists_of_pictures(tmp_path, model, images, files):
     folder = str(tmp_path / "in")
     drawn = tmp_path / "variations"
@@ -116,6 +120,7 @@ def test_lists_of_pictures(tmp_path, model, images, files):
     assert np.abs(painted[:4] - images[0][:4]).mean() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode, changes, pictures",
     [

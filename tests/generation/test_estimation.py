@@ -71,6 +71,7 @@ def test_an_example_is_noised_as_it_is_in_the_whole_list(exact, found):
     np.testing.assert_allclose(last, each[480:], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_drawing_with_it_has_the_spread_of_the_data(exact, found):
     """Which the posterior's variance loses at few steps.
 
@@ -97,6 +98,7 @@ def test_without_it_the_command_is_named(exact):
         exact.sample_embeddings(["a"], **options)
 
 
+@pytest.mark.slow
 def test_pictures_and_their_embeddings_are_what_the_decoder_is_asked_about(
     model, images
 ):
@@ -108,6 +110,7 @@ def test_pictures_and_their_embeddings_are_what_the_decoder_is_asked_about(
         square_epsilon(model, "decoder", prompts, z, images[:, :4], [3, 12])
 
 
+@pytest.mark.slow
 def test_bits_per_dim_is_the_bound_of_the_decoder_alone(model, stack, images):
     """Assembled here from the module: no guidance, no dropped condition, |x_0| <= 1."""
     z, prompts = model.encode_image(images), [f"a cat {i}" for i in range(5)]

@@ -82,6 +82,7 @@ def test_what_is_too_long_is_its_beginning(model):
     assert np.isfinite(embeddings).all()
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_records_any_text(run, drawn, tmp_path):
     texts = [text for text in PROMPTS.values() if "\n" not in text]
     for suffix in ("png", "webp"):
@@ -97,6 +98,7 @@ def test_the_command_draws_and_records_any_text(run, drawn, tmp_path):
         assert max(grid.shape) < 1000  # long captions are cut
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts_in_any_script(run, tmp_path):
     texts = [PROMPTS["Chinese"], PROMPTS["Arabic"]]
     file = tmp_path / "prompts.txt"
@@ -128,6 +130,7 @@ def write_pictures(folder):
     return [folder / name for name in sorted(p.name for p in folder.iterdir())]
 
 
+@pytest.mark.slow
 def test_pictures_of_every_kind_are_the_same_picture(run, model, tmp_path):
     (tmp_path / "in").mkdir()
     files = write_pictures(tmp_path / "in")

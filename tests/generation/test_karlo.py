@@ -23,6 +23,7 @@ def on_states(stack, resized):
     return dataclasses.replace(stack, parts={**stack.parts, "decoder": decoder})
 
 
+@pytest.mark.slow
 def test_the_caption_reaches_the_decoder_through_clip(on_states):
     model = UnCLIP(on_states, batch_size=8)
     z = np.ones((2, 8), np.float32)
@@ -78,6 +79,7 @@ def networks():
     return [make_upsampler(name, seed) for seed, name in enumerate(names)]
 
 
+@pytest.mark.slow
 def test_the_last_network_takes_the_last_step_alone(networks):
     first, last = networks
     images = np.linspace(-1, 1, 8 * 8 * 3, dtype=np.float32).reshape(1, 8, 8, 3)
@@ -98,6 +100,7 @@ def test_the_last_network_takes_the_last_step_alone(networks):
         assert np.abs(both - one).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_an_unclip_uses_both_networks(stack, networks):
     drawn = []
     for count in (1, 2):

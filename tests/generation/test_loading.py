@@ -30,6 +30,7 @@ def folder(tmp_path_factory, stack, resized):
     return folder
 
 
+@pytest.mark.slow
 def test_an_export_draws(folder):
     model = UnCLIP.load(folder, batch_size=8)
     assert (model.image_size, model.clip_image_size) == (8, 8)

@@ -45,6 +45,7 @@ def latents(model, images):
     return model.invert(images, steps=STEPS)
 
 
+@pytest.mark.slow
 def test_inversion_then_ddim_gives_the_picture_back(model, images, latents):
     """Measured: 37.7 dB."""
     z, x_T = latents
@@ -57,12 +58,14 @@ def test_inversion_then_ddim_gives_the_picture_back(model, images, latents):
     np.testing.assert_array_equal(model.reconstruct(images, steps=STEPS), back)
 
 
+@pytest.mark.slow
 def test_more_steps_come_closer(model, images):
     few = psnr(model.reconstruct(images, steps=4), images)
     many = psnr(model.reconstruct(images, steps=STEPS), images)
     assert many > few + 3, (few, many)
 
 
+@pytest.mark.slow
 def test_the_embedding_is_part_of_the_latent(model, images, latents):
     z, x_T = latents
     options = dict(noise=x_T, inverted=True, guidance=1.0, steps=STEPS)
@@ -70,6 +73,7 @@ def test_the_embedding_is_part_of_the_latent(model, images, latents):
     assert (wrong != right).any() and psnr(wrong, images) < psnr(right, images)
 
 
+@pytest.mark.slow
 def test_noise_of_a_seed_is_what_decode_draws(model, latents):
     z, _ = latents
     options = dict(steps=3, guidance=2.0)
@@ -77,6 +81,7 @@ def test_noise_of_a_seed_is_what_decode_draws(model, latents):
     close(model.decode(z, noise=model.draw_noise(5, 3, 2), **options), drawn)
 
 
+@pytest.mark.slow
 def test_variations_start_from_the_pictures_noise(model, images):
     options = dict(inverted=True, guidance=1.0, steps=STEPS)
     same = model.variations(images, eta=0.0, **options)
@@ -86,6 +91,7 @@ def test_variations_start_from_the_pictures_noise(model, images):
     assert psnr(same, images) > near + 3 > far + 3
 
 
+@pytest.mark.slow
 def test_interpolation_ends_at_both_pictures(model, images):
     a, b = images[:2], images[2:4]
     rows = model.interpolate(a, b, steps=4, decoder_steps=STEPS)
@@ -96,6 +102,7 @@ def test_interpolation_ends_at_both_pictures(model, images):
     assert psnr(rows[:, 1], a) < 35 > psnr(rows[:, 2], b)
 
 
+@pytest.mark.slow
 def test_shared_noise_is_one_per_row(model, images):
     options = dict(steps=3, noise="shared", decoder_steps=3, seed=4)
     rows = model.interpolate(images[:2], images[2:4], **options)
@@ -105,6 +112,7 @@ def test_shared_noise_is_one_per_row(model, images):
     close(rows[:, -1], model.decode(z[2:], noise=noise, steps=3))
 
 
+@pytest.mark.slow
 def test_text_diff_starts_at_the_picture(model, images):
     options = dict(thetas=(0.0, 0.25, 0.5), steps=STEPS)
     rows = model.text_diff(images, "a cat", "a big umbrella", **options)
@@ -117,6 +125,7 @@ def test_text_diff_starts_at_the_picture(model, images):
     assert model.text_diff(images[:1], "", "a cat", **options).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_text_diff_goes_between_unit_embeddings(model, images, monkeypatch):
     """As the paper's are: a caption with a longer embedding weighs no more."""
     encode_text = model.encode_text
@@ -127,6 +136,7 @@ def test_text_diff_goes_between_unit_embeddings(model, images, monkeypatch):
     close(model.text_diff(images[:2], **options), rows)
 
 
+@pytest.mark.slow
 def test_equal_indices_have_all_noise_in_common(model, latents):
     z = latents[0]
     options = dict(sampler="ddpm", steps=5, guidance=1.0, seed=2)
@@ -135,6 +145,7 @@ def test_equal_indices_have_all_noise_in_common(model, latents):
     close(rows[2:], model.decode(z[1:2], first=4, **options))
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size(model):
     rng = np.random.default_rng(0)
     odd = [rng.integers(0, 256, s, dtype=np.uint8) for s in ((1, 1, 3), (9, 40, 3))]
@@ -142,6 +153,7 @@ def test_pictures_of_any_size(model):
     assert model.variations(odd, steps=2).shape == (2, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_rows_depend_neither_on_the_batch_nor_on_the_devices(smooth, model, images):
     options = dict(thetas=(0.0, 0.3), steps=STEPS)
     rows = model.text_diff(images, "", "a cat", **options)  # 10 rows in batches of 8
@@ -150,6 +162,7 @@ def test_rows_depend_neither_on_the_batch_nor_on_the_devices(smooth, model, imag
     close(one.text_diff(images, "", "a cat", **options), rows)
 
 
+@pytest.mark.slow
 def test_caption_only_sees_no_embedding(model, images):
     options = dict(guidance=1.0, steps=3, seed=2)
     prompts = [f"picture {word}" for word in ("a", "bb", "ccc", "dddd", "eeeee")]
@@ -164,6 +177,7 @@ def test_caption_only_sees_no_embedding(model, images):
     assert (silent != spoken).any()
 
 
+@pytest.mark.slow
 def test_known_pixels_stay(model, images):
     z = model.encode_image(images)
     mask = np.zeros((5, 8, 8), bool)
@@ -239,6 +253,7 @@ class Steps:
         self.seen.add((what, step, steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrections", [0, 1])
 def test_the_steps_that_are_made_are_those_that_are_counted(model, images, corrections):
     """Between three timesteps there are two, there and back."""
@@ -249,6 +264,7 @@ def test_the_steps_that_are_made_are_those_that_are_counted(model, images, corre
     assert progress.seen == ways
 
 
+@pytest.mark.slow
 def test_options_of_drawing_stay_out_of_inversion(model, images):
     latents = model.invert(images, steps=3)
     options = {"guidance": 1.0, "steps": 3, "dynamic_threshold": 0.5}

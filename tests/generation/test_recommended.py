@@ -28,6 +28,7 @@ def model(stack):
     return UnCLIP(recommending(stack, **RECOMMENDED), batch_size=8)
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_as_the_export_recommends(model, stack):
     asked = {"prior_guidance": 2.0, "decoder_guidance": 1.25, "prior_steps": 4}
     asked |= {"decoder_steps": 3, "decoder_sampler": "ddpm"}
@@ -75,6 +76,7 @@ def test_settings_say_what_is_drawn_with(model, stack):
     assert set(model.settings(parts=("decoder",))) == {"decoder"}
 
 
+@pytest.mark.slow
 def test_an_analytic_variance_is_the_default_where_there_is_a_table(stack):
     analytic = {"prior": {**RECOMMENDED["prior"], "variance": "analytic"}}
     table = np.linspace(0.2, 1, 20)

@@ -41,6 +41,7 @@ def test_a_picture_does_not_depend_on_its_batch(model, drawn):
     close(model.text2image(PROMPTS[9:], seed=5, first=9, **FAST), drawn[9:])
 
 
+@pytest.mark.slow
 def test_one_device_draws_what_eight_do(stack, drawn):
     one = UnCLIP(stack, mesh=make_mesh(devices=jax.devices()[:1]), batch_size=16)
     close(one.text2image(PROMPTS, seed=5, **FAST), drawn)
@@ -51,6 +52,7 @@ def test_the_place_in_the_list_decides_the_noise(model):
     assert np.abs(twins[0].astype(int) - twins[1]).mean() > 5
 
 
+@pytest.mark.slow
 def test_nothing_recompiles_at_the_second_call(model, drawn):
     compiled = []
 
@@ -92,6 +94,7 @@ def test_candidates_are_ranked_by_the_text_embedding(model):
     assert (two >= one - 1e-5).all() and (two > one + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_guidance_one_is_the_conditional_model(model):
     z = model.encode_text(PROMPTS)
     plain = model.decode(z, PROMPTS, guidance=1.0, steps=3)
@@ -100,6 +103,7 @@ def test_guidance_one_is_the_conditional_model(model):
     assert np.abs(guided.astype(int) - plain).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_guidance_can_be_limited_rescaled_and_thresholded(model):
     z = model.encode_text(PROMPTS)
 
@@ -145,6 +149,7 @@ def test_guidance_zero_sees_no_condition(model):
     close(model.decode(-z[::-1], PROMPTS[::-1], guidance=0.0, steps=3), a)
 
 
+@pytest.mark.slow
 def test_without_prompts_the_decoder_sees_only_the_embedding(model):
     z = model.encode_text(PROMPTS)
     silent = model.decode(z, guidance=1.0, steps=3)
@@ -155,6 +160,7 @@ def test_without_prompts_the_decoder_sees_only_the_embedding(model):
     assert (other != silent).any()
 
 
+@pytest.mark.slow
 def test_samplers_can_be_chosen(model, drawn):
     other = model.text2image(PROMPTS, seed=5, decoder_sampler="ddpm", **FAST)
     assert other.shape == drawn.shape and (other != drawn).any()

@@ -56,6 +56,7 @@ def large(cascade):
     return UnCLIP(cascade, batch_size=8)
 
 
+@pytest.mark.slow
 def test_pictures_come_in_the_final_resolution(large, cascade):
     assert cascade.upsamplers == ("upsampler_16", "upsampler_32")
     assert large.image_size == 32
@@ -69,12 +70,14 @@ def test_pictures_come_in_the_final_resolution(large, cascade):
     assert (other != drawn).any()
 
 
+@pytest.mark.slow
 def test_the_decoders_picture_decides_what_is_enlarged(large, images):
     a, b = large.variations(images[:2], seed=0, eta=0.0, steps=2)
     assert a.shape == (32, 32, 3)
     assert np.abs(a.astype(int) - b).max() > 1
 
 
+@pytest.mark.slow
 def test_all_noise_is_fixed_along_a_row(large, images):
     """The upsamplers' too (paper, section 3: what changes is what was changed)."""
     options = dict(source="a cat", target="a dog", thetas=(0.0, 0.0, 0.0), steps=3)

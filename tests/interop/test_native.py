@@ -74,6 +74,7 @@ def test_non_contiguous_and_bfloat16_tensors(tmp_path):
     np.testing.assert_array_equal(params["b"].astype(np.float32), [1.5, 1.5])
 
 
+@pytest.mark.slow
 def test_part_is_built_and_checked(folder):
     part = components.read_native(folder, "clip")
     images = np.full((2, 8, 8, 3), 9, np.uint8)

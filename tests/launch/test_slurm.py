@@ -76,6 +76,7 @@ def job(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_a_job_starts_again_until_its_run_is_done(job, tmp_path):
     """Stopped in time (0), killed by a lost peer (134), stopped, done."""
     starts = [(10, 0), (20, 134), (20, 0), (30, 0)]
@@ -85,6 +86,7 @@ def test_a_job_starts_again_until_its_run_is_done(job, tmp_path):
     assert "--cpus-per-task=12 .venv/bin/python -m unclip_jax.train" in calls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "ends_with"), [(2, 2), (134, 134), (0, 1)])
 def test_a_job_that_saves_nothing_new_fails_after_three_starts(job, code, ends_with):
     count, last, output = job([(10, 0), *[(10, code)] * 4])
@@ -92,6 +94,7 @@ def test_a_job_that_saves_nothing_new_fails_after_three_starts(job, code, ends_w
     assert f"3 starts in a row saved nothing new; the last ended with {code}" in output
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_on_may_fail_any_number_of_times(job):
     failures = [pair for step in range(1, 5) for pair in ((step, 1), (step, 1))]
     assert job([*failures, (30, 0)])[:2] == (9, 0)

@@ -139,6 +139,7 @@ def test_a_context_without_room_for_text_is_refused():
         jax.eval_shape(module.init, jax.random.key(0), IMAGE, TOKENS, TEXT, NO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_cached_steps_equal_the_whole_sequence(prior, scan_layers, whole):
     module, params = prior
@@ -185,6 +186,7 @@ def draw(prior):
     return lambda *inputs, **options: np.asarray(jitted(*inputs, **options))
 
 
+@pytest.mark.slow
 def test_greedy_draws_take_the_likeliest_of_the_whole_forward(prior, draw, predict):
     """No cache on the other side: the sequence so far goes through all of the model."""
     options = {"scale": 1.7, "temperature": 0.0, "dot_quantile": 0.999}
@@ -197,6 +199,7 @@ def test_greedy_draws_take_the_likeliest_of_the_whole_forward(prior, draw, predi
     np.testing.assert_array_equal(found, codes[:, 1:])
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch(draw):
     both = draw(TOKENS, TEXT, KEYS)
     alone = draw(TOKENS[1:], TEXT[1:], KEYS[1:])
@@ -204,6 +207,7 @@ def test_a_sample_does_not_depend_on_its_batch(draw):
     assert (draw(TOKENS, TEXT, KEYS[::-1]) != both).any()
 
 
+@pytest.mark.slow
 def test_draws_follow_the_model(prior):
     """The first component's frequencies, over the draws of the dot product."""
     module, params = prior

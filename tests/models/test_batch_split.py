@@ -45,6 +45,7 @@ class Pixels(nn.Module):
         return unet(x, jnp.zeros(len(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "shape"),
     [

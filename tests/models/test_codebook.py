@@ -49,6 +49,7 @@ def test_buckets_have_equal_mass_and_decode_to_their_means(fitted):
             assert fitted["centres"][row, code] == pytest.approx(mean, abs=2e-2)
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_dropped_components_and_the_buckets():
     variances = np.sort(np.linalg.eigvalsh(np.cov(Z.T)))[::-1]
     for count in (1, 4, 12):

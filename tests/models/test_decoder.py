@@ -64,6 +64,7 @@ def decoder():
     return call, inputs, empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_input_acts_on_its_own_row(decoder, name):
     call, inputs, _ = decoder
@@ -75,6 +76,7 @@ def test_every_input_acts_on_its_own_row(decoder, name):
     assert changed[0] > 1e-3 and changed[1] == 0
 
 
+@pytest.mark.slow
 def test_dropping_the_caption_shows_the_empty_one(decoder):
     """Bit for bit what CLIP's states and embedding of "" give, with their mask."""
     call, inputs, (states, clip_text) = decoder
@@ -103,6 +105,7 @@ def test_dropping_both_is_the_null_path(decoder):
     assert null.shape == (2, 8, 8, 6)
 
 
+@pytest.mark.slow
 def test_guidance_of_one_is_the_conditional_model(decoder):
     call, inputs, _ = decoder
     rest = {k: v for k, v in inputs.items() if k not in ("x_t", "t")}

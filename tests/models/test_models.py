@@ -114,6 +114,7 @@ def test_clip_refuses_images_of_another_size(clip):
         model.apply(variables, jnp.zeros((1, 4, 8, 3)), method="encode_image")
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_nothing():
     x, bias = normal(2, 5, 16), layers.causal_bias(5)
     loop = layers.Transformer(3, 2)
@@ -292,6 +293,7 @@ def test_a_prior_on_clips_states_says_when_it_gets_none(karlo):
         module.init(jax.random.key(0), *inputs, NO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["x_t", "t", "clip_image", "tokens"])
 def test_every_input_of_the_decoder_acts(decoder, which):
     call, params, inputs = decoder

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.random_params import random_variables
 from unclip_jax.models.unet import UNet
@@ -27,6 +28,7 @@ def normal(*shape):
     return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient():
     x, t = normal(1, 8, 8, 3), jnp.array([5])
     fields = {**FIELDS, "attention_resolutions": ()}  # faster to compile
@@ -44,6 +46,7 @@ def test_rematerialisation_changes_no_gradient():
         np.testing.assert_allclose(a, b, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_unet_predicts_in_float32():
     """What the last convolution adds is not rounded to bfloat16."""
     model = UNet(**FIELDS, dtype=jnp.bfloat16)
@@ -64,6 +67,7 @@ def test_a_bfloat16_unet_predicts_in_float32():
     np.testing.assert_allclose(predicted, exact + conv["bias"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_efficient_unet_does_a_quarter_of_the_arithmetic():
     """Karlo's decoder at full size: 584 and 138 GFLOP a picture, by XLA's count."""
     wide = {
@@ -86,6 +90,7 @@ def test_an_efficient_unet_does_a_quarter_of_the_arithmetic():
     assert 3 < flops[0] / flops[1] < 6
 
 
+@pytest.mark.slow
 def test_every_kernel_is_gathered_and_every_device_keeps_its_rows():
     """Under a mesh: constraints on a kernel, what goes into it and what comes out."""
     model = UNet(**FIELDS)

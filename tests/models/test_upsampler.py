@@ -50,6 +50,7 @@ def test_every_input_acts_on_its_own_row(upsampler, which):
     assert changed[0] > 1e-3 and changed[1] == 0
 
 
+@pytest.mark.slow
 def test_it_takes_pictures_of_any_size(upsampler):
     """No attention: trained on crops, applied to whole pictures, of any shape."""
     call, variables, _ = upsampler
@@ -74,6 +75,7 @@ def test_learned_variance_and_early_down_sampling():
     assert call(variables, *inputs).shape == (2, 16, 16, 6)
 
 
+@pytest.mark.slow
 def test_a_residual_model_starts_from_the_enlarged_picture():
     model = models.build("upsampler", {**FIELDS, "residual": True})
     x, low = normal(2, 16, 16, 3), normal(2, 4, 4, 3)

@@ -126,6 +126,7 @@ def saved(request, tmp_path_factory):
     return theirs, folder, *transformers_clip.load_clip_model(folder)
 
 
+@pytest.mark.slow
 def test_equals_transformers(saved):
     theirs, _, fields, params = saved
     assert fields["eot_id"] == VOCAB - 1
@@ -270,6 +271,7 @@ PUBLIC = {
 KNOWN_COUNTS = {"ViT-B/32": 151_277_313, "ViT-L/14": 427_616_513}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_sizes_have_every_tensor(name):
     """Names and shapes at full size, on both sides without memory."""

@@ -142,6 +142,7 @@ def loaded(reference, empty):
     return config, with_empty_caption(params, *empty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [False, True])
 def test_theirs_read_by_us(reference, loaded, run, inputs, empty, dropped):
     pipeline = reference.pipeline
@@ -151,6 +152,7 @@ def test_theirs_read_by_us(reference, loaded, run, inputs, empty, dropped):
     np.testing.assert_allclose(ours, theirs, atol=ATOL)
 
 
+@pytest.mark.slow
 def test_other_depths_levels_and_shifts(randomised, run, inputs, empty, tmp_path):
     """Three levels with two and one blocks, shift only, no learned variance."""
     cross, channels = 16, (16, 32, 48)
@@ -203,6 +205,7 @@ def test_other_depths_levels_and_shifts(randomised, run, inputs, empty, tmp_path
     np.testing.assert_allclose(ours, theirs, atol=ATOL)
 
 
+@pytest.mark.slow
 def test_ours_read_by_them(reference, loaded, run, inputs, empty, tmp_path):
     """Saved by us, their classes find every key, no other, and give the same."""
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
@@ -248,6 +251,7 @@ def test_standardised_embeddings_are_folded_in(loaded, run, inputs, dropped, tmp
         assert np.abs(unfolded - before).max() > 0.1
 
 
+@pytest.mark.slow
 def test_karlo_at_full_size_has_every_name_and_shape():
     """885,439,686 + 7,878,400 parameters, without allocating them."""
     fields = diffusers_decoder.model_fields(KARLO_TEXT_PROJ, KARLO_DECODER, "a", "b")

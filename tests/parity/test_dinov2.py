@@ -126,6 +126,7 @@ def test_pictures_of_any_size_become_features(theirs):
     np.testing.assert_allclose(whole, run_theirs(model, x), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_an_evaluation_uses_them(theirs, tmp_path):
     _, folder = theirs
     rng = np.random.default_rng(4)

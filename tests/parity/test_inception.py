@@ -29,6 +29,7 @@ def test_the_network_is_pytorch_fids(fid_folder):
         np.testing.assert_allclose(got[layer], want[layer], atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_parameters_are_counted():
     shapes = inception.variable_shapes()
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
@@ -59,6 +60,7 @@ def public(tmp_path_factory):
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_weights_are_downloaded_once_and_kept_as_safetensors(public, tmp_path):
     path, sha256 = public
     options = dict(cache=tmp_path / "cache", sha256=sha256[:8])
@@ -89,6 +91,7 @@ def test_offline_says_what_to_fetch(tmp_path):
         inception.load_inception(str(tmp_path / "none.pth"))
 
 
+@pytest.mark.slow
 def test_other_files_are_refused(public, tmp_path):
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"not a checkpoint")

@@ -216,6 +216,7 @@ def test_the_scheduler_says_how_far_x0_is_bounded(theirs, loaded, tmp_path):
     assert loaded[0]["diffusion"]["clip"] == 5.0  # Karlo's, without a scheduler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dim", "count"),
     [

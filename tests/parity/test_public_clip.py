@@ -123,6 +123,7 @@ def test_zero_shot_is_theirs(folder, expected):
     assert np.ptp(ours[:, 0]) > 0.01
 
 
+@pytest.mark.slow
 def test_the_clip_of_a_diffusers_folder(reference):
     """Its records are those of the CLIP that UnCLIP.load reads from it."""
     clip = FrozenCLIP.load(reference.folder, load_run=None, batch_size=2)

@@ -48,6 +48,7 @@ def test_the_tokenizer_is_theirs(stack, reference):
         np.testing.assert_array_equal(row[visible], np.array(ids)[visible])
 
 
+@pytest.mark.slow
 def test_a_folder_without_image_tower_or_super_resolution(reference, tmp_path):
     folder = tmp_path / "text"
     names = ("image_encoder", "super_res_*")
@@ -61,6 +62,7 @@ def test_a_folder_without_image_tower_or_super_resolution(reference, tmp_path):
     assert load_stack(folder, ["prior"]).parts.keys() == {"prior"}
 
 
+@pytest.mark.slow
 def test_their_classes_read_what_we_write(stack, reference, tmp_path):
     import transformers
     from diffusers import (
@@ -152,6 +154,7 @@ def test_a_run_is_exported_for_their_classes(stack, tmp_path):
         export(*arguments[:-1], "pickle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_export_is_verified(stack, reference, tmp_path, dtype):
     """All parts, read back by the functions that load them; a flipped byte is found."""

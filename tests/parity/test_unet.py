@@ -98,6 +98,7 @@ def test_ours_read_by_them(loaded, outputs, pictures, tmp_path):
     np.testing.assert_allclose(outputs, theirs, atol=ATOL)
 
 
+@pytest.mark.slow
 def test_scale_shift_and_a_learned_variance(randomised, pictures, tmp_path):
     """Three levels of two blocks each, scale and shift, half precision, both ways."""
     model = diffusers.UNet2DModel(

@@ -105,15 +105,18 @@ def test_the_loss_is_the_papers_pseudocode(params, batch, plain):
     np.testing.assert_allclose(plain[1]["image_to_text_top1"], top1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"group": 1}])
 def test_eight_devices_see_the_global_batch(params, batch, plain, options):
     assert_same(value_and_grad(make_stage(**options), params, batch, 8), plain)
 
 
+@pytest.mark.slow
 def test_groups_change_nothing(params, batch, plain):
     assert_same(value_and_grad(make_stage(group=4), params, batch), plain)
 
 
+@pytest.mark.slow
 def test_groups_bound_the_memory(params):
     """Four times the batch in as many groups: activations of one group."""
 
@@ -188,6 +191,7 @@ def test_sam_perturbs_each_group_for_itself(params, batch, plain):
     assert metrics["sharpness"] > 0
 
 
+@pytest.mark.slow
 def test_sam_of_one_group_is_foret_et_als(params, batch, plain, run_plain):
     """The gradient at w + rho g / |g|, g the plain gradient of the towers."""
     slope = {**plain[2], "logit_scale": np.float32(0)}

@@ -91,6 +91,7 @@ def test_there_is_a_config_for_every_stage():
     assert set(stages.names()) <= {path.stem for path in CONFIGS.glob("*.py")}
 
 
+@pytest.mark.slow
 def test_gradient_steps_reduce_the_loss(made):
     _, stage, params, data = made
     rng = jax.random.key(1)  # the same noise each time: a fixed objective
@@ -130,6 +131,7 @@ def test_exports_rebuild_the_same_model(made):
     assert models.build(name, plain["config"]["model"]) == stage.model
 
 
+@pytest.mark.slow
 def test_decoder_previews_pair_true_and_drawn_pictures():
     stage = stages.make_stage(make_config("decoder"), INFO)
     params, data = make_params(stage), batch(stage, 2)
@@ -138,6 +140,7 @@ def test_decoder_previews_pair_true_and_drawn_pictures():
     np.testing.assert_array_equal(drawn[0::2], data["image"])
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_losses():
     config = make_config("decoder", learned_sigma=True)
     config.compute_dtype = "bfloat16"

@@ -56,6 +56,7 @@ def made():
     return stage, make_params(stage)
 
 
+@pytest.mark.slow
 def test_gradient_steps_reduce_the_loss(made):
     stage, params = made
     data = batch(stage)
@@ -148,6 +149,7 @@ def test_previews_pair_what_is_given_and_what_is_drawn(made):
     assert np.abs(given[:, 0, 0] - mean).max() <= 1
 
 
+@pytest.mark.slow
 def test_bfloat16_and_a_learned_variance():
     config = make_config(learned_sigma=True)
     config.compute_dtype = "bfloat16"

@@ -28,6 +28,7 @@ def save(workdir, state, step=3):
     return meta
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_come_back_as_other_values(tmp_path):
     """Orbax by itself restores most such data files with other values, silently."""
     state = make_state()

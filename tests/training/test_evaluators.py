@@ -39,6 +39,7 @@ def scores(workdir):
     return {row["step"]: row for row in rows if "retrieval/text_to_image@1" in row}
 
 
+@pytest.mark.slow
 def test_they_run_first_last_and_between(tmp_path):
     wanted = {"retrieval": {"every": 4, "count": 20}}
     config = toy.make_config(steps=6, evaluators=wanted)
@@ -89,6 +90,7 @@ def clip_config():
     return config
 
 
+@pytest.mark.slow
 def test_clip_is_scored_on_what_training_never_sees(clip_config, tmp_path):
     ema = train(clip_config, tmp_path, stream=io.StringIO()).ema
     found = scores(tmp_path)

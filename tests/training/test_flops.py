@@ -47,6 +47,7 @@ def test_rematerialisation_counts_again():
     assert count_flops(jax.grad(loss), w, x) > 5 * plain  # 2 forward, 3 back, and again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_unet_agrees_with_the_compiler(gradient):
     """Within 12%: the compiler counts elementwise work too, and edges exactly."""
@@ -74,6 +75,7 @@ class Denoiser:
         return jnp.square(out).mean(), {}
 
 
+@pytest.mark.slow
 def test_the_models_operations_agree_with_the_compilers_for_a_step():
     """Within 12%, as above; and with rematerialisation they stay the same."""
     stage, rng = Denoiser(), jax.random.key(0)

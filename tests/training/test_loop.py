@@ -87,6 +87,7 @@ def test_a_finished_run_says_so_and_changes_nothing(finished):
     assert_same(again.params, state.params)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_identical(finished, tmp_path):
     class Interrupted(toy.Data):
         def batches(self, *args, **kwargs):
@@ -104,6 +105,7 @@ def test_interrupted_and_resumed_is_bit_identical(finished, tmp_path):
     assert [r["step"] for r in rows(tmp_path / "toy")][-1] == 12
 
 
+@pytest.mark.slow
 def test_it_restores_onto_another_mesh(finished, tmp_path):
     half = toy.make_config(steps=8, fsdp=4)
     run(tmp_path / "toy", half)
@@ -176,6 +178,7 @@ def test_nothing_but_poison_stops_the_run(tmp_path):
         run(tmp_path / "other", data=toy.Data(poison=range(100)))
 
 
+@pytest.mark.slow
 def test_some_steps_are_traced(tmp_path):
     with pytest.raises(ValueError, match="profile_steps=9:5: expected first:last"):
         run(tmp_path / "toy", profile_steps="9:5")
@@ -240,6 +243,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run(tmp_path / "toy", toy.make_config(steps=4))
     step = tmp_path / "toy" / "checkpoints" / "4"
@@ -250,6 +254,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run(tmp_path / "toy", toy.make_config(steps=4))
 
 
+@pytest.mark.slow
 def test_an_earlier_checkpoint_is_used_when_asked_for(finished, tmp_path):
     """Only then: the damaged one stops the run, and is kept."""
     workdir = tmp_path / "toy"
@@ -383,6 +388,7 @@ def test_killed_at_random_and_started_again_is_bit_identical(tmp_path, devices, 
     assert written == sorted(set(written)) and written[-1] == steps
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_given_parameters_once(tmp_path):
     """Parameters and EMA; a resumed run goes on from its own."""
     given = np.arange(512, dtype=np.float32).reshape(16, 32)

@@ -20,6 +20,7 @@ def test_constant_after_the_warm_up_by_default():
     assert [float(rate(i)) for i in (0, 1, 2, 19)] == [0.25, 0.5, 0.5, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_weight_decay_is_for_the_weights_of_layers_only(scan_layers):
     clip = models.build(

@@ -17,6 +17,7 @@ from unclip_jax.training import checkpoint, optimizer, state
 from unclip_jax.training.loop import train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["loss", "preview", "embed"])
 def test_sigterm_while_compiling_previewing_or_evaluating(tmp_path, moment):
     """The step that was reached is saved, and the run goes on to the same end."""

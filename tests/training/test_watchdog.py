@@ -52,6 +52,7 @@ def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
     assert (workdir / "checkpoints" / "4").is_dir()  # to go on from
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_come_late_goes_on(tmp_path, capsys):
     from unclip_jax.training.loop import train
 

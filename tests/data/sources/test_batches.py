@@ -39,6 +39,7 @@ def some(batches, n):
     return list(itertools.islice(batches, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["tf", "arrays"])
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_global_batch_is_the_same_for_any_processes(
@@ -55,6 +56,7 @@ def test_the_global_batch_is_the_same_for_any_processes(
         assert shown == order.batch_indices(3, step, 8, COUNT).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["tf", "arrays"])
 def test_an_epoch_repeats_nothing(tars, number_of, feed):
     batches = open_tars(tars, feed).batches(["image"], 0, 5)

@@ -93,6 +93,7 @@ def test_few_pictures_warn():
     assert frechet.warn_few(10_000, 2048) == []
 
 
+@pytest.mark.slow
 def test_two_thousand_features_take_seconds():
     # One set stretched by 3/4: covariances commute, so the distance is known.
     x = features(11, 2200, 2048)
