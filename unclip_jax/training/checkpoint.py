@@ -309,6 +309,19 @@ def _folder(workdir) -> epath.Path:
     return workdir / FOLDER
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves asking for preemption to the loop.
+
+    jax counts the questions of a process, and the processes agree on the number of the
+    next. Orbax asks during a save, with the step instead of the number: a signal that
+    comes then would be answered to a question that nobody asks any more.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 def _manager(folder, keep):
     """`keep` None opens for reading only."""
     options = ocp.CheckpointManagerOptions(
@@ -324,7 +337,7 @@ def _manager(folder, keep):
         "ema": ocp.PyTreeCheckpointHandler(**arrays),
         "meta": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    return _Manager(folder, options=options, item_handlers=handlers)
 
 
 def _check_step(steps, wanted, folder) -> int:
