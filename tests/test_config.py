@@ -4,6 +4,7 @@ import ml_collections
 import pytest
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 
 FILE = """
 import ml_collections
@@ -109,16 +110,17 @@ def test_required_flags_are_required(file, capsys):
 
 def test_mistakes_are_one_line_and_bugs_are_not(file, capsys):
     def mistake(args):
-        raise ValueError("the number 3 is\ntoo small")
+        raise UsageError("the number 3 is\ntoo small")
 
     flags = (f"--config={file}", "--workdir=w")
     assert call(*flags, main=mistake)[0] == 2
     assert "the number 3 is too small" in capsys.readouterr().err
-    with pytest.raises(RuntimeError):
-        config_lib.run(
-            lambda args: (_ for _ in ()).throw(RuntimeError("a bug")),
-            argv=["program", *flags],
-        )
+    for bug in (RuntimeError("a bug"), ValueError("of this package, or a library")):
+        with pytest.raises(type(bug), match=str(bug)):
+            config_lib.run(
+                lambda args, bug=bug: (_ for _ in ()).throw(bug),
+                argv=["program", *flags],
+            )
 
 
 def test_interrupting_ends_with_130(file, capsys):

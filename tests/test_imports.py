@@ -22,7 +22,8 @@ PACKAGE = "unclip_jax"
 # for those that config.py knows.
 ROOMS = {
     "config": ("parallel",),  # joins the processes of a command
-    # the ground floor
+    # the ground floor; every one may know errors.py
+    "errors": (),
     "files": (),
     "gaussian": (),
     "grids": ("images",),
@@ -59,7 +60,7 @@ ROOMS = {
     "__init__": ("generation",),  # UnCLIP, when it is first used
 }
 
-BELOW_CONFIG = ("files", "parallel")
+BELOW_CONFIG = ("errors", "files", "parallel")
 
 # Room -> the libraries it may know besides the standard one and numpy.
 LIBRARIES = {
@@ -140,6 +141,7 @@ def offences(source: str, module: str, is_package: bool = False) -> list[str]:
         return [f"{module}: {room!r} is not in the table of rooms"]
     lines = []
     known = (room, *ROOMS.get(room, ()))
+    known += ("errors",)
     known += () if room in BELOW_CONFIG else ("config",)
     for item in find_imports(source, module, is_package):
         parts = item.name.split(".")

@@ -11,6 +11,7 @@ pages: how often A is preferred, with its 95% interval.
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 
 FLAGS = {
     "study": (config_lib.REQUIRED, "folder of the study"),
@@ -39,14 +40,14 @@ def main(args):
     given = {k: v for k in MAKING if (v := getattr(args, k)) not in (None, [])}
     if args.answers:
         if given:
-            raise ValueError(
+            raise UsageError(
                 f"--{next(iter(given))} is not used with --answers, which scores a "
                 "study that was made before"
             )
         answers.score_study(args.study, args.answers)
         return
     if missing := [name for name in ("a", "b") if name not in given]:
-        raise ValueError(
+        raise UsageError(
             f"--{missing[0]} is missing: give --a=FOLDER and --b=FOLDER to make a "
             "study, or --answers=FILE to score one"
         )

@@ -13,7 +13,6 @@ import numbers
 import pathlib
 import re
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +21,8 @@ import ml_collections
 import numpy as np
 from absl import flags as absl_flags
 from ml_collections import config_flags
+
+from unclip_jax.errors import UsageError
 
 REQUIRED = object()  # default of an extra flag that must be given (see `run`)
 
@@ -35,13 +36,13 @@ _SCALARS = {
 
 
 def check_keys(mapping: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
-    """Raises ValueError naming each key of `mapping` that is not in `allowed`."""
+    """Raises UsageError naming each key of `mapping` that is not in `allowed`."""
     allowed = list(allowed)
     for key in mapping:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
+            raise UsageError(
                 f"unknown key {key!r} in {where}: {hint}"
                 f"(valid: {', '.join(sorted(allowed))})"
             )
@@ -58,10 +59,10 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
       **given: fields set by the caller; they may not be in `config`.
 
     Raises:
-      ValueError: an unknown key, a missing field, or a scalar of the wrong type.
+      UsageError: an unknown key, a missing field, or a scalar of the wrong type.
     """
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
-        raise ValueError(f"{where} must be a mapping of options, got {config!r}")
+        raise UsageError(f"{where} must be a mapping of options, got {config!r}")
     fields = {
         field.name: field
         for field in dataclasses.fields(cls)
@@ -76,7 +77,7 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}")
+        raise UsageError(f"{where} lacks {', '.join(map(repr, missing))}")
     values = {
         name: _field_value(fields[name], value, f"{where}.{name}")
         for name, value in config.items()
@@ -91,7 +92,7 @@ def _field_value(field: dataclasses.Field, value: Any, where: str) -> Any:
     if kind in _SCALARS and not (value is None and field.default is None):
         is_bool = isinstance(value, bool | np.bool_)
         if not isinstance(value, _SCALARS[kind]) or (is_bool and kind != "bool"):
-            raise ValueError(f"{where} must be of type {kind}, got {value!r}")
+            raise UsageError(f"{where} must be of type {kind}, got {value!r}")
     return _frozen(value)
 
 
@@ -107,7 +108,7 @@ def _frozen(value: Any) -> Any:
 def to_plain(config: Any, where: str = "config") -> Any:
     """A copy made of dict, list, str, int, float, bool and None only (JSON-able).
 
-    Raises ValueError naming the place of a value that has no such form.
+    Raises UsageError naming the place of a value that has no such form.
     """
     if config is None or isinstance(config, bool | int | float | str):
         return config
@@ -125,7 +126,7 @@ def to_plain(config: Any, where: str = "config") -> Any:
             f.name: to_plain(getattr(config, f.name), f"{where}.{f.name}")
             for f in fields
         }
-    raise ValueError(f"{where} has no plain form: {config!r}")
+    raise UsageError(f"{where} has no plain form: {config!r}")
 
 
 def load(path: str) -> ml_collections.ConfigDict:
@@ -135,14 +136,14 @@ def load(path: str) -> ml_collections.ConfigDict:
         raise FileNotFoundError(f"config file {file!r} does not exist")
     spec = importlib.util.spec_from_file_location("unclip_jax_config_file", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"config file {file!r} is not a Python file")
+        raise UsageError(f"config file {file!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"config file {file!r} does not define get_config()")
+        raise UsageError(f"config file {file!r} does not define get_config()")
     config = module.get_config(*argument)
     if not isinstance(config, ml_collections.ConfigDict):
-        raise ValueError(
+        raise UsageError(
             f"get_config() of {file!r} must return an ml_collections.ConfigDict, "
             f"got {type(config).__name__}"
         )
@@ -174,8 +175,9 @@ def run(
         says so.
       argv: the command line; sys.argv by default.
 
-    Exits with 2 and `error: ...` on stderr for a mistake in what was asked (ValueError,
-    OSError, a bad flag), with 130 when interrupted; other exceptions pass through.
+    Exits with 2 and `error: ...` on stderr for a mistake in what was asked (UsageError,
+    OSError, a bad flag), with 130 when interrupted; other exceptions, which are bugs,
+    show their traceback.
     """
     argv = list(sys.argv if argv is None else argv)
     if config if workdir is None else workdir:
@@ -198,10 +200,11 @@ def run(
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, absl_flags.Error) as error:
+    except (UsageError, OSError, absl_flags.Error) as error:
         if debug:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -211,7 +214,7 @@ def _parse(argv, config, extra_flags):
     if config:
         argv, path = _take_flag(argv, "config")
         if path is None and not _asks_help(argv):
-            raise ValueError("--config=FILE is required, e.g. configs/icons/prior.py")
+            raise UsageError("--config=FILE is required, e.g. configs/icons/prior.py")
         if path is not None:
             loaded = load(path)
             _check_overrides(argv, loaded)
@@ -228,12 +231,12 @@ def _parse(argv, config, extra_flags):
         return None
     rest = values(argv)[1:]
     if rest:
-        raise ValueError(
+        raise UsageError(
             f"unexpected argument {rest[0]!r}; flags look like --name=value"
         )
     for name, (default, text) in extra_flags.items():
         if default is REQUIRED and not values[name].value:
-            raise ValueError(f"--{name} is required: {text}")
+            raise UsageError(f"--{name} is required: {text}")
     return types.SimpleNamespace(**{name: values[name].value for name in values})
 
 
@@ -263,7 +266,7 @@ def _check_overrides(argv, config) -> None:
         node, where = config, "config"
         for key in match[1].split("."):
             if not isinstance(node, ml_collections.ConfigDict):
-                raise ValueError(f"{where} is a value, not a section: {arg!r}")
+                raise UsageError(f"{where} is a value, not a section: {arg!r}")
             check_keys({key: None}, node, where)
             node, where = node[key], f"{where}.{key}"
 
@@ -282,15 +285,3 @@ def _usage(main, config, extra_flags) -> str:
         value = "required" if default is REQUIRED else f"default {default!r}"
         lines.append(f"  --{name}  {text} ({value})")
     return "\n".join([*lines, "  --debug  show tracebacks"])
-
-
-def _one_line(error: BaseException) -> str:
-    """The message; with its origin when the error was raised by a library."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    package = str(pathlib.Path(__file__).parent)
-    ours = not frames or frames[-1].filename.startswith(package)
-    if ours or isinstance(error, absl_flags.Error):
-        return text
-    origin = pathlib.Path(frames[-1].filename).name
-    return f"{text} ({origin}:{frames[-1].lineno}; --debug shows the traceback)"

@@ -18,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
+from unclip_jax.errors import UsageError
+
 
 def is_bucket(path: str | os.PathLike) -> bool:
     """Whether a path is not on a disk: objects there are whole, and never appended."""
@@ -58,7 +60,7 @@ def read_json(path: str | os.PathLike, missing: str) -> Any:
       missing: what to tell who names a file that is not there.
 
     Raises:
-      FileNotFoundError: no such file. ValueError: it is not JSON.
+      FileNotFoundError: no such file. UsageError: it is not JSON.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -66,7 +68,7 @@ def read_json(path: str | os.PathLike, missing: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UsageError(f"{path} is not JSON: {error}") from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unclip_jax.errors import UsageError
 from unclip_jax.images import check_image
 
 MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
@@ -34,17 +35,17 @@ def caption_grid(
       uint8 (height, width, 3).
 
     Raises:
-      ValueError: no pictures, pictures of other types or sizes, or another number of
+      UsageError: no pictures, pictures of other types or sizes, or another number of
         captions.
     """
     images = [check_image(image) for image in images]
     if not images:
-        raise ValueError("a grid needs at least one picture, got none")
+        raise UsageError("a grid needs at least one picture, got none")
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"the pictures of a grid differ in size: {sorted(sizes)}")
+        raise UsageError(f"the pictures of a grid differ in size: {sorted(sizes)}")
     if captions and len(captions) != len(images):
-        raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
+        raise UsageError(f"{len(captions)} captions for {len(images)} pictures")
     columns = columns or _columns(len(images))
     rows = math.ceil(len(images) / columns)
     factor = max(1, math.ceil(min_tile / min(images[0].shape[:2])))

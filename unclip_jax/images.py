@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -69,7 +70,7 @@ def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file is not an image, broken, or larger than Pillow's limit
+      UsageError: the file is not an image, broken, or larger than Pillow's limit
         (a file of a few bytes can announce billions of pixels).
     """
     name = name or str(file)
@@ -79,9 +80,9 @@ def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image
     except FileNotFoundError:
         raise FileNotFoundError(f"picture {name!r} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name!r} is too large a picture: {error}") from error
+        raise UsageError(f"{name!r} is too large a picture: {error}") from error
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
-        raise ValueError(f"{name!r} is not a readable picture: {error}") from error
+        raise UsageError(f"{name!r} is not a readable picture: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -162,12 +163,12 @@ def save_image(
 
     `read_metadata` reads the metadata back; in PNG they are text entries.
 
-    Raises ValueError for an image of another type, or a path that is no *.png, *.webp.
+    Raises UsageError for an image of another type, or a path that is no *.png, *.webp.
     """
     path = pathlib.Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise ValueError(f"{path} should end in {' or '.join(FORMATS)}")
+        raise UsageError(f"{path} should end in {' or '.join(FORMATS)}")
     opened = Image.fromarray(check_image(image))
     texts = {key: str(value) for key, value in (metadata or {}).items()}
     if kind == "png":
@@ -192,10 +193,10 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def check_image(image: Any) -> np.ndarray:
-    """Returns the image as an array; ValueError unless it is uint8 (H, W, 3)."""
+    """Returns the image as an array; UsageError unless it is uint8 (H, W, 3)."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
+        raise UsageError(
             f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
         )
     return image

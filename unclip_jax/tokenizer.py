@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as bpe_trainers
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, sha256_json
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -44,9 +45,9 @@ class Tokenizer:
         context_length: int = 77,
         warn: bool = False,
     ):
-        """Raises ValueError when it is not CLIP's kind of tokenizer."""
+        """Raises UsageError when it is not CLIP's kind of tokenizer."""
         if context_length < 3:
-            raise ValueError(f"context_length must be at least 3, got {context_length}")
+            raise UsageError(f"context_length must be at least 3, got {context_length}")
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
@@ -54,7 +55,7 @@ class Tokenizer:
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         start, end = backend.token_to_id(START), backend.token_to_id(END)
         if start is None or end is None:
-            raise ValueError(
+            raise UsageError(
                 f"not a CLIP tokenizer: its vocabulary of {self.vocab_size} has no "
                 f"{START} and {END}"
             )
@@ -83,7 +84,7 @@ class Tokenizer:
 
         Raises:
           FileNotFoundError: neither a folder with a tokenizer nor a name that can be
-            found. ValueError: another kind of tokenizer.
+            found. UsageError: another kind of tokenizer.
         """
         folder = pathlib.Path(name_or_folder)
         if (folder / "tokenizer.json").is_file():
@@ -110,7 +111,7 @@ class Tokenizer:
         What is too long is cut; the end token is always there.
         """
         if isinstance(captions, str):
-            raise ValueError(f"encode takes a list of captions, got {captions!r}")
+            raise UsageError(f"encode takes a list of captions, got {captions!r}")
         tokens = np.full((len(captions), self.context_length), self.eot_id, np.int32)
         tokens[:, 0] = self.sot_id
         encoded = self._backend.encode_batch(list(captions), add_special_tokens=False)
@@ -191,7 +192,7 @@ def train_tokenizer(
       the Tokenizer, a function of the captions and vocab_size alone.
     """
     if vocab_size < SMALLEST_VOCAB:
-        raise ValueError(
+        raise UsageError(
             f"vocab_size must be at least {SMALLEST_VOCAB} (256 bytes twice and two "
             f"markers), got {vocab_size}"
         )
@@ -299,7 +300,7 @@ def _read(what, reader):
     try:
         return reader(what if isinstance(what, tuple) else str(what))
     except Exception as error:  # tokenizers raises bare Exception for a broken file
-        raise ValueError(f"{what} is not a readable tokenizer: {error}") from error
+        raise UsageError(f"{what} is not a readable tokenizer: {error}") from error
 
 
 def _pairs(merges) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax.data import order
+from unclip_jax.errors import UsageError
 
 KINDS = ("crop", "bsr")
 _STREAM = 0xB5  # keeps these keys apart from those of the order
@@ -29,20 +30,20 @@ _STREAM = 0xB5  # keeps these keys apart from those of the order
 def make_degradation(config, image_size: int) -> "Degradation | None":
     """The degradation of config.data.degradation; None where it is not given.
 
-    Raises ValueError for options that do not fit each other or images of `image_size`.
+    Raises UsageError for options that do not fit each other or images of `image_size`.
     """
     if not config:
         return None
     made = config_lib.build(Degradation, config, "config.data.degradation")
     where = "config.data.degradation"
     if made.kind not in KINDS:
-        raise ValueError(f"{where}.kind {made.kind!r}: expected one of {KINDS}")
+        raise UsageError(f"{where}.kind {made.kind!r}: expected one of {KINDS}")
     if not 1 <= made.crop <= image_size:
-        raise ValueError(
+        raise UsageError(
             f"{where}.crop {made.crop}: expected 1 to {image_size}, the images' side"
         )
     if made.kind == "bsr" and (made.scale < 2 or made.crop % (2 * made.scale)):
-        raise ValueError(
+        raise UsageError(
             f"{where}: crop {made.crop} must be a multiple of twice the scale "
             f"{made.scale}, at least 2"
         )

@@ -31,6 +31,7 @@ from unclip_jax.data import order
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.data.tf_feed import tf_batches
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
@@ -60,21 +61,21 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
       tokenizer_dir: where a tokenizer trained or fetched is kept; None is in memory.
 
     Raises:
-      ValueError, FileNotFoundError: data that is missing or damaged, or options that
+      UsageError, FileNotFoundError: data that is missing or damaged, or options that
         do not fit it; FileExistsError: tokenizer_dir holds another tokenizer.
     """
     feed = config_data.get("feed", "tf")
     if feed not in FEEDS:
-        raise ValueError(
+        raise UsageError(
             f"config.data.feed {feed!r}: expected one of {', '.join(FEEDS)}"
         )
     source = make_source(config_data)
     if len(source) < 1:
-        raise ValueError(f"config.data.source {config_data['source']!r} is empty")
+        raise UsageError(f"config.data.source {config_data['source']!r} is empty")
     if config_data.get("degradation") and source.image_size is None:
-        raise ValueError("config.data.degradation: the records hold no images")
+        raise UsageError("config.data.degradation: the records hold no images")
     if getattr(source, "crop", "center") == "random" and feed == "arrays":
-        raise ValueError(
+        raise UsageError(
             "config.data.crop 'random' needs feed 'tf': feed 'arrays' reads each image "
             "once and keeps one square of it"
         )
@@ -163,11 +164,11 @@ class Dataset:
         Returns:
           iterator of {name: (number of rows, ...)}.
 
-        Raises ValueError at once for what does not fit.
+        Raises UsageError at once for what does not fit.
         """
         names = self._check_names(names)
         if not 1 <= batch_size <= len(self):
-            raise ValueError(
+            raise UsageError(
                 f"batch_size {batch_size}: expected 1 to {len(self)}, the number of "
                 "examples"
             )
@@ -270,7 +271,7 @@ class Dataset:
             except BadRecord as bad:
                 self._count(bad)
         why = ", ".join(sorted(self.left_out) + sorted(set(self.bad.values()))[:3])
-        raise ValueError(
+        raise UsageError(
             f"none of the {len(self)} examples can be used ({why}): repair the data, "
             "or let config.data leave fewer out"
         )
@@ -290,7 +291,7 @@ class Dataset:
             count = len(self.bad)
         logger.warning("%s; the next readable one takes its place", bad)
         if count > max(16, len(self) // 100):
-            raise ValueError(
+            raise UsageError(
                 f"{count} of {len(self)} examples cannot be read, the last: {bad}; "
                 "repair the data or make it again"
             )
@@ -299,7 +300,7 @@ class Dataset:
         names = list(names)
         for name in names:
             if name not in self.shapes:
-                raise ValueError(
+                raise UsageError(
                     f"the data has {', '.join(self.shapes)}, but no {name!r}: make "
                     "records that have it with `python -m unclip_jax.embed`"
                 )
@@ -393,7 +394,7 @@ def _check_memory(count, shapes) -> None:
     except (AttributeError, OSError, ValueError):  # not every system says
         return
     if needed > 0.75 * total:
-        raise ValueError(
+        raise UsageError(
             f"feed 'arrays' would need {needed / 2**30:.1f} GiB for {count} examples, "
             f"this machine has {total / 2**30:.1f}; use feed 'tf' or fewer examples"
         )
@@ -402,14 +403,14 @@ def _check_memory(count, shapes) -> None:
 def _check_records(manifest, wanted, length, source) -> None:
     """The tokens are written already: another tokenizer can't be asked for."""
     if length not in (None, manifest["context_length"]):
-        raise ValueError(
+        raise UsageError(
             f"config.data.context_length is {length}, but the records in "
             f"{source.path} have {manifest['context_length']} tokens per caption"
         )
     if wanted:
         tokenizer = Tokenizer.load(wanted, manifest["context_length"])
         if tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
-            raise ValueError(
+            raise UsageError(
                 f"config.data.tokenizer {str(wanted)!r} is not the tokenizer of the "
                 f"records in {source.path}; leave it out"
             )

@@ -15,6 +15,8 @@ import math
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CAPTIONS = 0xCA  # keeps these keys apart from those of the order
 _CROPS = 0xCB  # likewise
@@ -58,9 +60,9 @@ def permute(index, n: int, key) -> np.ndarray:
     """
     index = np.asarray(index, dtype=np.int64)
     if n < 1:
-        raise ValueError(f"a permutation needs at least one example, got n={n}")
+        raise UsageError(f"a permutation needs at least one example, got n={n}")
     if index.size and (index.min() < 0 or index.max() >= n):
-        raise ValueError(
+        raise UsageError(
             f"indices must lie in [0, {n}), got {index.min()}..{index.max()}"
         )
     keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), index.shape)
@@ -87,11 +89,11 @@ def batch_indices(
       int64 (batch_size,) indices in [0, num_examples).
     """
     if step < 0 or batch_size < 1:
-        raise ValueError(
+        raise UsageError(
             f"step must be >= 0 and batch_size >= 1, got {step} and {batch_size}"
         )
     if num_examples < 1:
-        raise ValueError(f"the data set is empty ({num_examples} examples)")
+        raise UsageError(f"the data set is empty ({num_examples} examples)")
     number = step * batch_size + np.arange(batch_size, dtype=np.int64)
     epoch, place = np.divmod(number, num_examples)
     return permute(place, num_examples, make_key(seed, epoch))

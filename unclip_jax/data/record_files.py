@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 
 from unclip_jax.data.open_files import check_readable
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_path, atomic_write, sha256_file
 from unclip_jax.gaussian import GaussianSums
 
@@ -21,7 +22,7 @@ UNFINISHED, PLAN = "unfinished", "plan.json"
 def open_shard(path):
     """An ArrayRecordReader that reads one record at a time.
 
-    Raises ValueError for a file that is not an ArrayRecord, OSError for one that cannot
+    Raises UsageError for a file that is not an ArrayRecord, OSError for one that cannot
     be opened.
     """
     from array_record.python import array_record_module
@@ -34,7 +35,7 @@ def open_shard(path):
         )
     except RuntimeError as error:
         check_readable(path)
-        raise ValueError(f"{path} is not an ArrayRecord: {error}") from error
+        raise UsageError(f"{path} is not an ArrayRecord: {error}") from error
 
 
 def write_shard(final, records) -> dict:

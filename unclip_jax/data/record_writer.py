@@ -16,6 +16,7 @@ import numpy as np
 from unclip_jax import files
 from unclip_jax.data import record_files, records
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut
+from unclip_jax.errors import UsageError
 from unclip_jax.gaussian import GaussianSums
 
 
@@ -48,7 +49,7 @@ class RecordWriter:
 
         Raises:
           FileExistsError: the folder holds records made otherwise, or other files.
-          ValueError: options that do not fit together.
+          UsageError: options that do not fit together.
         """
         self.folder = pathlib.Path(folder)
         self.plan = _make_plan(
@@ -58,7 +59,7 @@ class RecordWriter:
         self.plan["embedding_convention"] = embedding_convention
         self.plan["extra"] = dict(extra or {})
         if self.plan["embed_dim"] is not None and not clip_fingerprint:
-            raise ValueError("records of embeddings need the clip_fingerprint")
+            raise UsageError("records of embeddings need the clip_fingerprint")
         self.plan = json.loads(json.dumps(self.plan))  # as it will be read back
         record_files.claim_folder(self.folder, self.plan, records.MANIFEST)
         if not self.is_finished():
@@ -107,10 +108,10 @@ class RecordWriter:
           skipped: the BadRecords left out; read after the examples have been, so a
             list that grows meanwhile will do. LeftOuts among them are only counted.
 
-        Raises ValueError for an example that does not fit; nothing is left behind.
+        Raises UsageError for an example that does not fit; nothing is left behind.
         """
         if not 0 <= i < self.num_shards:
-            raise ValueError(f"shard {i}: there are {self.num_shards}")
+            raise UsageError(f"shard {i}: there are {self.num_shards}")
         sums = GaussianSums(self.plan["embed_dim"])
         count = 0
 
@@ -140,14 +141,14 @@ class RecordWriter:
 
         `constants` are arrays about all of the records, kept with the statistics.
 
-        Raises ValueError when shards are missing or hold nothing at all.
+        Raises UsageError when shards are missing or hold nothing at all.
         """
         if self.is_finished():
             record_files.remove_unfinished(self.folder)  # if stopped just before
             return records.read_manifest(self.folder)
         missing = sorted(set(range(self.num_shards)) - self.finished_shards())
         if missing:
-            raise ValueError(
+            raise UsageError(
                 f"{self.folder}: {len(missing)} of {self.num_shards} shards are not "
                 f"written yet, e.g. shard {missing[0]}"
             )
@@ -161,7 +162,7 @@ class RecordWriter:
             sums.merge(part)
         total = sum(shard["count"] for shard in shards)
         if total == 0:
-            raise ValueError(f"{self.folder}: no example could be read at all")
+            raise UsageError(f"{self.folder}: no example could be read at all")
         if self.plan["embed_dim"] is not None:
             kept = {**sums.statistics(), **(constants or {})}
             path = self.folder / records.STATISTICS
@@ -207,7 +208,7 @@ class RecordWriter:
                 shape = (count, *shape)
             array = _fitting(example[name], entry["dtype"], shape, name, key)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"example {key!r}: {name} is not finite")
+                raise UsageError(f"example {key!r}: {name} is not finite")
             little = array.dtype.newbyteorder("<")
             record[name] = np.ascontiguousarray(array, little).tobytes()
         return msgpack.packb(record)
@@ -216,7 +217,7 @@ class RecordWriter:
 def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
     """The manifest's fields that are known before the first record."""
     if num_shards < 1:
-        raise ValueError(f"num_shards must be at least 1, got {num_shards}")
+        raise UsageError(f"num_shards must be at least 1, got {num_shards}")
     shapes = {
         name: {"dtype": np.dtype(dtype).name, "shape": list(map(int, shape))}
         for name, (dtype, shape) in arrays.items()
@@ -227,12 +228,12 @@ def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
         if name in shapes
     }
     if len(set(widths.values())) > 1 or any(len(w) != 1 for w in widths.values()):
-        raise ValueError(
+        raise UsageError(
             f"clip_image and clip_text must be vectors of one width, got {widths}"
         )
     expected = {"dtype": "int32", "shape": [tokenizer.context_length]}
     if shapes.get("tokens", expected) != expected:
-        raise ValueError(f"tokens are {shapes['tokens']}, the tokenizer's {expected}")
+        raise UsageError(f"tokens are {shapes['tokens']}, the tokenizer's {expected}")
     return {
         "format": records.FORMAT,
         "version": records.VERSION,
@@ -251,7 +252,7 @@ def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
 def _fitting(value, dtype, shape, name, key):
     array = np.asarray(value)
     if array.dtype != dtype or array.shape != shape:
-        raise ValueError(
+        raise UsageError(
             f"example {key!r}: {name} is {array.dtype} {array.shape}, "
             f"expected {dtype} {shape}"
         )

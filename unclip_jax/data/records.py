@@ -35,6 +35,7 @@ from PIL import Image
 from unclip_jax import files
 from unclip_jax.data import open_files, record_files
 from unclip_jax.data.sources import PER_CAPTION, BadRecord
+from unclip_jax.errors import UsageError
 
 FORMAT, VERSION = "unclip_jax-records", 1
 # Of the image embeddings: CLIP's outputs as they are, or divided by their norm.
@@ -63,7 +64,7 @@ class RecordReader:
 
         Raises:
           FileNotFoundError: no such folder, not records, unfinished, a missing shard.
-          ValueError: a truncated shard, a changed manifest, another version.
+          UsageError: a truncated shard, a changed manifest, another version.
         """
         self.path = pathlib.Path(path)
         self.manifest = read_manifest(self.path)
@@ -143,10 +144,10 @@ class RecordReader:
         return found
 
     def verify(self) -> None:
-        """Reads every shard and compares its hash; ValueError names one that is off."""
+        """Reads every shard and compares its hash; UsageError names one that is off."""
         for shard in self.manifest["shards"]:
             if files.sha256_file(self.path / shard["file"]) != shard["sha256"]:
-                raise ValueError(
+                raise UsageError(
                     f"shard {shard['file']} in {self.path} is not what was written; "
                     f"remove the folder and {REMEDY}"
                 )
@@ -276,12 +277,12 @@ def read_manifest(folder) -> dict:
         got = (manifest["format"], manifest["version"])
         claimed = manifest["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a manifest of records ({error})") from error
+        raise UsageError(f"{file} is not a manifest of records ({error})") from error
     if got != (FORMAT, VERSION):
-        raise ValueError(f"{file} is {got}, this code reads {(FORMAT, VERSION)}")
+        raise UsageError(f"{file} is {got}, this code reads {(FORMAT, VERSION)}")
     rest = {k: v for k, v in manifest.items() if k != "fingerprint"}
     if files.sha256_json(rest) != claimed:
-        raise ValueError(f"{file} was changed after it was written; {REMEDY} again")
+        raise UsageError(f"{file} was changed after it was written; {REMEDY} again")
     return manifest
 
 
@@ -294,7 +295,7 @@ class _Shard:
         count = self._reader.num_records()
         if count != shard["count"]:
             open_files.check_readable(path)  # it opens as empty when it cannot be
-            raise ValueError(
+            raise UsageError(
                 f"shard {shard['file']} in {folder} holds {count} records, "
                 f"{shard['count']} were written; copy it again, or {REMEDY} in another "
                 "folder"
@@ -314,7 +315,7 @@ def _check_shard(folder, shard) -> None:
         )
     size = file.stat().st_size
     if size != shard["bytes"]:
-        raise ValueError(
+        raise UsageError(
             f"shard {shard['file']} in {folder} is truncated or was changed: {size} "
             f"bytes, {shard['bytes']} were written; copy it again, or remove the "
             f"folder and {REMEDY}"

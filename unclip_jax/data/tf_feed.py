@@ -7,6 +7,8 @@ import weakref
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,13 +22,13 @@ def tf_batches(make, shapes, rows: int, start_step: int):
       start_step: the first one.
 
     Raises:
-      ValueError: TensorFlow is not installed.
+      UsageError: TensorFlow is not installed.
       What `make` raised, when the batch of that step is asked for.
     """
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "config.data.feed 'tf' needs TensorFlow; install it or use feed 'arrays'"
         ) from error
     failed = []  # tf.data turns exceptions into strings: keep the first

@@ -21,6 +21,7 @@ import numpy as np
 from unclip_jax.diffusion import process
 from unclip_jax.diffusion.samplers.steps import make_steps, normal
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.errors import UsageError
 
 
 def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
@@ -61,12 +62,12 @@ def interpolate(schedule: Schedule, timesteps, means) -> np.ndarray:
       (T,) float64, the mean of bbar_t Gamma_t.
 
     Raises:
-      ValueError: what are no timesteps, or means that are not (n,) finite numbers.
+      UsageError: what are no timesteps, or means that are not (n,) finite numbers.
     """
     steps = make_steps(schedule, np.asarray(timesteps)[::-1])
     means = np.asarray(means, np.float64)
     if means.shape != steps.t.shape or not np.isfinite(means).all():
-        raise ValueError(
+        raise UsageError(
             f"expected {len(steps.t)} finite numbers, one per timestep, got {means}"
         )
     return np.interp(np.arange(schedule.num_steps), steps.t[::-1], means)
@@ -95,11 +96,11 @@ def reverse_variance(
       (n,) float64. The last, of the step to x_0, is not used by samplers.
 
     Raises:
-      ValueError: a statistic of another shape than (T,).
+      UsageError: a statistic of another shape than (T,).
     """
     statistic = np.asarray(statistic, np.float64)
     if statistic.shape != (schedule.num_steps,):
-        raise ValueError(
+        raise UsageError(
             f"statistic has shape {statistic.shape}: expected one number for each of "
             f"the {schedule.num_steps} timesteps"
         )

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 
 def classifier_free(model, conditions, scale, *, interval=None, rescale=0.0):
     """Turns a conditional model into a guided one, in one doubled batch.
@@ -26,16 +28,16 @@ def classifier_free(model, conditions, scale, *, interval=None, rescale=0.0):
       conditional model's.
 
     Raises:
-      ValueError: a scale on the host that is not finite, an interval that holds no
+      UsageError: a scale on the host that is not finite, an interval that holds no
         timestep, or a rescale outside [0, 1].
     """
     on_host = isinstance(scale, int | float | np.number)
     if on_host and not math.isfinite(scale):
-        raise ValueError(f"guidance scale must be a finite number, got {scale}")
+        raise UsageError(f"guidance scale must be a finite number, got {scale}")
     if interval is not None and not 0 <= interval[0] <= interval[1]:
-        raise ValueError(f"guidance interval {interval}: expected 0 <= first <= last")
+        raise UsageError(f"guidance interval {interval}: expected 0 <= first <= last")
     if not 0 <= rescale <= 1:
-        raise ValueError(f"guidance rescale must be between 0 and 1, got {rescale}")
+        raise UsageError(f"guidance rescale must be between 0 and 1, got {rescale}")
 
     def conditional(x, t):
         return model(x, t, conditions, jnp.zeros(x.shape[0], bool))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion.schedule import Schedule, gather
+from unclip_jax.errors import UsageError
 
 PREDICTIONS = ("epsilon", "x0", "v")
 
@@ -41,7 +42,7 @@ def target(schedule: Schedule, prediction: str, x_0, t, noise):
         bar = schedule.alphas_cumprod
         signal = gather(np.sqrt(bar), t, x_0.ndim)
         return signal * noise - gather(np.sqrt(1 - bar), t, x_0.ndim) * x_0
-    raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
+    raise UsageError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
 
 
 def dynamic_threshold(quantile: float, bound: float = 1.0) -> Callable:
@@ -52,10 +53,10 @@ def dynamic_threshold(quantile: float, bound: float = 1.0) -> Callable:
       quantile of |x0| within each sample, or bound if that is larger.
 
     Raises:
-      ValueError: a quantile outside (0, 1].
+      UsageError: a quantile outside (0, 1].
     """
     if not 0 < quantile <= 1:
-        raise ValueError(f"quantile {quantile}: expected more than 0, at most 1")
+        raise UsageError(f"quantile {quantile}: expected more than 0, at most 1")
 
     def threshold(x0):
         rest = tuple(range(1, x0.ndim))
@@ -93,7 +94,7 @@ def interpret(
     elif prediction == "v":
         x0 = signal * x_t - sigma * output
     else:
-        raise ValueError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
+        raise UsageError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
     if clip is not None:
         x0 = clip(x0) if callable(clip) else jnp.clip(x0, -clip, clip)
     return Prediction(x0, (x_t - signal * x0) / sigma, variance)

@@ -7,6 +7,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
@@ -21,7 +23,7 @@ class Schedule:
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError("betas must be a vector of numbers between 0 and 1")
+            raise UsageError("betas must be a vector of numbers between 0 and 1")
         object.__setattr__(self, "betas", betas)
 
     @property
@@ -48,7 +50,7 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
     is latent diffusion's 0.00085 to 0.012, linear in the square root.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        raise UsageError(f"num_steps must be at least 1, got {num_steps}")
     if name == "cosine":
         t = np.arange(num_steps + 1) / num_steps
         bar = np.array([squared_cosine(u) for u in t])
@@ -58,7 +60,7 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
         return Schedule(np.linspace(scale * 1e-4, min(scale * 0.02, 0.999), num_steps))
     if name == "scaled_linear":
         return Schedule(np.linspace(0.00085**0.5, 0.012**0.5, num_steps) ** 2)
-    raise ValueError(
+    raise UsageError(
         f"noise schedule {name!r}: expected 'cosine', 'linear' or 'scaled_linear'"
     )
 
@@ -80,7 +82,7 @@ def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
       (n,) int64, descending.
 
     Raises:
-      ValueError: a respacing that is not one of these, or that T does not allow.
+      UsageError: a respacing that is not one of these, or that T does not allow.
     """
     count = count_of(spec)
     if count is not None:
@@ -93,7 +95,7 @@ def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
         return _every_kth(num_train_steps, int(named[1]))
     if re.fullmatch(r"\d+(,\d+)+", spec):
         return _sections(num_train_steps, [int(count) for count in spec.split(",")])
-    raise ValueError(
+    raise UsageError(
         f"sampling steps {spec!r}: expected a number, 'ddimN' with a number N, counts "
         "of sections such as '10,10,3,2,2', or 'fast27'"
     )
@@ -129,7 +131,7 @@ def _every_kth(num_train_steps, count):
         steps = range(0, num_train_steps, stride)
         if len(steps) == count:
             return np.array(steps)[::-1].copy()
-    raise ValueError(
+    raise UsageError(
         f"sampling steps 'ddim{count}': no whole stride leaves {count} of "
         f"{num_train_steps} timesteps"
     )
@@ -139,7 +141,7 @@ def _sections(num_train_steps, counts):
     parts = np.array_split(np.arange(num_train_steps), len(counts))
     pairs = list(zip(parts, counts, strict=True))
     if not any(counts) or any(count > len(part) for part, count in pairs):
-        raise ValueError(
+        raise UsageError(
             f"sampling steps {','.join(map(str, counts))!r}: expected at most "
             f"{len(parts[-1])} in each of {len(parts)} sections, and one at least"
         )
@@ -149,11 +151,11 @@ def _sections(num_train_steps, counts):
 def head(schedule: Schedule, min_signal: float) -> Schedule:
     """The timesteps of `schedule` whose signal sqrt(abar) is at least `min_signal`.
 
-    Raises ValueError if there are none.
+    Raises UsageError if there are none.
     """
     count = int((np.sqrt(schedule.alphas_cumprod) >= min_signal).sum())
     if not count:
-        raise ValueError(f"no timestep has a signal of {min_signal} or more")
+        raise UsageError(f"no timestep has a signal of {min_signal} or more")
     return Schedule(schedule.betas[:count])
 
 
@@ -185,10 +187,10 @@ def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
 
 
 def check_count(num_steps: int, most: int):
-    """Raises ValueError unless `num_steps` is an integer between 1 and `most`."""
+    """Raises UsageError unless `num_steps` is an integer between 1 and `most`."""
     whole = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
     if not whole or not 1 <= num_steps <= most:
-        raise ValueError(
+        raise UsageError(
             f"sampling steps must be a whole number from 1 to {most}, got {num_steps!r}"
         )
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import components, diffusers, native, public_clip
 from unclip_jax.interop.export import tokenizer_folder
 from unclip_jax.parallel.mesh import batch_shards, make_mesh
@@ -37,17 +38,17 @@ class FrozenCLIP:
         batch_size: int,
         text_states: bool = False,
     ):
-        """Raises ValueError when the tokenizer is another model's."""
+        """Raises UsageError when the tokenizer is another model's."""
         module = part.module
         for field in ("vocab_size", "eot_id"):
             ours, theirs = getattr(module, field), getattr(tokenizer, field)
             if ours != theirs:
-                raise ValueError(
+                raise UsageError(
                     f"the CLIP has {field} {ours} but its tokenizer has {theirs}: "
                     "they do not belong together"
                 )
         if batch_size < 1:
-            raise ValueError(f"config.batch_size must be at least 1, got {batch_size}")
+            raise UsageError(f"config.batch_size must be at least 1, got {batch_size}")
         self.part, self.tokenizer = part, tokenizer
         self.fingerprint = part.clip_fingerprint
         self.arrays = {
@@ -85,7 +86,7 @@ class FrozenCLIP:
 
         Raises:
           FileNotFoundError: neither is there, or the tokenizer is missing.
-          ValueError: a run of another stage, or broken files.
+          UsageError: a run of another stage, or broken files.
         """
         if native.is_export(folder):
             part = components.read_native(folder, "clip", dtype)
@@ -99,7 +100,7 @@ class FrozenCLIP:
             params, meta = load_run(str(folder))
             described = meta["export"]
             if described["part"] != "clip":
-                raise ValueError(
+                raise UsageError(
                     f"config.clip {str(folder)!r} is a run of stage "
                     f"{described['part']!r}; embeddings come from a run of stage 'clip'"
                 )

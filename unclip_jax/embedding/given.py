@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from unclip_jax.data.sources import BadRecord
+from unclip_jax.errors import UsageError
 
 SAME_CLIP = 0.98  # mean cosine; half precision stays above 0.999, another CLIP near 0
 
@@ -13,11 +14,11 @@ SAME_CLIP = 0.98  # mean cosine; half precision stays above 0.999, another CLIP 
 def examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
     """As runner's, of a source that has "clip_image" instead of "image".
 
-    Raises ValueError when the source's text embeddings are not those of this CLIP.
+    Raises UsageError when the source's text embeddings are not those of this CLIP.
     """
     del pool  # nothing to decode
     if source.embed_dim != clip.part.module.embed_dim:
-        raise ValueError(
+        raise UsageError(
             f"the embeddings have {source.embed_dim} numbers, config.clip makes "
             f"{clip.part.module.embed_dim}: they are not of this CLIP"
         )
@@ -49,7 +50,7 @@ def _check(theirs, ours) -> None:
     norms = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours, axis=1)
     cosine = float(((theirs * ours).sum(1) / norms.clip(1e-12)).mean())
     if cosine < SAME_CLIP:
-        raise ValueError(
+        raise UsageError(
             f"the text embeddings are not those of config.clip: mean cosine "
             f"{cosine:.3f}, expected at least {SAME_CLIP}; use the CLIP that "
             "clip-retrieval ran, or check that rows and captions belong together"

@@ -22,7 +22,7 @@ FOLDER = "inspection"  # in workdir
 def inspect(config, workdir, say=print) -> None:
     """Prints a report of every split and writes workdir/inspection/<split>.png.
 
-    Raises ValueError or FileNotFoundError for data that cannot be opened.
+    Raises UsageError or FileNotFoundError for data that cannot be opened.
     """
     workdir = pathlib.Path(workdir)
     for split, options in config["splits"].items():

@@ -44,6 +44,7 @@ from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
+from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
 from unclip_jax.parallel import distributed
 from unclip_jax.progress import ProgressLine
@@ -76,36 +77,36 @@ def embed(
       {split: manifest}.
 
     Raises:
-      ValueError: an unknown or missing key, or values that do not fit.
+      UsageError: an unknown or missing key, or values that do not fit.
       FileNotFoundError: no CLIP there.
       FileExistsError: the folder of a split holds something else.
     """
     config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
     missing = [key for key in KEYS if key not in config]
     if missing:
-        raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
+        raise UsageError(f"config lacks {', '.join(map(repr, missing))}")
     if config["image_format"] not in IMAGE_FORMATS:
-        raise ValueError(
+        raise UsageError(
             f"config.image_format {config['image_format']!r}: expected one of "
             f"{', '.join(IMAGE_FORMATS)}"
         )
     if config["shard_size"] < 1:
-        raise ValueError(
+        raise UsageError(
             f"config.shard_size must be at least 1, got {config['shard_size']}"
         )
     if config.get("image_size", 0) < 0:
-        raise ValueError(
+        raise UsageError(
             f"config.image_size must be at least 0, got {config['image_size']}"
         )
     if not config["splits"]:
-        raise ValueError("config.splits is empty: name at least one, e.g. train")
+        raise UsageError("config.splits is empty: name at least one, e.g. train")
     sources = {  # all of them first: a mistake in the last should not cost hours
         split: make_source({**dict(config["data"]), **dict(options)})
         for split, options in config["splits"].items()
     }
     for split, source in sources.items():
         if getattr(source, "crop", "center") != "center":
-            raise ValueError(
+            raise UsageError(
                 f"config.data.crop {source.crop!r} of split {split!r}: records hold "
                 "the middle square of each image; random ones are for training"
             )
@@ -152,7 +153,7 @@ def embed_source(
     manifest.
 
     Raises:
-      ValueError: an empty source, images that are not square or differ in size, a
+      UsageError: an empty source, images that are not square or differ in size, a
         CLIP that gives NaN.
       FileExistsError: `folder` holds something else.
     """
@@ -162,7 +163,7 @@ def embed_source(
     make_examples = given.examples if is_given else _examples
     total = len(source)
     if total == 0:
-        raise ValueError(f"the source of {name} is empty")
+        raise UsageError(f"the source of {name} is empty")
 
     def open_writer():
         return RecordWriter(
@@ -351,12 +352,12 @@ def _image_size(source) -> int:
             continue
         height, width, *_ = example["image"].shape
         if height != width:
-            raise ValueError(
+            raise UsageError(
                 f"example {example['key']!r} is {width} x {height} pixels; records "
                 "hold square images: choose a source that crops them"
             )
         return height
-    raise ValueError("no example of the source can be read at all")
+    raise UsageError("no example of the source can be read at all")
 
 
 def _shrunk(example, size: int) -> dict:
@@ -367,7 +368,7 @@ def _shrunk(example, size: int) -> dict:
 def _same_shape(images, batch) -> None:
     for image, example in zip(images, batch, strict=True):
         if image.shape != images[0].shape:
-            raise ValueError(
+            raise UsageError(
                 f"example {example['key']!r} has an image of shape {image.shape}, "
                 f"{batch[0]['key']!r} one of {images[0].shape}: they must be of one "
                 "size"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
@@ -29,22 +30,22 @@ def estimate_variance(args: types.SimpleNamespace, log: Callable = print) -> Non
       log: called with a sentence per part.
 
     Raises:
-      ValueError, FileNotFoundError: what was wrong with the flags, an export in another
+      UsageError, FileNotFoundError: what was wrong with the flags, an export in another
         format than native, records of another CLIP.
     """
     for flag in ("count", "timesteps", "batch_size"):
         if getattr(args, flag) < 1:
-            raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+            raise UsageError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     have = native.read_index(args.model)["parts"]
     asked = args.parts.split(",")
     if unknown := [part for part in asked if part not in PARTS]:
-        raise ValueError(f"--parts {unknown[0]!r}: expected some of {','.join(PARTS)}")
+        raise UsageError(f"--parts {unknown[0]!r}: expected some of {','.join(PARTS)}")
     parts = [part for part in asked if part in have]
     if not parts:
         raise native.missing_part(args.model, asked[0], [*have])
     source = inputs.open_records({"source": "records", "path": args.records})
     if "decoder" in parts and source.image_size is None:
-        raise ValueError(f"the records in {args.records} have no images: --parts=prior")
+        raise UsageError(f"the records in {args.records} have no images: --parts=prior")
     options = {"dtype": args.dtype, "batch_size": args.batch_size}
     model = UnCLIP.load(args.model, parts=("clip", *parts), **options)
     inputs.check_clip(source, args.records, model, args.model)

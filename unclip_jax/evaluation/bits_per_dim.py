@@ -22,6 +22,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.estimation import bits_per_dim
@@ -41,13 +42,13 @@ def measure_bits_per_dim(config, workdir, *, model=None, log=print):
       log: called with each line for the user.
 
     Raises:
-      ValueError, FileNotFoundError: a config that cannot work, records of another CLIP
+      UsageError, FileNotFoundError: a config that cannot work, records of another CLIP
         or without images, an export without a decoder.
     """
     check_config(config)
     source = inputs.open_records(config.data)
     if source.image_size is None:
-        raise ValueError(f"the records in {config.data.path} have no images")
+        raise UsageError(f"the records in {config.data.path} have no images")
     if model is None:
         batch_size = config.bits_per_dim.batch_size
         parts = ("clip", "decoder")
@@ -87,14 +88,14 @@ def measure_bits_per_dim(config, workdir, *, model=None, log=print):
 
 
 def check_config(config) -> None:
-    """Raises ValueError for anything unknown or missing, with the nearest name."""
+    """Raises UsageError for anything unknown or missing, with the nearest name."""
     config_lib.check_keys(config, KEYS, "config")
     if missing := [key for key in KEYS if key not in config]:
-        raise ValueError(f"config lacks {', '.join(missing)}")
+        raise UsageError(f"config lacks {', '.join(missing)}")
     config_lib.check_keys(config.bits_per_dim, ("batch_size",), "config.bits_per_dim")
     for where, value in (
         ("config.count", config.count),
         ("config.bits_per_dim.batch_size", config.bits_per_dim.batch_size),
     ):
         if value < 1:
-            raise ValueError(f"{where} must be at least 1, got {value}")
+            raise UsageError(f"{where} must be at least 1, got {value}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -30,25 +32,25 @@ def read(data, options, names):
         {"labels": int (N,), "prompts": (classes, templates)}), for zero_shot.zero_shot.
 
     Raises:
-      ValueError: a stage without images and captions, a source that does not say
+      UsageError: a stage without images and captions, a source that does not say
         the label, a label that is no class, a template without a place for the name.
     """
     where = "config.evaluators.zero_shot"
     if set(names) != {"image", "tokens"}:
-        raise ValueError(
+        raise UsageError(
             f"{where} is for a stage that embeds images and captions, but this one "
             f"takes {', '.join(names)}"
         )
     templates = options.templates
     wrong = [t for t in templates if "{}" not in t]
     if wrong or not templates or isinstance(templates, str):
-        raise ValueError(
+        raise UsageError(
             f"{where}.templates: expected sentences with a {{}}, got {templates!r}"
         )
     count = min(options.count, len(data))
     examples = [data.source[i] for i in range(count)]
     if options.label not in examples[0]:
-        raise ValueError(
+        raise UsageError(
             f"{where}.label {options.label!r}: the examples have "
             f"{', '.join(sorted(examples[0]))}"
         )
@@ -57,7 +59,7 @@ def read(data, options, names):
     if not isinstance(classes, dict):
         classes = {name: name for name in classes}
     if unknown := sorted(set(texts) - set(classes)):
-        raise ValueError(
+        raise UsageError(
             f"{where}.classes lacks {unknown[0]!r}, the label of an image"
             + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
         )

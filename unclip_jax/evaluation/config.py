@@ -3,6 +3,7 @@
 import copy
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs, metrics, sweep
 from unclip_jax.evaluation.generate import GENERATION_KEYS
 from unclip_jax.evaluation.image_sets import CROPS
@@ -34,12 +35,12 @@ def check_config(config):
     """Checks every key and option; returns {label: Metric}.
 
     Raises:
-      ValueError: anything unknown or impossible, with the nearest valid name.
+      UsageError: anything unknown or impossible, with the nearest valid name.
     """
     config = complete(config)
     config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
     if missing := [key for key in KEYS if key not in config]:
-        raise ValueError(f"config lacks {', '.join(missing)}")
+        raise UsageError(f"config lacks {', '.join(missing)}")
     allowed = (*GENERATION_KEYS, "batch_size")
     config_lib.check_keys(config.generation, allowed, "config.generation")
     config_lib.check_keys(config.reference, inputs.REFERENCE_KEYS, "config.reference")
@@ -47,11 +48,11 @@ def check_config(config):
     config_lib.check_keys(config.crop, ("name", "size"), "config.crop")
     config_lib.check_keys({config.crop.name: 0}, CROPS, "config.crop.name")
     if config.select not in inputs.SELECT:
-        raise ValueError(
+        raise UsageError(
             f"config.select = {config.select!r}: expected one of {inputs.SELECT}"
         )
     if config.generation.batch_size < 1:
-        raise ValueError(
+        raise UsageError(
             f"config.generation.batch_size = {config.generation.batch_size}: "
             "expected at least 1"
         )
@@ -61,13 +62,13 @@ def check_config(config):
     for label, options in config.metrics.items():
         metric = metrics.make_metric(label, config_lib.to_plain(options or {}))
         if 0 < count < metric.minimum:  # 0: of images made elsewhere
-            raise ValueError(
+            raise UsageError(
                 f"config.count = {count}, but metric {label!r} with {metric.options} "
                 f"needs at least {metric.minimum} images"
             )
         chosen[label] = metric
     if not chosen:
-        raise ValueError(
+        raise UsageError(
             f"config.metrics is empty; known metrics: {', '.join(metrics.metrics())}"
         )
     return chosen

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.gathering import gather_exactly
 from unclip_jax.evaluation.image_sets import Images
 from unclip_jax.files import sha256_array
@@ -79,7 +80,7 @@ def generate(model, folder: PictureFolder, count: int, config, log=print):
     # all processes draw each batch together: they must agree what is to be drawn
     seen = gather_exactly(np.array([len(starts), sum(starts)], np.int64))
     if (seen != seen[0]).any():
-        raise ValueError(
+        raise UsageError(
             f"the processes see different images in {folder.folder}: the workdir must "
             "lie on a file system that all hosts share"
         )

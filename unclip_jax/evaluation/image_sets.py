@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.gaussian import read_npz
 from unclip_jax.images import center_crop, find_images, open_rgb
 
@@ -53,9 +54,9 @@ class Images:
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
-            raise ValueError(f"crop {crop!r}: expected one of {', '.join(CROPS)}")
+            raise UsageError(f"crop {crop!r}: expected one of {', '.join(CROPS)}")
         if crop and size < 1:
-            raise ValueError(f"crop {crop!r} needs the size of the images")
+            raise UsageError(f"crop {crop!r} needs the size of the images")
         self._count, self._crop, self._size = count, crop, size
         self.about = {"crop": crop, "size": size if crop else 0}
         self.fingerprint = files.sha256_json([fingerprint, self.about])
@@ -67,7 +68,7 @@ class Images:
         """uint8 (B, H, W, 3) of a slice.
 
         Raises:
-          ValueError: an image cannot be read, or differs from the others in size.
+          UsageError: an image cannot be read, or differs from the others in size.
         """
         numbers = range(len(self))[rows]
         workers = os.cpu_count() if self.threads else 1
@@ -75,7 +76,7 @@ class Images:
             images = list(pool.map(self._read, numbers))
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
-            raise ValueError(
+            raise UsageError(
                 f"the images differ in size ({sorted(shapes)[:3]}): choose a crop, "
                 f"one of {', '.join(filter(None, CROPS))}"
             )
@@ -108,7 +109,7 @@ class ArrayImages(Images):
 
     def __init__(self, images, crop="", size=0, where="the images"):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(
+            raise UsageError(
                 f"{where} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
             )
         self._images = images
@@ -151,7 +152,7 @@ def open_images(path, crop="", size=0):
 
     Raises:
       FileNotFoundError: nothing there.
-      ValueError: an npz without images.
+      UsageError: an npz without images.
     """
     found = _open(pathlib.Path(path), crop, size)
     found.path = str(path)
@@ -165,4 +166,4 @@ def _open(path, crop, size):
     for name in ("arr_0", "images"):
         if name in arrays:
             return ArrayImages(arrays[name], crop, size, f"{name} of {str(path)!r}")
-    raise ValueError(f"{str(path)!r} has neither `arr_0` nor `images` in it")
+    raise UsageError(f"{str(path)!r} has neither `arr_0` nor `images` in it")

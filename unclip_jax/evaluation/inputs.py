@@ -9,6 +9,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data.sources import make_source
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.image_sets import SourceImages, open_images
 
@@ -37,7 +38,7 @@ def read_examples(config, count):
     """The first (or random, by the seed) `count` examples of config.data.
 
     Raises:
-      ValueError: the source has fewer, or none passes the caption filter.
+      UsageError: the source has fewer, or none passes the caption filter.
     """
     source = make_source(config.data)
     keep = caption_filter(config.caption_filter)
@@ -55,10 +56,10 @@ def read_examples(config, count):
 
 
 def open_records(data):
-    """The source of config.data; ValueError if it has no embeddings."""
+    """The source of config.data; UsageError if it has no embeddings."""
     source = make_source(data)
     if getattr(source, "manifest", {}).get("clip_fingerprint") is None:
-        raise ValueError(
+        raise UsageError(
             f"config.data.source {data['source']!r} has no embeddings: make records "
             "with `python -m unclip_jax.embed`"
         )
@@ -68,12 +69,12 @@ def open_records(data):
 def check_clip(source, records, model, export):
     """The fingerprint of the CLIP that records and a model (an UnCLIP) share.
 
-    `records` and `export` are their folders. Raises ValueError if it is not the same.
+    `records` and `export` are their folders. Raises UsageError if it is not the same.
     """
     theirs = source.manifest["clip_fingerprint"]
     own = model.stack.part("clip").clip_fingerprint
     if own != theirs:
-        raise ValueError(
+        raise UsageError(
             f"the records in {records} are of the CLIP {theirs[:12]}..., {export} has "
             f"{own[:12]}...: embed the data with that export"
         )
@@ -84,10 +85,10 @@ def draw_examples(source, count, seed) -> list[dict]:
     """`count` examples of a source, drawn by the seed, in their order there.
 
     Raises:
-      ValueError: the source has fewer.
+      UsageError: the source has fewer.
     """
     if count > len(source):
-        raise ValueError(
+        raise UsageError(
             f"config.count = {count}, but the data has {len(source)} examples"
         )
     random = np.random.default_rng(seed)
@@ -110,7 +111,7 @@ def caption_filter(name):
     It takes a caption and says whether to keep it.
 
     Raises:
-      ValueError: there is no such function.
+      UsageError: there is no such function.
     """
     if not name:
         return None
@@ -118,7 +119,7 @@ def caption_filter(name):
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"config.caption_filter {name!r} is no 'package.module:function': {error}"
         ) from None
 
@@ -127,13 +128,13 @@ def read_reference(config):
     """The reference: Images, GaussianStatistics, or None.
 
     Raises:
-      ValueError: more than one is named, or the source has too few.
+      UsageError: more than one is named, or the source has too few.
       FileNotFoundError: a file or folder that is not there.
     """
     options = config.reference
     named = [k for k in ("count", "images", "statistics") if options.get(k)]
     if len(named) > 1:
-        raise ValueError(
+        raise UsageError(
             f"config.reference names {' and '.join(named)}: set one of them only"
         )
     crop = (config.crop.name, config.crop.size)
@@ -155,7 +156,7 @@ def read_reference(config):
 def select(available, count, config, key):
     """int64 (count,) numbers below `available`, the same every time."""
     if count > available:
-        raise ValueError(
+        raise UsageError(
             f"{key} asks for {count} examples, but the source has only {available}; "
             "lower it"
         )

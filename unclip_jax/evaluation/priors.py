@@ -24,6 +24,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs
 from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
 from unclip_jax.generation import UnCLIP
@@ -54,7 +55,7 @@ def compare_priors(config, workdir, *, model=None, log=print):
       log: called with each line for the user.
 
     Raises:
-      ValueError, FileNotFoundError: a config that cannot work, records of another CLIP,
+      UsageError, FileNotFoundError: a config that cannot work, records of another CLIP,
         an export without a prior that is asked for.
     """
     check_config(config)
@@ -94,14 +95,14 @@ def compare_priors(config, workdir, *, model=None, log=print):
 
 
 def check_config(config) -> None:
-    """Raises ValueError for anything unknown or missing, with the nearest name."""
+    """Raises UsageError for anything unknown or missing, with the nearest name."""
     config_lib.check_keys(config, KEYS, "config")
     if missing := [key for key in KEYS if key not in config]:
-        raise ValueError(f"config lacks {', '.join(missing)}")
+        raise UsageError(f"config lacks {', '.join(missing)}")
     if config.count < 2:
-        raise ValueError(f"config.count must be at least 2, got {config.count}")
+        raise UsageError(f"config.count must be at least 2, got {config.count}")
     if not config.priors:
-        raise ValueError("config.priors is empty: name at least one row")
+        raise UsageError("config.priors is empty: name at least one row")
     for name, options in config.priors.items():
         config_lib.check_keys(options, OPTIONS, f"config.priors.{name}")
 

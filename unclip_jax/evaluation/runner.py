@@ -25,6 +25,7 @@ import jax
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs, sweep
 from unclip_jax.evaluation.bits_per_dim import measure_bits_per_dim
 from unclip_jax.evaluation.config import check_config, complete
@@ -72,7 +73,7 @@ def evaluate(
       log: called with each line of text for the user; by default process 0 prints it.
 
     Raises:
-      ValueError, FileNotFoundError: a config that cannot work, before any image is
+      UsageError, FileNotFoundError: a config that cannot work, before any image is
         generated where that can be known.
     """
     log = log or _print_once
@@ -81,10 +82,10 @@ def evaluate(
     for key, run in OTHERS.items():
         if key in config:
             if named:
-                raise ValueError(f"--{named[0]} is not used with a config of {key}")
+                raise UsageError(f"--{named[0]} is not used with a config of {key}")
             return run(config, workdir, model=model, log=log)
     if len(named) > 1:
-        raise ValueError("give --images or --make_reference, not both")
+        raise UsageError("give --images or --make_reference, not both")
     config, workdir = complete(config), pathlib.Path(workdir)
     if make_reference:
         return write_reference(config, workdir, make_reference, log)
@@ -118,7 +119,7 @@ def evaluate_images(config, workdir, path, model, fingerprint, log):
     Args: see `evaluate`; `path` is a folder or npz, the config is complete.
     """
     if config.sweep:
-        raise ValueError("config.sweep generates images: leave it out with --images")
+        raise UsageError("config.sweep generates images: leave it out with --images")
     started, images = time.time(), open_images(path)
     config.count = len(images)
     job = _open(config, workdir, model, fingerprint, log, generates=False)
@@ -139,12 +140,12 @@ def write_reference(config, workdir, path, log):
     asked.pop(extractors.OWN, None)
     reference = inputs.read_reference(config)
     if len(asked) != 1 or len(*asked.values()) != 1:
-        raise ValueError(
+        raise UsageError(
             "--make_reference writes the statistics of one extractor and layer, but "
             f"config.metrics asks for {asked or 'none'}"
         )
     if reference is None or isinstance(reference, GaussianStatistics):
-        raise ValueError(
+        raise UsageError(
             "--make_reference needs images: set config.reference.count or .images"
         )
     ((name, extractor),) = extractors.make(kinds, asked).items()
@@ -177,18 +178,18 @@ def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
     kinds = extractors.check(config.extractors)
     asked = extractors.layers_asked(metrics, kinds)
     if config.count < 2:
-        raise ValueError(f"config.count = {config.count}: expected at least 2 captions")
+        raise UsageError(f"config.count = {config.count}: expected at least 2 captions")
     examples = None
     if config.data.get("source"):
         examples = inputs.read_examples(config, config.count)
     elif generates:
-        raise ValueError(
+        raise UsageError(
             "config.data.source is empty: there are no captions to draw from; set it, "
             "or give images made elsewhere by --images"
         )
     for label, metric in metrics.items():
         if examples is None and metric.paired:
-            raise ValueError(
+            raise UsageError(
                 f"metric {label!r} looks at captions: set config.data.source, or leave "
                 "it out"
             )
@@ -199,7 +200,7 @@ def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
             model = UnCLIP.load(config.model, batch_size=batch_size)
             fingerprint = files.sha256_folder(config.model)
         elif fingerprint is None:
-            raise ValueError("a model given to evaluate() needs its fingerprint")
+            raise UsageError("a model given to evaluate() needs its fingerprint")
     if generates:
         _check_size(model, examples.images)
     loaded = extractors.make(kinds, asked)
@@ -214,7 +215,7 @@ def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
 def _check_size(model, images):
     height, width = images[:1].shape[1:3]
     if (height, width) != (model.image_size,) * 2:
-        raise ValueError(
+        raise UsageError(
             f"the model draws {model.image_size}x{model.image_size} images but the "
             f"source's are {height}x{width}: set "
             f"config.data.image_size={model.image_size}, or config.crop"

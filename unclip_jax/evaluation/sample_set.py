@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics, check_fits
 from unclip_jax.evaluation.features.store import FeatureStore
 
@@ -29,7 +30,7 @@ class SampleSet:
         self, images, examples, extractors, reference=None, source=None, store=None
     ):
         if examples is not None and len(images) != len(examples):
-            raise ValueError(f"{len(images)} images for {len(examples)} captions")
+            raise UsageError(f"{len(images)} images for {len(examples)} captions")
         self.images = images
         self.examples = examples
         self.extractors = extractors
@@ -55,10 +56,10 @@ class SampleSet:
         """The examples' values of a field, row by row with the images: a list.
 
         Raises:
-          ValueError: the source does not say it.
+          UsageError: the source does not say it.
         """
         if name not in self.examples[0]:
-            raise ValueError(
+            raise UsageError(
                 f"the examples have no field {name!r} (they have "
                 f"{', '.join(sorted(self.examples[0]))}); this metric needs a source "
                 "that says it, such as icons"
@@ -83,10 +84,10 @@ class SampleSet:
         """Use another set's text and reference features (same examples); returns self.
 
         Raises:
-          ValueError: the other set has other examples or another reference.
+          UsageError: the other set has other examples or another reference.
         """
         if other.examples is not self.examples or other.reference is not self.reference:
-            raise ValueError("only sets of the same examples and reference can share")
+            raise UsageError("only sets of the same examples and reference can share")
         shared = ("text", "reference", "reference statistics")
         self._cache.update({k: v for k, v in other._cache.items() if k[0] in shared})
         return self
@@ -105,16 +106,16 @@ class SampleSet:
         """float32 (M, D) of the reference images.
 
         Raises:
-          ValueError: there is no reference, or only its statistics.
+          UsageError: there is no reference, or only its statistics.
         """
         if isinstance(self.reference, GaussianStatistics):
-            raise ValueError(
+            raise UsageError(
                 "this metric compares with real images one by one, but "
                 "config.reference.statistics has only their mean and covariance: set "
                 "config.reference.images or .data instead"
             )
         if self.reference is None:
-            raise ValueError(
+            raise UsageError(
                 "this metric compares with real images: set config.reference"
             )
         return self._features("reference", self.reference, name)
@@ -129,7 +130,7 @@ class SampleSet:
         """(mean (D,), covariance (D, D)) of the reference images, float64.
 
         Raises:
-          ValueError: there is no reference, or its statistics were made otherwise.
+          UsageError: there is no reference, or its statistics were made otherwise.
         """
         extractor, layer = self._extractor(name)
         statistics = self.reference
@@ -148,7 +149,7 @@ class SampleSet:
         """float32 (N, D) of the captions, each with `prefix` before it."""
         extractor, _ = self._extractor(name)
         if not hasattr(extractor, "text"):
-            raise ValueError(f"the features {name!r} are of images only")
+            raise UsageError(f"the features {name!r} are of images only")
         captions = [prefix + example["caption"] for example in self.examples]
         key = ("text", name, prefix)
         return self.cached(key, lambda: extractor.text(captions))[self._order]
@@ -162,7 +163,7 @@ class SampleSet:
         """(extractor, layer) of "extractor" or "extractor/layer"."""
         name, _, layer = name.partition("/")
         if name not in self.extractors:
-            raise ValueError(
+            raise UsageError(
                 f"no feature extractor {name!r}; known: {sorted(self.extractors)}"
             )
         extractor = self.extractors[name]

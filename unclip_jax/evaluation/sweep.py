@@ -12,6 +12,7 @@ import json
 import jax
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.generate import GENERATION_KEYS
 from unclip_jax.evaluation.metrics import make_metric
 from unclip_jax.evaluation.report import plots
@@ -46,23 +47,23 @@ def check(config):
     full (default "fid").
 
     Raises:
-      ValueError: unknown keys, no values, or nothing to select by.
+      UsageError: unknown keys, no values, or nothing to select by.
     """
     options = config.sweep
     if not options:
         return config.count
     config_lib.check_keys(options, (*GENERATION_KEYS, *OWN_KEYS), "config.sweep")
     if not points(config):
-        raise ValueError("config.sweep has no values to try: decoder_guidance=(1., 2.)")
+        raise UsageError("config.sweep has no values to try: decoder_guidance=(1., 2.)")
     select = options.get("select", "fid")
     if select.partition("/")[0] not in config.metrics:
-        raise ValueError(
+        raise UsageError(
             f"config.sweep.select = {select!r}: expected a score of config.metrics "
             f"({', '.join(config.metrics)})"
         )
     count = options.get("count", config.count)
     if count > config.count:
-        raise ValueError(
+        raise UsageError(
             f"config.sweep.count = {count} is more than config.count = {config.count}"
         )
     return count
@@ -100,7 +101,7 @@ def run(config, score, workdir, log):
         rows.append({**point, "n": here.count, **values})
     select = config.sweep.get("select", "fid")
     if select not in rows[0]:
-        raise ValueError(f"config.sweep.select = {select!r}: found {list(rows[0])}")
+        raise UsageError(f"config.sweep.select = {select!r}: found {list(rows[0])}")
     name, _, quantity = select.partition("/")
     metric = make_metric(name, config_lib.to_plain(config.metrics[name] or {}))
     lower = metric.quantities[quantity].better == "lower"

@@ -7,6 +7,7 @@ import numpy as np
 
 from unclip_jax.diffusion import samplers, schedule
 from unclip_jax.diffusion.process import from_uint8
+from unclip_jax.errors import UsageError
 
 PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 
@@ -15,14 +16,14 @@ def prompts(values: str | Sequence[str]) -> list[str]:
     """The prompts as a list; a single string is a list of one."""
     values = [values] if isinstance(values, str) else list(values)
     if not values:
-        raise ValueError("no prompts: give at least one")
+        raise UsageError("no prompts: give at least one")
     for i, value in enumerate(values):
         if not isinstance(value, str):
-            raise ValueError(f"prompt {i} must be a string, got {value!r}")
+            raise UsageError(f"prompt {i} must be a string, got {value!r}")
         try:
             value.encode()
         except UnicodeEncodeError as error:  # bytes of another encoding, half a pair
-            raise ValueError(f"prompt {i} is not valid Unicode: {error}") from None
+            raise UsageError(f"prompt {i} is not valid Unicode: {error}") from None
     return values
 
 
@@ -31,18 +32,18 @@ def images(values, size: int, what: str) -> np.ndarray:
     try:
         values = np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"the images differ in size: {error}") from error
+        raise UsageError(f"the images differ in size: {error}") from error
     if values.size == 0:
-        raise ValueError("no images: give at least one")
+        raise UsageError("no images: give at least one")
     if values.dtype != np.uint8:
-        raise ValueError(
+        raise UsageError(
             f"images must be uint8 (0 to 255), got {values.dtype}; convert floats in "
             "[0, 1] with (255 * x).round().astype(np.uint8)"
         )
     if values.ndim == 3:
         values = values[None]
     if values.shape[1:] != (size, size, 3):
-        raise ValueError(
+        raise UsageError(
             f"{what} takes images (N, {size}, {size}, 3), got {values.shape}; "
             f"unclip_jax.images.fit(image, {size}) scales and crops one"
         )
@@ -55,11 +56,11 @@ def pictures(values) -> list[np.ndarray]:
         values = [values]
     values = [np.asarray(value) for value in values]
     if not values:
-        raise ValueError("no images: give at least one")
+        raise UsageError("no images: give at least one")
     for i, value in enumerate(values):
         shaped = value.ndim == 3 and value.shape[2] == 3 and value.size
         if value.dtype != np.uint8 or not shaped:
-            raise ValueError(
+            raise UsageError(
                 f"image {i} must be uint8 (H, W, 3), got {value.dtype} {value.shape}; "
                 "unclip_jax.images.read_image reads a file as that"
             )
@@ -70,7 +71,7 @@ def noise(values, shape: tuple[int, ...]) -> np.ndarray:
     """float32 of the shape (N, S, S, 3), finite."""
     values = np.asarray(values, np.float32)
     if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"noise must be finite and {shape}, got {values.shape}")
+        raise UsageError(f"noise must be finite and {shape}, got {values.shape}")
     return values
 
 
@@ -80,12 +81,12 @@ def known(
     """Pictures in [-1, 1] and float32 masks (N, S, S, 1) of what is kept of them."""
     pictures, masks = np.asarray(pictures), np.asarray(masks)
     if pictures.dtype != np.uint8 or pictures.shape != (*shape, 3):
-        raise ValueError(
+        raise UsageError(
             f"pictures to keep must be uint8 {(*shape, 3)}, got {pictures.dtype} "
             f"{pictures.shape}"
         )
     if masks.dtype != bool or masks.shape != shape:
-        raise ValueError(f"masks must be bool {shape}, got {masks.dtype} {masks.shape}")
+        raise UsageError(f"masks must be bool {shape}, got {masks.dtype} {masks.shape}")
     return from_uint8(pictures), masks[..., None].astype(np.float32)
 
 
@@ -93,10 +94,10 @@ def embeddings(values, dim: int) -> np.ndarray:
     """float32 (N, dim), N > 0, finite."""
     values = np.asarray(values, np.float32)
     if values.ndim != 2 or not len(values) or values.shape[1] != dim:
-        raise ValueError(f"embeddings must be (N, {dim}), got {values.shape}")
+        raise UsageError(f"embeddings must be (N, {dim}), got {values.shape}")
     if not np.isfinite(values).all():
         bad = np.flatnonzero(~np.isfinite(values).all(1))
-        raise ValueError(f"embeddings hold NaN or infinity in rows {bad[:5].tolist()}")
+        raise UsageError(f"embeddings hold NaN or infinity in rows {bad[:5].tolist()}")
     return values
 
 
@@ -109,7 +110,7 @@ def number(
     if not inside:
         least = "" if minimum == -math.inf else f" of at least {minimum:g}"
         most = "" if maximum == math.inf else f" and at most {maximum:g}"
-        raise ValueError(f"{name} must be a finite number{least}{most}, got {value!r}")
+        raise UsageError(f"{name} must be a finite number{least}{most}, got {value!r}")
     return float(value)
 
 
@@ -117,7 +118,7 @@ def fraction(name: str, value: float) -> float:
     """A float in [0, 1]."""
     value = number(name, value, 0)
     if value > 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+        raise UsageError(f"{name} must be between 0 and 1, got {value!r}")
     return value
 
 
@@ -125,7 +126,7 @@ def integer(name: str, value: int, minimum: int, maximum: int) -> int:
     """An int in [minimum, maximum]."""
     is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_int or not minimum <= value <= maximum:
-        raise ValueError(
+        raise UsageError(
             f"{name} must be a whole number from {minimum} to {maximum}, got {value!r}"
         )
     return int(value)
@@ -141,7 +142,7 @@ def steps(name: str, value: int | str, most: int) -> int | str:
     try:
         schedule.respace(most, value)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise UsageError(f"{name}: {error}") from None
     return value
 
 
@@ -150,7 +151,7 @@ def indices(values: Sequence[int], count: int) -> np.ndarray:
     values = np.asarray(values)
     whole = np.issubdtype(values.dtype, np.integer) and values.shape == (count,)
     if not whole or values.min() < 0 or values.max() >= 2**31:
-        raise ValueError(
+        raise UsageError(
             f"indices must be {count} whole numbers from 0 to {2**31 - 1}, one per "
             f"picture, got {values.tolist()}"
         )
@@ -161,7 +162,7 @@ def sampler(name: str, value: str) -> str:
     """The name of a sampler."""
     if value not in list(samplers.SAMPLERS):  # a list need not be hashable
         names = ", ".join(sorted(samplers.SAMPLERS))
-        raise ValueError(f"{name} {value!r}: expected one of {names}")
+        raise UsageError(f"{name} {value!r}: expected one of {names}")
     return value
 
 
@@ -172,5 +173,5 @@ def prior(value: str, parts: Container[str]) -> str:
         return "ar_prior" if only_codes else "prior"
     if value not in PRIORS:
         names = ", ".join(["auto", *PRIORS])
-        raise ValueError(f"prior {value!r}: expected one of {names}")
+        raise UsageError(f"prior {value!r}: expected one of {names}")
     return PRIORS[value]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import analytic, bound, process, schedule
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.interop.components import Component
@@ -49,7 +50,7 @@ def square_epsilon(
       float32 (N, n); see diffusion.analytic.
 
     Raises:
-      ValueError, FileNotFoundError: rows that do not fit, a part that is not there
+      UsageError, FileNotFoundError: rows that do not fit, a part that is not there
         or predicts what is not finite.
     """
     program = {"prior": of_embeddings, "decoder": of_images}[kind]
@@ -62,7 +63,7 @@ def square_epsilon(
     examples = prompts, embeddings, images
     errors = _map_examples(model, kind, run, examples, seed, first, progress)
     if not np.isfinite(errors).all():
-        raise ValueError(f"the {kind}'s epsilon is not finite at some timesteps")
+        raise UsageError(f"the {kind}'s epsilon is not finite at some timesteps")
     return errors
 
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from unclip_jax.errors import UsageError
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.interop import components, diffusers, native, public_clip
 from unclip_jax.interop.components import Component
@@ -65,7 +66,7 @@ def load_stack(
 
     Raises:
       FileNotFoundError: no such folder, or no export in it.
-      ValueError: a format that is not supported, broken files, or parts that do not
+      UsageError: a format that is not supported, broken files, or parts that do not
         belong together.
     """
     folder = pathlib.Path(folder)
@@ -113,7 +114,7 @@ def _asked_by(part):
 
 
 def check_together(stack: Stack) -> None:
-    """Raises ValueError naming what the parts and the tokenizer disagree about."""
+    """Raises UsageError naming what the parts and the tokenizer disagree about."""
     for field in SHARED:
         values = {
             k: getattr(p.module, field)
@@ -124,7 +125,7 @@ def check_together(stack: Stack) -> None:
             values["tokenizer"] = getattr(stack.tokenizer, field)
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{kind} {value}" for kind, value in values.items())
-            raise ValueError(
+            raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {field} is {listed}"
             )
     drawn = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
@@ -132,7 +133,7 @@ def check_together(stack: Stack) -> None:
         size = stack.parts[before].module.image_size
         wanted = stack.parts[after].module.low_res_size
         if size != wanted:
-            raise ValueError(
+            raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {after} enlarges "
                 f"pictures of {wanted} pixels, {before} makes them of {size}; leave "
                 "it out with `parts`, or add the one between"
@@ -140,7 +141,7 @@ def check_together(stack: Stack) -> None:
     for name in stack.upsamplers:
         last = stack.parts.get(name + native.LAST)
         if last is not None and last.module != stack.parts[name].module:
-            raise ValueError(
+            raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {name} and "
                 f"{last.kind} must be models of the same fields"
             )
@@ -154,7 +155,7 @@ def check_together(stack: Stack) -> None:
     for prior in ("prior", "ar_prior"):
         if unit_norm.get(prior) and not unit_norm.get("decoder", True):
             convention = {k: stack.parts[k].config["embedding"] for k in unit_norm}
-            raise ValueError(
+            raise UsageError(
                 f"the parts of {stack.origin} do not fit together: the {prior} makes "
                 f"embeddings of norm 1 ({convention[prior]}), the decoder wants "
                 f"{convention['decoder']}; train both with one stage_options.embedding"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
 from unclip_jax.generation.options import settle
 from unclip_jax.generation.slerp import rotate, slerp
@@ -37,12 +38,12 @@ class Manipulations:
         """Probabilities (N, labels) of the labels for images (Radford et al. 2021).
 
         A label's text embedding is the mean of its unit embeddings in the templates,
-        e.g. "a photo of a {}". Raises ValueError for a template without "{}".
+        e.g. "a photo of a {}". Raises UsageError for a template without "{}".
         """
         labels, templates = checks.prompts(labels), checks.prompts(templates)
         for template in templates:
             if "{}" not in template:
-                raise ValueError(f"template {template!r} has no {{}} for the label")
+                raise UsageError(f"template {template!r} has no {{}} for the label")
         texts = [t.replace("{}", label) for label in labels for t in templates]
         text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
         cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
@@ -153,7 +154,7 @@ class Manipulations:
           uint8 (N, steps, S, S, 3).
         """
         if noise not in NOISES:
-            raise ValueError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
+            raise UsageError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
         exact = noise == "inverted"
         if exact:
             guidance = INVERTED["guidance"] if guidance is None else guidance
@@ -163,7 +164,7 @@ class Manipulations:
         steps = checks.integer("steps", steps, 2, 4096)
         a, b = checks.pictures(a), checks.pictures(b)
         if len(a) != len(b):
-            raise ValueError(f"{len(a)} pictures to go from, {len(b)} to go to")
+            raise UsageError(f"{len(a)} pictures to go from, {len(b)} to go to")
         t = np.linspace(0, 1, steps)
         options = dict(guidance=guidance, steps=decoder_steps, inverted=exact)
         options = self._check(corrections, **options, **drawing)
@@ -204,7 +205,7 @@ class Manipulations:
         thetas = [checks.fraction("theta", theta) for theta in np.atleast_1d(thetas)]
         thetas = np.array(thetas)
         if not len(thetas):
-            raise ValueError("no thetas: give at least one")
+            raise UsageError("no thetas: give at least one")
         options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
         options = self._check(**options)
         # of unit vectors, as the paper's are: of others the longer would tilt it
@@ -294,13 +295,13 @@ class Manipulations:
     def _check(self, corrections=0, **drawing):
         """The options for `decode` by DDIM; raises before anything is computed."""
         if drawing.setdefault("sampler", "ddim") != "ddim":
-            raise ValueError(
+            raise UsageError(
                 f"sampler {drawing['sampler']!r}: latents are drawn by ddim; leave it "
                 "out, or draw with decode"
             )
         settle(self.stack, "decoder", **drawing)
         if corrections and not drawing.get("inverted"):
-            raise ValueError(
+            raise UsageError(
                 f"corrections={corrections}, which are the inversion's, but noise that "
                 "is drawn"
             )

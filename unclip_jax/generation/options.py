@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.diffusion.samplers.ancestral import VARIANCES
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
 from unclip_jax.generation.loading import Stack
 
@@ -61,7 +62,7 @@ def settle(
     """The scale of guidance, and everything else, for drawing with the part `kind`.
 
     Raises:
-      ValueError: what is wrong with an argument, under the part's name.
+      UsageError: what is wrong with an argument, under the part's name.
       FileNotFoundError: there is no such part, or variance "analytic" without a table;
         the message names the command that adds it.
     """
@@ -77,13 +78,13 @@ def settle(
         sampler = diffusion.get("sampler") or USUAL_SAMPLER.get(kind, "ddim")
     sampler = checks.sampler(f"{kind} sampler", sampler)
     if inverted and sampler != "ddim":
-        raise ValueError(f"inverted noise is undone by ddim only, not by {sampler}")
+        raise UsageError(f"inverted noise is undone by ddim only, not by {sampler}")
     interval = _interval(f"{kind} guidance interval", guidance_interval, most)
     rescale = checks.number(f"{kind} guidance rescale", guidance_rescale, 0, 1)
     if dynamic_threshold is not None:
         dynamic_threshold = checks.number("dynamic threshold", dynamic_threshold, 0, 1)
         if not dynamic_threshold:
-            raise ValueError("dynamic threshold must be more than 0, got 0")
+            raise UsageError("dynamic threshold must be more than 0, got 0")
     drawing = Drawing(
         steps=checks.steps(f"{kind} steps", steps, most),
         sampler=sampler,
@@ -172,11 +173,11 @@ def _variance(stack, part, sampler, variance):
     if variance is None:
         return "learned_range" if learned else "fixed_small"
     if variance not in VARIANCES:
-        raise ValueError(f"{name}: expected one of {', '.join(VARIANCES)}")
+        raise UsageError(f"{name}: expected one of {', '.join(VARIANCES)}")
     if sampler != "ddpm":
-        raise ValueError(f"{name} is an option of the sampler ddpm, not of {sampler}")
+        raise UsageError(f"{name} is an option of the sampler ddpm, not of {sampler}")
     if variance == "learned_range" and not learned:
-        raise ValueError(f"{name}: this {part.kind} does not predict its variance")
+        raise UsageError(f"{name}: this {part.kind} does not predict its variance")
     if variance == "analytic" and part.analytic is None:
         raise FileNotFoundError(
             f"{name} needs a table that the {part.kind} of {stack.origin} lacks; add "
@@ -191,8 +192,8 @@ def _interval(name, value, most):
     if value is None:
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
-        raise ValueError(f"{name} must be (first, last) timestep, got {value!r}")
+        raise UsageError(f"{name} must be (first, last) timestep, got {value!r}")
     first, last = (checks.integer(name, i, 0, most - 1) for i in value)
     if first > last:
-        raise ValueError(f"{name} {value!r} is reversed: it is (first, last)")
+        raise UsageError(f"{name} {value!r} is reversed: it is (first, last)")
     return first, last

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.images import read_image
 
@@ -48,10 +49,10 @@ def serve(args) -> None:
     Args:
       args: the flags of unclip_jax.app.
 
-    Raises ValueError or FileNotFoundError: no such model, no Gradio, a port in use.
+    Raises UsageError or FileNotFoundError: no such model, no Gradio, a port in use.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the page needs Gradio: pip install -r requirements-app.txt")
+        raise UsageError("the page needs Gradio: pip install -r requirements-app.txt")
     model = UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
     name = pathlib.Path(args.model).resolve().name
     make_page(model, name).queue(default_concurrency_limit=1).launch(
@@ -228,7 +229,7 @@ def _image_input(gr, label: str, name: str):
 
 def _picture(file, what: str) -> np.ndarray:
     if file is None:
-        raise ValueError(f"give {what} first")
+        raise UsageError(f"give {what} first")
     return read_image(file)
 
 
@@ -258,6 +259,6 @@ class _errors:
         return self
 
     def __exit__(self, kind, error, trace):
-        if isinstance(error, ValueError | OSError):
+        if isinstance(error, UsageError | OSError):
             raise self._gr.Error(str(error)) from error
         return False

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json, write_json
 from unclip_jax.images import save_image
 
@@ -30,7 +31,7 @@ class PictureFolder:
     ):
         """Opens the folder; the first picture makes it, and its settings.json.
 
-        Raises ValueError when it holds pictures of other captions or settings.
+        Raises UsageError when it holds pictures of other captions or settings.
         """
         self.folder = pathlib.Path(folder)
         self.captions, self.format = captions, format
@@ -70,7 +71,7 @@ class PictureFolder:
         self._claimed = True
 
     def _is_ours(self) -> bool:
-        """Whether settings.json is there; ValueError if it has others."""
+        """Whether settings.json is there; UsageError if it has others."""
         file, wanted = self.folder / SETTINGS, self._settings
         if not file.is_file():
             return False
@@ -81,7 +82,7 @@ class PictureFolder:
                 f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
                 for key in sorted(keys)
             )
-            raise ValueError(
+            raise UsageError(
                 f"{self.folder} holds pictures of other settings ({listed}): "
                 "choose another --out, or remove it"
             )

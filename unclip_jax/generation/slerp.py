@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 PARALLEL = 1e-6  # radians below which the arc is a straight line
 
 
@@ -19,19 +21,19 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float | np.ndarray) -> np.ndarray:
       (..., D) float32.
 
     Raises:
-      ValueError: zero vectors; exactly opposite ones, which have no shortest arc.
+      UsageError: zero vectors; exactly opposite ones, which have no shortest arc.
     """
     a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
     t = np.asarray(t, np.float64)[..., None]
     length_a, length_b = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
     if not (length_a > 0).all() or not (length_b > 0).all():
-        raise ValueError("slerp of a zero vector: it has no direction")
+        raise UsageError("slerp of a zero vector: it has no direction")
     u, v = a / length_a, b / length_b
     # Kahan's angle: exact for nearly equal and nearly opposite vectors, unlike arccos
     far, near = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (u - v, u + v))
     angle = 2 * np.arctan2(far, near)
     if (np.pi - angle < PARALLEL).any():
-        raise ValueError("slerp of opposite vectors: no arc between them is shortest")
+        raise UsageError("slerp of opposite vectors: no arc between them is shortest")
     straight = angle < PARALLEL
     sine = np.where(straight, 1, np.sin(angle))
     weight_a = np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine)
@@ -51,5 +53,5 @@ def rotate(z: np.ndarray, direction: np.ndarray, theta: np.ndarray) -> np.ndarra
     length = np.linalg.norm(z, axis=-1, keepdims=True)
     size = np.linalg.norm(direction, axis=-1, keepdims=True)
     if not (size > 1e-6 * length).all():
-        raise ValueError("the two captions have the same embedding: no direction")
+        raise UsageError("the two captions have the same embedding: no direction")
     return slerp(z, direction / size * length, theta)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.config import check_keys
 from unclip_jax.diffusion import process, samplers
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
@@ -62,14 +63,14 @@ class UnCLIP(Manipulations):
 
         Raises:
           FileNotFoundError: no such folder, or no export in it.
-          ValueError: broken files, or parts that do not belong together.
+          UsageError: broken files, or parts that do not belong together.
         """
         return cls(load_stack(folder, parts, dtype), mesh, batch_size)
 
     def save_diffusers(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes the stack as folders that the classes of diffusers load.
 
-        Raises ValueError for a part that they cannot hold.
+        Raises UsageError for a part that they cannot hold.
         """
         tokenizer = pathlib.Path(self.stack.origin) / native.TOKENIZER
         diffusers.save_diffusers(self.stack.parts, folder, tokenizer, dtype)
@@ -98,7 +99,7 @@ class UnCLIP(Manipulations):
           part -> {"sampler", "steps", "variance", "guidance", ...}: what is asked for,
           completed with what the export recommends; JSON-able.
 
-        Raises what text2image does for the options; ValueError for unknown names.
+        Raises what text2image does for the options; UsageError for unknown names.
         """
         check_keys(dict.fromkeys(parts), native.KINDS, "parts")
         known = inspect.signature(self.text2image).parameters
@@ -193,7 +194,7 @@ class UnCLIP(Manipulations):
           uint8 (N, S, S, 3), S = image_size.
 
         Raises:
-          ValueError: what is wrong with an argument.
+          UsageError: what is wrong with an argument.
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
         report = self.engine.listening(progress)
@@ -321,7 +322,7 @@ class UnCLIP(Manipulations):
         side = self.draw_size
         canvas = sampling.Canvas()
         if inverted and noise is None:
-            raise ValueError("inverted=True, but no noise that `invert` found")
+            raise UsageError("inverted=True, but no noise that `invert` found")
         if noise is not None:
             canvas = canvas._replace(x_T=checks.noise(noise, (n, side, side, 3)))
         if keep is not None:
@@ -377,7 +378,7 @@ class UnCLIP(Manipulations):
         images = checks.images(images, self.draw_size, "the decoder")
         rows = self._conditions(embeddings, prompts)
         if len(images) != len(rows[0]):
-            raise ValueError(f"{len(rows[0])} embeddings for {len(images)} images")
+            raise UsageError(f"{len(rows[0])} embeddings for {len(images)} images")
         options = dict(guidance=guidance, steps=steps, sampler="ddim", inverted=True)
         scale, drawing = settle(self.stack, "decoder", **options)
         run = self.engine.program(
@@ -409,7 +410,7 @@ class UnCLIP(Manipulations):
         """Rows of what the decoder sees: (embeddings, whether null, tokens)."""
         dim = self.stack.part("decoder").module.embed_dim
         if embeddings is None and prompts is None:
-            raise ValueError("neither embeddings nor prompts: give one of them")
+            raise UsageError("neither embeddings nor prompts: give one of them")
         null = embeddings is None
         if null:
             embeddings = np.zeros((len(checks.prompts(prompts)), dim), np.float32)
@@ -417,7 +418,7 @@ class UnCLIP(Manipulations):
         n = len(embeddings)
         tokens = self.tokenize([""] * n if prompts is None else prompts)
         if len(tokens) != n:
-            raise ValueError(f"{len(tokens)} prompts for {n} embeddings")
+            raise UsageError(f"{len(tokens)} prompts for {n} embeddings")
         return embeddings, np.full(n, null), tokens
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from unclip_jax import models
 from unclip_jax.diffusion import analytic
 from unclip_jax.diffusion.schedule import make_schedule
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -47,7 +48,7 @@ def read_native(
 ) -> Component:
     """The part `kind` of a native export.
 
-    Raises what native.read_part does, and ValueError when the tensors do not fit.
+    Raises what native.read_part does, and UsageError when the tensors do not fit.
     """
     config, params, meta = native.read_part(folder, kind)
     where = f"the {kind} of {folder}"
@@ -73,11 +74,11 @@ def build_component(
     """Builds a Component, checking that `params` fit the module `config` describes.
 
     Raises:
-      ValueError: unknown dtype or model field; missing, unexpected or misshapen
+      UsageError: unknown dtype or model field; missing, unexpected or misshapen
         tensors; `where` says whose they are.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+        raise UsageError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     model = native.kind_of(kind)
     module = models.build(model, config["model"], DTYPES[dtype], f"{where}: model")
     native.check_tensors(params, param_shapes(model, module), where)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import write_json
 from unclip_jax.interop import (
     components,
@@ -76,7 +77,7 @@ def load_diffusers(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: another pipeline, settings that have no counterpart here, or tensors
+      UsageError: another pipeline, settings that have no counterpart here, or tensors
         that do not fit; the message lists them.
     """
     folder = pathlib.Path(folder)
@@ -138,7 +139,7 @@ def write_part(
       tokenizer: folder of the tokenizer, with a CLIP.
 
     Raises:
-      ValueError: a part that their classes cannot hold, or one of another CLIP than
+      UsageError: a part that their classes cannot hold, or one of another CLIP than
         those in `folder`.
     """
     folder = pathlib.Path(folder)
@@ -174,7 +175,7 @@ def write_part(
             diffusers_upsampler.save_upsampler(config, params, folder / name, dtype)
         _write_scheduler(folder / "super_res_scheduler", part)
     else:
-        raise ValueError(
+        raise UsageError(
             f"diffusers' {PIPELINE} has no {part.kind}: export it in the native format"
         )
     write_json(folder / OURS, {"clip_fingerprints": made_for})
@@ -185,7 +186,7 @@ def write_part(
 def _check_pipeline(folder):
     found = json.loads((folder / INDEX).read_text()).get("_class_name")
     if found not in PIPELINES:
-        raise ValueError(
+        raise UsageError(
             f"{folder} is a {found}; expected one of {', '.join(PIPELINES)}"
         )
 
@@ -260,7 +261,7 @@ def _read_ours(folder) -> dict[str, str]:
 def _check_same_clip(folder, made_for: Mapping[str, str]):
     if len(set(made_for.values())) > 1:
         listed = ", ".join(f"{kind} {clip[:12]}..." for kind, clip in made_for.items())
-        raise ValueError(
+        raise UsageError(
             f"{folder} would mix parts of different CLIPs ({listed}): export the "
             "matching runs, into a new folder"
         )

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 
 FILE = "config.json"
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """The settings in a folder. Raises FileNotFoundError, ValueError if not JSON."""
+    """The settings in a folder. Raises FileNotFoundError, UsageError if not JSON."""
     path = pathlib.Path(folder) / FILE
     return read_json(path, f"{path} does not exist: is {folder} the right folder?")
 
@@ -47,24 +48,24 @@ def check_settings(
       `defaults` updated by `config`.
 
     Raises:
-      ValueError: another class, an unknown setting, or a value we cannot follow.
+      UsageError: another class, an unknown setting, or a value we cannot follow.
     """
     found = config.get("_class_name", class_name)
     if found != class_name:
-        raise ValueError(f"{where}: expected a {class_name}, found a {found}")
+        raise UsageError(f"{where}: expected a {class_name}, found a {found}")
     given = {k: v for k, v in config.items() if not k.startswith("_")}
     config_lib.check_keys(given, {*defaults, *fixed, *unused}, where)
     settings = {**fixed, **defaults, **given}
     for name, value in fixed.items():
         if settings[name] != value:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: {name} is {settings[name]!r}; only {value!r} is supported"
             )
     return {name: settings[name] for name in defaults}
 
 
 def check_holds(class_name: str, kind: str, fields: Mapping[str, tuple]) -> None:
-    """Raises ValueError for a model of ours that a class of theirs cannot hold.
+    """Raises UsageError for a model of ours that a class of theirs cannot hold.
 
     Args:
       class_name: the class.
@@ -73,7 +74,7 @@ def check_holds(class_name: str, kind: str, fields: Mapping[str, tuple]) -> None
     """
     for name, (value, only) in fields.items():
         if value != only:
-            raise ValueError(
+            raise UsageError(
                 f"diffusers' {class_name} holds {kind} with {name} {only!r}; this one "
                 f"has {value!r}: keep it in the native format"
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import diffusers_unet, mapping, weights
 from unclip_jax.interop.diffusers_config import (
     check_holds,
@@ -142,7 +143,7 @@ def load_decoder(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: settings that have no counterpart here, two folders that do not fit
+      UsageError: settings that have no counterpart here, two folders that do not fit
         together, or tensors that do not fit.
     """
     fields = {
@@ -191,7 +192,7 @@ def save_decoder(
       text_proj_folder, decoder_folder: made if they do not exist.
       dtype: of the weights, see weights.write_weights.
 
-    Raises ValueError for a decoder that their classes cannot hold.
+    Raises UsageError for a decoder that their classes cannot hold.
     """
     fields = {"learned_sigma": True, "num_clip_tokens": 4, **part_config["model"]}
     _check_holds(fields)
@@ -234,7 +235,7 @@ def model_fields(
       text_proj, unet: the two config.json.
       text_proj_where, unet_where: the files, for messages.
 
-    Raises ValueError naming a setting that has no counterpart here.
+    Raises UsageError naming a setting that has no counterpart here.
     """
     text_proj = check_settings(
         text_proj, TEXT_PROJ, TEXT_PROJ_DEFAULTS, {}, (), text_proj_where
@@ -242,13 +243,13 @@ def model_fields(
     unet = check_settings(unet, UNET, DEFAULTS, FIXED, UNUSED, unet_where)
     channels = unet["in_channels"], unet["out_channels"]
     if channels not in ((3, 3), (3, 6)):
-        raise ValueError(
+        raise UsageError(
             f"{unet_where}: channels are {channels[0]} in, {channels[1]} out; a "
             "decoder takes a picture (3) and makes one, with its variance or not (3, 6)"
         )
     for name in ("attention_head_dim", "cross_attention_dim"):
         if not isinstance(unet[name], int):
-            raise ValueError(
+            raise UsageError(
                 f"{unet_where}: {name} is {unet[name]}; only one number is supported"
             )
     fields = diffusers_unet.model_fields(unet, unet_where)
@@ -258,7 +259,7 @@ def model_fields(
     }
     for name, value in expected.items():
         if text_proj[name] != value:
-            raise ValueError(
+            raise UsageError(
                 f"{text_proj_where}: {name} is {text_proj[name]}, but the decoder in "
                 f"{unet_where} has {value}"
             )
@@ -294,7 +295,7 @@ def fold_normalization(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_holds(fields):
-    """Raises ValueError for what their classes have no place for."""
+    """Raises UsageError for what their classes have no place for."""
     dim = fields["embed_dim"]
     held = {
         "caption": (fields.get("caption", "tokens"), "clip_states"),
@@ -303,4 +304,4 @@ def _check_holds(fields):
     }
     check_holds(TEXT_PROJ, "decoders", held)
     if not any(diffusers_unet.attention_levels(fields)):
-        raise ValueError(f"diffusers' {MID_BLOCK} has attention; this decoder has none")
+        raise UsageError(f"diffusers' {MID_BLOCK} has attention; this decoder has none")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import mapping, weights
 from unclip_jax.interop.diffusers_config import (
     check_holds,
@@ -102,7 +103,7 @@ def load_prior(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: settings that have no counterpart here, or tensors that do not fit.
+      UsageError: settings that have no counterpart here, or tensors that do not fit.
     """
     fields = model_fields(read_config(folder), f"{folder}/config.json")
     fields |= {"eot_id": eot_id, "vocab_size": vocab_size}
@@ -130,7 +131,7 @@ def save_prior(
       dtype: of the weights, see weights.write_weights.
 
     Raises:
-      ValueError: a prior that their class cannot hold.
+      UsageError: a prior that their class cannot hold.
     """
     config = _their_config(part_config)
     depth = part_config["model"]["depth"]
@@ -143,14 +144,14 @@ def save_prior(
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of our module for a config of theirs, without the tokenizer's.
 
-    Raises ValueError naming a setting that has no counterpart here.
+    Raises UsageError naming a setting that has no counterpart here.
     """
     settings = check_settings(config, CLASS, DEFAULTS, FIXED, WIDTHS, where)
     heads, dim = settings["num_attention_heads"], settings["embedding_dim"]
     width = heads * settings["attention_head_dim"]
     for name, value in zip(WIDTHS, (width, dim, dim), strict=True):
         if config.get(name) not in (None, value):
-            raise ValueError(
+            raise UsageError(
                 f"{where}: {name} is {config[name]!r}; only {value!r} is supported"
             )
     return {

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 
 FILE = "scheduler_config.json"
@@ -34,7 +35,7 @@ def read_scheduler(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: another scheduler, or a value that this package has not.
+      UsageError: another scheduler, or a value that this package has not.
     """
     if folder is None:
         return dict(usual)
@@ -42,11 +43,11 @@ def read_scheduler(
     config = read_json(file, f"{file} is missing: the folder is not complete")
     found = config.get("_class_name")
     if found != CLASS:
-        raise ValueError(f"{file} is of a {found}; only {CLASS} is read")
+        raise UsageError(f"{file} is of a {found}; only {CLASS} is read")
     variance = config.get("variance_type", "fixed_small_log")
     wanted = "learned_range" if learned_sigma else "fixed_small_log"
     if variance != wanted:
-        raise ValueError(
+        raise UsageError(
             f"{file}: variance_type {variance!r} does not fit a model that "
             f"{'predicts' if learned_sigma else 'does not predict'} its variance; "
             f"expected {wanted!r}"
@@ -76,13 +77,13 @@ def write_scheduler(
       clip: the bound on |x0| in sampling, None for none.
       learned_sigma: whether the model predicts its variance.
 
-    Raises ValueError for a process that their scheduler has not.
+    Raises UsageError for a process that their scheduler has not.
     """
     theirs = {ours: name for name, ours in SCHEDULES.items()}
     predictions = {ours: name for name, ours in PREDICTIONS.items()}
     for key, table in (("schedule", theirs), ("prediction", predictions)):
         if diffusion[key] not in table:
-            raise ValueError(
+            raise UsageError(
                 f"diffusers' {CLASS} has no {key} {diffusion[key]!r}, only "
                 f"{', '.join(table)}: export in the native format"
             )
@@ -103,5 +104,5 @@ def write_scheduler(
 def _known(file, config, key, table):
     value = config.get(key, next(iter(table)))
     if value not in table:
-        raise ValueError(f"{file}: {key} {value!r}: expected one of {', '.join(table)}")
+        raise UsageError(f"{file}: {key} {value!r}: expected one of {', '.join(table)}")
     return table[value]

@@ -8,6 +8,7 @@ blocks of the way up from the lowest resolution, we name them by their level.
 from collections.abc import Mapping
 from typing import Any
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import mapping
 from unclip_jax.interop.mapping import Entry
 
@@ -105,25 +106,25 @@ def model_fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
       settings: of config.json, completed and checked.
       where: the file, for messages.
 
-    Raises ValueError naming what has no counterpart here.
+    Raises UsageError naming what has no counterpart here.
     """
     for name, value in settings.items():
         if value is None:
-            raise ValueError(f"{where} does not say {name}")
+            raise UsageError(f"{where} does not say {name}")
     widths = settings["block_out_channels"]
     if any(width % widths[0] for width in widths):
-        raise ValueError(
+        raise UsageError(
             f"{where}: block_out_channels {widths} must be multiples of the first"
         )
     shift = settings["resnet_time_scale_shift"]
     if shift not in ("default", "scale_shift"):
-        raise ValueError(
+        raise UsageError(
             f"{where}: resnet_time_scale_shift is {shift!r}, expected 'default' or "
             "'scale_shift'"
         )
     side = settings["sample_size"]
     if not isinstance(side, int) or side % 2 ** (len(widths) - 1):
-        raise ValueError(
+        raise UsageError(
             f"{where}: sample_size is {side}; it must be one number that divides by "
             f"two at each of the {len(widths)} levels"
         )
@@ -143,13 +144,13 @@ def model_fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
 def attention_resolutions(settings: Mapping[str, Any], where: str) -> tuple[int, ...]:
     """The sides of the feature maps with attention.
 
-    Raises ValueError for blocks of another type, or other blocks down than up.
+    Raises UsageError for blocks of another type, or other blocks down than up.
     """
     down, up = settings["down_block_types"], settings["up_block_types"]
     attends = [name == ATTENTION["down"] for name in down]
     expected = _block_types(attends)
     if (list(down), list(up)) != expected:
-        raise ValueError(
+        raise UsageError(
             f"{where}: the blocks are {', '.join(down)} and {', '.join(up)}; supported "
             f"are {PLAIN['down']} and {ATTENTION['down']}, with {PLAIN['up']} and "
             f"{ATTENTION['up']} at the same levels"
@@ -161,14 +162,14 @@ def attention_resolutions(settings: Mapping[str, Any], where: str) -> tuple[int,
 def their_settings(fields: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
     """The settings of both classes for a model of ours.
 
-    Raises ValueError when their classes cannot hold it.
+    Raises UsageError when their classes cannot hold it.
     """
     for name, found in {
         "patch_size": fields.get("patch_size", 1),
         "channel_mult[0]": fields["channel_mult"][0],
     }.items():
         if found != 1:
-            raise ValueError(
+            raise UsageError(
                 f"diffusers' UNets have {name} 1; this one has {name} {found}: keep it "
                 "in the native format"
             )

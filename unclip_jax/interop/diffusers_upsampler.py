@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import diffusers_unet, mapping, weights
 from unclip_jax.interop.diffusers_config import (
     check_holds,
@@ -65,7 +66,7 @@ def load_upsampler(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: settings that have no counterpart here, or tensors that do not fit.
+      UsageError: settings that have no counterpart here, or tensors that do not fit.
     """
     fields = model_fields(read_config(folder), f"{folder}/config.json")
     fields["low_res_size"] = low_res_size or fields["image_size"] // 4
@@ -90,7 +91,7 @@ def save_upsampler(
       folder: made if it does not exist.
       dtype: of the weights, see weights.write_weights.
 
-    Raises ValueError for an upsampler that their class cannot hold.
+    Raises UsageError for an upsampler that their class cannot hold.
     """
     fields = part_config["model"]
     held = {
@@ -112,16 +113,16 @@ def save_upsampler(
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of our module for a config of theirs, but for low_res_size.
 
-    Raises ValueError naming a setting that has no counterpart here.
+    Raises UsageError naming a setting that has no counterpart here.
     """
     settings = check_settings(config, CLASS, DEFAULTS, FIXED, UNUSED, where)
     channels = settings["in_channels"], settings["out_channels"]
     if channels not in ((6, 3), (6, 6)):
-        raise ValueError(
+        raise UsageError(
             f"{where}: channels are {channels[0]} in, {channels[1]} out; an upsampler "
             "takes two pictures (6) and makes one, or one and its variance (3 or 6)"
         )
     fields = diffusers_unet.model_fields(settings, where)
     if diffusers_unet.attention_resolutions(settings, where):
-        raise ValueError(f"{where}: an upsampler has no attention")
+        raise UsageError(f"{where}: an upsampler has no attention")
     return {**fields, "resize": "bicubic"}

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json
 from unclip_jax.interop import mapping
 from unclip_jax.interop.mapping import SQUEEZE_1, SQUEEZE_2, Entry, conv, dense, norm
@@ -53,7 +54,7 @@ def load_dinov2(
 
     Raises:
       FileNotFoundError: no config or no weights.
-      ValueError: another model (with registers, the giant one), or tensors that do not
+      UsageError: another model (with registers, the giant one), or tensors that do not
         fit.
     """
     fields = _fields(folder, image_size)
@@ -110,15 +111,15 @@ def _fields(folder, image_size) -> dict[str, Any]:
     )
     config = read_json(file, missing)
     if config.get("model_type") != "dinov2":
-        raise ValueError(
+        raise UsageError(
             f"{file}: model_type is {config.get('model_type')!r}, expected 'dinov2'"
         )
     found: Mapping[str, Any] = {**DEFAULTS, **FIXED, **config}
     for name, wanted in FIXED.items():
         if found[name] != wanted:
-            raise ValueError(f"{file}: {name} is {found[name]!r}; ours can be {wanted}")
+            raise UsageError(f"{file}: {name} is {found[name]!r}; ours can be {wanted}")
     if image_size % found["patch_size"]:
-        raise ValueError(
+        raise UsageError(
             f"pictures of {image_size} pixels do not divide into patches of "
             f"{found['patch_size']}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import (
     components,
     diffusers,
@@ -46,7 +47,7 @@ def export(
       A sentence that says what was written.
 
     Raises:
-      ValueError: unknown format, or one that is for a CLIP only; parameters that do
+      UsageError: unknown format, or one that is for a CLIP only; parameters that do
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
@@ -96,7 +97,7 @@ def compare(
 def _part(params, meta, run, format, dtype):
     """(the part, what is kept of the run's description, "the prior of ...")."""
     if format not in FORMATS:
-        raise ValueError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
+        raise UsageError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
     weights.stored_dtype(dtype, np.float32)  # refuses one that is not known
     kind, config = meta["export"]["part"], meta["export"]["config"]
     data_info = meta["data_info"]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_path, sha256_file
 from unclip_jax.interop import mapping
 from unclip_jax.interop.native import check_tensors, flatten, leaves, unflatten
@@ -65,7 +66,7 @@ def load_inception(
 
     Raises:
       FileNotFoundError: no such file, or none in the cache and no way to download.
-      ValueError: a broken, foreign or different file.
+      UsageError: a broken, foreign or different file.
     """
     if weights == RANDOM:
         variables = random_variables()
@@ -140,7 +141,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], where: str = "weights"):
     """Our variables from pytorch-fid's state dict.
 
     Raises:
-      ValueError: tensors missing, too many, or of another shape.
+      UsageError: tensors missing, too many, or of another shape.
     """
     ignored = ("num_batches_tracked", "fc.bias")  # no score uses the logits' bias
     tensors = {k: v for k, v in tensors.items() if not k.endswith(ignored)}
@@ -148,7 +149,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], where: str = "weights"):
         variables = mapping.from_torch(entries(), to_float32(tensors), where)
         check_tensors(variables, variable_shapes(), where)
     except ValueError as error:
-        raise ValueError(
+        raise UsageError(
             f"{error}: not the InceptionV3 of FID; expected {FILE}"
         ) from None
     return variables
@@ -182,7 +183,7 @@ def _download(url, sha256, target) -> None:
             ) from None
         found = sha256_file(partial)
         if not found.startswith(sha256):
-            raise ValueError(
+            raise UsageError(
                 f"{url} has sha256 {found}, expected {sha256}...: the download is "
                 "broken or another file; nothing was kept"
             )

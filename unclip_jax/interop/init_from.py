@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unclip_jax import models
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import components, mapping, native
 from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
@@ -36,7 +37,7 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
 
     Raises:
       FileNotFoundError: no such part there.
-      ValueError: a part of another CLIP, another process, or with tensors that do not
+      UsageError: a part of another CLIP, another process, or with tensors that do not
         fit; each is named.
     """
     part, config = run["export"]["part"], run["export"]["config"]
@@ -44,14 +45,14 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
     theirs, params, clip = _read(pathlib.Path(folder), part, where)
     wanted_clip = run["data_info"].get("clip_fingerprint")
     if clip and wanted_clip and clip != wanted_clip:
-        raise ValueError(
+        raise UsageError(
             f"{where} learnt from the embeddings of the CLIP {clip[:12]}..., the data "
             f"are of {wanted_clip[:12]}...: embed them with the CLIP of that export"
         )
     for name, ours in _process(config).items():
         found = _process(theirs).get(name)
         if found != ours:
-            raise ValueError(f"{where} has {name} {found!r}, the config {ours!r}")
+            raise UsageError(f"{where} has {name} {found!r}, the config {ours!r}")
     params = mapping.unstack_blocks(params)
     if config["model"].get("scan_layers"):
         params = mapping.stack_blocks(params)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import lazy
 from unclip_jax.interop.native import flatten, leaves, list_problems, unflatten
 
@@ -97,7 +98,7 @@ def from_torch(
       ignore: names that may be there and are not needed (buffers).
 
     Raises:
-      ValueError: listing every missing and every unexpected name.
+      UsageError: listing every missing and every unexpected name.
     """
     names = {e.theirs for e in table}
     problems = list_problems(
@@ -107,14 +108,14 @@ def from_torch(
         }
     )
     if problems:
-        raise ValueError(f"{where}: the tensors do not fit its config; {problems}")
+        raise UsageError(f"{where}: the tensors do not fit its config; {problems}")
     ours = {}
     for e in table:
         try:
             ours[e.ours] = np.asarray(e.layout.from_torch(tensors[e.theirs]), order="C")
         except ValueError as error:
             shape = tensors[e.theirs].shape
-            raise ValueError(f"{where}: {e.theirs} has shape {shape}") from error
+            raise UsageError(f"{where}: {e.theirs} has shape {shape}") from error
     return unflatten(ours)
 
 
@@ -129,13 +130,13 @@ def to_torch(
       keep: our paths (prefixes) that their format has no place for.
 
     Raises:
-      ValueError: listing parameters that the table does not know.
+      UsageError: listing parameters that the table does not know.
     """
     flat = dict(leaves(params))
     known = {e.ours for e in table}
     rest = [n for n in flat if n not in known and not n.startswith(tuple(keep) or "/")]
     if rest:
-        raise ValueError(f"their format has no place for {', '.join(sorted(rest))}")
+        raise UsageError(f"their format has no place for {', '.join(sorted(rest))}")
     return {
         e.theirs: lazy.apply(
             lambda a, e=e: np.asarray(e.layout.to_torch(a), order="C"),

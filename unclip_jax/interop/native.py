@@ -25,6 +25,7 @@ import safetensors.numpy
 from etils import epath
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_file, sync, write_json
 from unclip_jax.interop.weights import is_float, write_tensors
 
@@ -87,18 +88,18 @@ def write_part(
       dtype: that floats are stored as, see weights.write_tensors.
 
     Raises:
-      ValueError: unknown part, or a part of another CLIP than those in `folder`.
+      UsageError: unknown part, or a part of another CLIP than those in `folder`.
     """
     kind = kind_of(part)
     if kind not in KINDS or part == "upsampler":
-        raise ValueError(
+        raise UsageError(
             f"export part {part!r}: expected one of {', '.join(PARTS)}, upsampler_SIZE"
         )
     config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
     if part == "clip":
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
     elif kind != "upsampler" and not meta.get("clip_fingerprint"):
-        raise ValueError(
+        raise UsageError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"
         )
@@ -211,7 +212,7 @@ def read_index(folder: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no export there.
-      ValueError: another format or version, or parts of different CLIPs.
+      UsageError: another format or version, or parts of different CLIPs.
     """
     index = _read_index(folder)
     _check_same_clip(folder, index)
@@ -228,7 +229,7 @@ def read_part(
     Raises:
       FileNotFoundError: no export, or it lacks the part (the message says which
         command makes it) or one of the part's files.
-      ValueError: another format or version, a file that is not the one written.
+      UsageError: another format or version, a file that is not the one written.
     """
     path = part_folder(folder, part)
     described = json.loads((path / CONFIG).read_text())
@@ -268,7 +269,7 @@ def missing_part(folder, part: str, parts: Sequence[str]) -> FileNotFoundError:
 def check_tensors(
     params: Mapping[str, Any], expected: Mapping[str, Any], where: str
 ) -> None:
-    """Raises ValueError listing every missing, unexpected and misshapen tensor.
+    """Raises UsageError listing every missing, unexpected and misshapen tensor.
 
     Args:
       params: nested dict of arrays.
@@ -290,7 +291,7 @@ def check_tensors(
         }
     )
     if problems:
-        raise ValueError(f"{where} does not fit its config; tensors {problems}")
+        raise UsageError(f"{where} does not fit its config; tensors {problems}")
 
 
 def list_problems(names: Mapping[str, Iterable[str]]) -> str:
@@ -343,18 +344,18 @@ def _read_index(folder):
         files = [n for p in index["parts"].values() for n in p["files"]]
         parts = list(index["parts"])
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{path} is not the description of an export: {error}"
         ) from error
     if found != (FORMAT, VERSION):
-        raise ValueError(
+        raise UsageError(
             f"{path} has format {found[0]!r}, version {found[1]!r}; this program reads "
             f"{FORMAT!r}, version {VERSION}: export again, or use the unclip_jax that "
             "wrote it"
         )
     for name in (*parts, *files):  # names become paths: none may lead outside
         if not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise ValueError(f"{path} names {name!r}, which is not a plain name")
+            raise UsageError(f"{path} names {name!r}, which is not a plain name")
     return index
 
 
@@ -368,7 +369,7 @@ def _check_same_clip(folder, index):
             f"{' and '.join(sorted(parts))} of the CLIP {clip[:12]}..."
             for clip, parts in by_clip.items()
         ]
-        raise ValueError(
+        raise UsageError(
             f"{folder} would mix parts of different CLIPs: {'; '.join(groups)}. "
             "Embeddings of one CLIP mean nothing to another's: export the matching "
             "runs, into a new folder"
@@ -383,7 +384,7 @@ def _check_file(folder, part, name, expected):
         )
     found = sha256_file(file)
     if found != expected:
-        raise ValueError(
+        raise UsageError(
             f"{file} is not the file that was exported (sha256 {found[:12]}..., "
             f"{INDEX} says {expected[:12]}...): export the {part} again"
         )

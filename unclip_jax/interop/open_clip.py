@@ -15,6 +15,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, read_json
 from unclip_jax.interop import lazy, mapping
 from unclip_jax.interop.mapping import IDENTITY, Entry, conv, dense, norm
@@ -59,7 +60,7 @@ def load_open_clip(
 
     Raises:
       FileNotFoundError: no such path, or no weights in the folder.
-      ValueError: a model that ours cannot be, tensors that do not fit or that cannot
+      UsageError: a model that ours cannot be, tensors that do not fit or that cannot
         be read, or no word about the activation.
     """
     path = pathlib.Path(path)
@@ -80,7 +81,7 @@ def load_open_clip(
     elif activation is None and set(OPENAI_ONLY) <= tensors.keys():
         activation = "quick_gelu"
     if activation is None:
-        raise ValueError(
+        raise UsageError(
             f'{path} does not say its activation: give activation="quick_gelu" for '
             'weights of OpenAI and for OpenCLIP\'s "-quickgelu" models, else "gelu"'
         )
@@ -143,7 +144,7 @@ def from_open_clip(
 ) -> dict[str, Any]:
     """Their state dict as our parameters.
 
-    Raises ValueError listing what is missing and what is not expected.
+    Raises UsageError listing what is missing and what is not expected.
     """
     split = {}
     for name, value in tensors.items():
@@ -210,7 +211,7 @@ def fields_of(tensors, model, activation, where) -> dict[str, Any]:
         length = len(tensors["positional_embedding"])
         dim = tensors["text_projection"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{where} is not a CLIP with a vision transformer in OpenCLIP's names "
             f"({error}); it has {', '.join(sorted(tensors)[:5])}, ..."
         ) from error
@@ -245,7 +246,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / CONFIG
     config = read_json(file, f"{folder} is no OpenCLIP model: no {CONFIG}")
     if "model_cfg" not in config:
-        raise ValueError(f"{file} does not describe a model: no 'model_cfg'")
+        raise UsageError(f"{file} does not describe a model: no 'model_cfg'")
     model = config["model_cfg"]
     for part, known, where in (
         (model, TOP, "model_cfg"),
@@ -254,7 +255,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     ):
         unknown = sorted(k for k, v in part.items() if v and k not in known)
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"{file}: {where} has {', '.join(unknown)}, which our CLIP has not "
                 f"(it has {', '.join(known)}): such a model cannot be read"
             )

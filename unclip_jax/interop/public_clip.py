@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import components, native, open_clip, transformers_clip
 
 FORMATS = ("transformers", "open_clip")
@@ -44,10 +45,10 @@ def write_public_clip(
 
     Its floats are stored as `dtype`, see weights.write_weights.
 
-    Raises ValueError when `part` is no CLIP.
+    Raises UsageError when `part` is no CLIP.
     """
     if part.kind != "clip":
-        raise ValueError(f"format {format!r} is for a CLIP, and this is a {part.kind}")
+        raise UsageError(f"format {format!r} is for a CLIP, and this is a {part.kind}")
     formats = dict(
         transformers=transformers_clip.save_clip_model,
         open_clip=open_clip.save_open_clip,

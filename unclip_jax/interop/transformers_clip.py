@@ -17,6 +17,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 from unclip_jax.interop import mapping
 from unclip_jax.interop.mapping import Entry, conv, dense, norm
@@ -76,7 +77,7 @@ def load_clip_model(
 
     Raises:
       FileNotFoundError: no config or no weights.
-      ValueError: another model, one that ours cannot be, or tensors that do not fit.
+      UsageError: another model, one that ours cannot be, or tensors that do not fit.
     """
     config = _read_config(folder, "clip")
     fields = fields_of(config, _read_pixels(folder), str(folder))
@@ -95,7 +96,7 @@ def fields_of(
       pixels: image_mean and image_std, or nothing.
       where: whose it is, for messages.
 
-    Raises ValueError for a model that ours cannot be.
+    Raises UsageError for a model that ours cannot be.
     """
     described = []
     for name, defaults in (("text", TEXT_DEFAULTS), ("vision", VISION_DEFAULTS)):
@@ -126,7 +127,7 @@ def load_clip_towers(
         the pixels; `image_folder` by default.
       variant: of the weights, see weights.read_weights.
 
-    Returns and raises what `load_clip_model` does, and ValueError when the towers'
+    Returns and raises what `load_clip_model` does, and UsageError when the towers'
     embeddings differ in width.
     """
     text = {**TEXT_DEFAULTS, **_read_config(text_folder, "clip_text_model")}
@@ -164,7 +165,7 @@ def save_clip_model(
       params: nested dict of arrays, blocks one by one or stacked.
       dtype, shard_bytes: see weights.write_weights.
 
-    Raises ValueError when fields and params do not fit together.
+    Raises UsageError when fields and params do not fit together.
     """
     clip = _module(fields)
     text, vision = _text_config(clip), _vision_config(clip)
@@ -228,7 +229,7 @@ def _fields(text, vision, pixels, where) -> dict[str, Any]:
     }
     for name, (a, b) in agree.items():
         if a != b:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: the towers of a CLIP share one {name}, but text has {a!r} "
                 f"and vision {b!r}"
             )
@@ -239,7 +240,7 @@ def _fields(text, vision, pixels, where) -> dict[str, Any]:
         ("num_channels", vision["num_channels"], (3,)),
     ):
         if value not in wanted:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: {name} is {value!r}; ours can be "
                 f"{' or '.join(map(repr, wanted))}"
             )
@@ -360,7 +361,7 @@ def _read_config(folder, model_type: str) -> dict[str, Any]:
     config = read_json(file, f"{folder} is no transformers model: no config.json")
     found = config.get("model_type")
     if found != model_type:
-        raise ValueError(f"{file}: model_type is {found!r}, expected {model_type!r}")
+        raise UsageError(f"{file}: model_type is {found!r}, expected {model_type!r}")
     return config
 
 

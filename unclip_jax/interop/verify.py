@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, sha256_file
 from unclip_jax.interop import (
     diffusers,
@@ -33,7 +34,7 @@ def write_sums(folder: str | os.PathLike) -> None:
 def check_sums(folder: str | os.PathLike) -> None:
     """Compares the files of an export with the list of their hashes.
 
-    Raises ValueError naming each file that is missing or differs, and
+    Raises UsageError naming each file that is missing or differs, and
     FileNotFoundError when there is no list.
     """
     folder = pathlib.Path(folder)
@@ -64,7 +65,7 @@ def verify(folder: str | os.PathLike, part: Component, format: str, dtype: str) 
 
     Raises:
       FileNotFoundError: the part, or a file of it, is not there.
-      ValueError: naming the files and tensors that differ.
+      UsageError: naming the files and tensors that differ.
     """
     folder = pathlib.Path(folder)
     if format == "native":
@@ -126,4 +127,4 @@ def _files(folder) -> list[str]:
 def _refuse(where, wrong):
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{where}: {'; '.join(wrong[:5])}{more}: export it again")
+        raise UsageError(f"{where}: {'; '.join(wrong[:5])}{more}: export it again")

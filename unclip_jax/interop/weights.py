@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import write_json
 
 SHARD_BYTES = 5 * 10**9
@@ -55,7 +56,7 @@ def read_weights(
 
     Raises:
       FileNotFoundError: no such files, or a shard that the index names is missing.
-      ValueError: a file that is not safetensors, or several variants to choose from.
+      UsageError: a file that is not safetensors, or several variants to choose from.
     """
     tensors = {}
     for file in _files(pathlib.Path(folder), variant):
@@ -76,7 +77,7 @@ def read_tensors(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a broken file, or one with other things than tensors in it.
+      UsageError: a broken file, or one with other things than tensors in it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -86,7 +87,7 @@ def read_tensors(
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{path} is not a whole safetensors file ({error}): download it again"
         ) from error
 
@@ -177,7 +178,7 @@ def write_tensors(
         for name in sorted(names, key=lambda n: getattr(tensors[n], "order", 0)):
             array = np.asarray(tensors[name], dtypes[name], order="C")
             if array.shape != tuple(tensors[name].shape):
-                raise ValueError(f"{name} has shape {array.shape}, not as announced")
+                raise UsageError(f"{name} has shape {array.shape}, not as announced")
             file.seek(first + offsets[name])
             file.write(array.reshape(-1).view(np.uint8))  # bfloat16 has no buffer
         file.truncate(first + end)
@@ -220,10 +221,10 @@ def is_float(dtype) -> bool:
 def stored_dtype(name: str | None, dtype) -> np.dtype:
     """The dtype in the file: floats become `name`; None leaves all as they are.
 
-    Raises ValueError for an unknown `name`.
+    Raises UsageError for an unknown `name`.
     """
     if name is not None and name not in FLOATS:
-        raise ValueError(f"dtype {name!r}: expected one of {', '.join(FLOATS)}")
+        raise UsageError(f"dtype {name!r}: expected one of {', '.join(FLOATS)}")
     return FLOATS[name] if name and is_float(dtype) else np.dtype(dtype)
 
 
@@ -237,14 +238,14 @@ def _read_torch(path, expected):
     try:
         import torch
     except ImportError:
-        raise ValueError(
+        raise UsageError(
             f"reading {str(path)!r} needs PyTorch (its CPU build will do): "
             "pip install torch, or convert the file to safetensors"
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
-        raise ValueError(
+        raise UsageError(
             f"{str(path)!r} is not a PyTorch file of plain tensors: it is broken or "
             f"holds more than tensors ({str(error).splitlines()[0]}); expected "
             f"{expected}"
@@ -252,7 +253,7 @@ def _read_torch(path, expected):
     if isinstance(state, dict):
         state = state.get("state_dict", state)  # as training checkpoints have it
     if not isinstance(state, dict):
-        raise ValueError(
+        raise UsageError(
             f"{str(path)!r} holds a {type(state).__name__}, no dict of tensors"
         )
     tensors = {k: t for k, t in state.items() if isinstance(t, torch.Tensor)}
@@ -285,7 +286,7 @@ def _files(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
     if variant is None and len(others) == 1:
         return [folder / others[0]]
     if others:
-        raise ValueError(
+        raise UsageError(
             f"{folder} has {', '.join(others)}: say which variant to read "
             '(the word before ".safetensors", as "fp16")'
         )

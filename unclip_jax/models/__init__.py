@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.models.ar_prior import AutoregressivePrior
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import Decoder
@@ -22,8 +23,8 @@ def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
     """The module `kind`, one of KINDS, with the given fields.
 
     Raises:
-      ValueError: unknown kind, or a field the module does not have or lacks.
+      UsageError: unknown kind, or a field the module does not have or lacks.
     """
     if kind not in KINDS:
-        raise ValueError(f"model {kind!r}: expected one of {sorted(KINDS)}")
+        raise UsageError(f"model {kind!r}: expected one of {sorted(KINDS)}")
     return config_lib.build(KINDS[kind], {**dict(fields), "dtype": dtype}, where)

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.codebook import Codebook
 from unclip_jax.models.text_transformer import TextTransformer, drop_captions, text_mask
@@ -50,10 +51,10 @@ class AutoregressivePrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        """Declares the layers; ValueError for sizes that do not fit."""
+        """Declares the layers; UsageError for sizes that do not fit."""
         room = self.context - 1 - self.num_components
         if room < 1:
-            raise ValueError(
+            raise UsageError(
                 f"context {self.context}: expected at least "
                 f"{self.num_components + 2}, for z_t, the dot product, all but one of "
                 f"{self.num_components} components, and a slot for the text"

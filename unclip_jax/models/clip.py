@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.text_transformer import eot_position
 
@@ -32,10 +33,10 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        """(B, S, S, 3) -> (B, W); ValueError for another S."""
+        """(B, S, S, 3) -> (B, W); UsageError for another S."""
         b = images.shape[0]
         if images.shape[1:] != (self.image_size, self.image_size, 3):
-            raise ValueError(
+            raise UsageError(
                 f"CLIP takes images of {self.image_size}x{self.image_size}x3, got "
                 f"{'x'.join(map(str, images.shape[1:]))}: resize them first"
             )
@@ -84,10 +85,10 @@ class CLIPTextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens):
-        """int32 (B, L) -> (B, L, W); ValueError for L above the context length."""
+        """int32 (B, L) -> (B, L, W); UsageError for L above the context length."""
         length = tokens.shape[1]
         if length > self.context_length:
-            raise ValueError(
+            raise UsageError(
                 f"CLIP's context is {self.context_length} tokens, got {length}"
             )
         x = nn.Embed(
@@ -183,10 +184,10 @@ class CLIP(nn.Module):
     def encode_image(self, images):
         """uint8 images (B, S, S, 3) -> raw embeddings (B, D) float32.
 
-        Raises ValueError without an image tower.
+        Raises UsageError without an image tower.
         """
         if not self.vision_depth:
-            raise ValueError("this CLIP has no image tower (vision_depth is 0)")
+            raise UsageError("this CLIP has no image tower (vision_depth is 0)")
         x = images.astype(jnp.float32) / 255
         x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         feature = self.vision(x.astype(self.dtype))

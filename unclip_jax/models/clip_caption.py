@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
+
 # How captions enter a prior or a decoder: read by a part of their own, or by CLIP.
 CAPTIONS = ("tokens", "clip_states")
 # The parameters that hold what CLIP makes of the empty caption.
@@ -19,9 +21,9 @@ EMPTY_CAPTION = ("empty_text_states", "empty_clip_text")
 
 
 def check_caption(caption: str, where: str) -> None:
-    """Raises ValueError unless `caption` is one of CAPTIONS."""
+    """Raises UsageError unless `caption` is one of CAPTIONS."""
     if caption not in CAPTIONS:
-        raise ValueError(
+        raise UsageError(
             f"{where}: caption {caption!r}, expected one of {', '.join(CAPTIONS)}"
         )
 
@@ -57,10 +59,10 @@ def drop_clip_captions(text_states, clip_text, drop, empty):
       drop: (B,) bool.
       empty: what `make_empty_caption` returned.
 
-    Raises ValueError when there are no states or no embedding.
+    Raises UsageError when there are no states or no embedding.
     """
     if text_states is None or clip_text is None:
-        raise ValueError(
+        raise UsageError(
             "a model with caption 'clip_states' needs text_states and clip_text: "
             "encode the captions with CLIP first"
         )

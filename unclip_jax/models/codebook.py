@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 FLAT = 1e-10  # of the largest eigenvalue: below it, a component is rounding
 
 
@@ -28,7 +30,7 @@ def fit(z, dots, num_components: int, num_buckets: int) -> dict[str, np.ndarray]
       product's. The same input gives the same output.
 
     Raises:
-      ValueError: more components than dimensions or than vary at all, or fewer rows
+      UsageError: more components than dimensions or than vary at all, or fewer rows
         than the buckets and components need.
     """
     z, dots = np.asarray(z, np.float64), np.asarray(dots, np.float64)
@@ -36,7 +38,7 @@ def fit(z, dots, num_components: int, num_buckets: int) -> dict[str, np.ndarray]
     check_sizes(dim, num_components, num_buckets)
     least = max(num_buckets, num_components + 1)
     if n < least:
-        raise ValueError(
+        raise UsageError(
             f"{n} training embeddings for {num_buckets} buckets and {num_components} "
             f"components: at least {least} are needed; embed more examples, or lower "
             "config.model.num_buckets or num_components"
@@ -45,7 +47,7 @@ def fit(z, dots, num_components: int, num_buckets: int) -> dict[str, np.ndarray]
     variances, directions = principal_components(np.cov(z.T).reshape(dim, dim))
     varying = int((variances > FLAT * variances[0]).sum())
     if varying < num_components:
-        raise ValueError(
+        raise UsageError(
             f"the embeddings vary along {varying} directions only: "
             f"config.model.num_components {num_components} is too many; lower it to "
             f"at most {varying}"
@@ -66,14 +68,14 @@ def fit(z, dots, num_components: int, num_buckets: int) -> dict[str, np.ndarray]
 
 
 def check_sizes(dim: int, num_components: int, num_buckets: int) -> None:
-    """Raises ValueError for sizes that no codebook can have."""
+    """Raises UsageError for sizes that no codebook can have."""
     if not 1 <= num_components <= dim:
-        raise ValueError(
+        raise UsageError(
             f"num_components {num_components}: expected 1 to {dim}, the width of the "
             "embeddings"
         )
     if num_buckets < 2:
-        raise ValueError(f"num_buckets must be at least 2, got {num_buckets}")
+        raise UsageError(f"num_buckets must be at least 2, got {num_buckets}")
 
 
 def principal_components(covariance):
@@ -113,7 +115,7 @@ class Codebook(nn.Module):
     num_buckets: int
 
     def setup(self):
-        """Declares the codebook's arrays; ValueError for sizes that do not fit."""
+        """Declares the codebook's arrays; UsageError for sizes that do not fit."""
         check_sizes(self.dim, self.num_components, self.num_buckets)
         zeros, rows = nn.initializers.zeros, 1 + self.num_components
         shapes = {

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.clip_caption import (
     check_caption,
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        """Declares the layers; ValueError for an unknown `caption`."""
+        """Declares the layers; UsageError for an unknown `caption`."""
         check_caption(self.caption, "decoder")
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
         self.null_clip_image = self.param(
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
 
     def _check_caption_encoder(self):
         if not self.text_depth or not self.text_heads:
-            raise ValueError(
+            raise UsageError(
                 "decoder: text_depth and text_heads must be given unless caption is "
                 "'clip_states'"
             )

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
+
 # Name of a layer -> width of its features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008}
 SIZE = 299  # pixels a side of the pictures it was trained on
@@ -197,10 +199,10 @@ class InceptionV3(nn.Module):
           last one, without bias.
 
         Raises:
-          ValueError: pictures smaller than 75 pixels, or not of three channels.
+          UsageError: pictures smaller than 75 pixels, or not of three channels.
         """
         if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST:
-            raise ValueError(
+            raise UsageError(
                 f"InceptionV3 takes pictures (N, H, W, 3) of {SMALLEST} or more "
                 f"pixels a side, got {x.shape}"
             )

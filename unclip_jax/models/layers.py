@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
+
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -32,7 +34,7 @@ def activation(name: str):
         "silu": jax.nn.silu,
     }
     if name not in table:
-        raise ValueError(f"activation {name!r}: expected one of {sorted(table)}")
+        raise UsageError(f"activation {name!r}: expected one of {sorted(table)}")
     return table[name]
 
 
@@ -169,7 +171,7 @@ class GroupNorm(nn.Module):
         """(B, H, W, C), scale and shift (B, C) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.groups:
-            raise ValueError(
+            raise UsageError(
                 f"GroupNorm: {c} channels do not divide into {self.groups} groups; "
                 "choose channels that are a multiple of norm_groups"
             )
@@ -210,7 +212,7 @@ class Attention(nn.Module):
         """(B, S, W), bias that broadcasts to (B, heads, S, keys) -> (B, S, W)."""
         width = x.shape[-1]
         if width % self.num_heads:
-            raise ValueError(
+            raise UsageError(
                 f"width {width} does not divide into {self.num_heads} heads"
             )
         q, k, v = (
@@ -219,7 +221,7 @@ class Attention(nn.Module):
         )  # (B, H, S, D) each
         if position is not None:
             if bias is None:
-                raise ValueError(
+                raise UsageError(
                     "a position needs a bias, which has the cache's length"
                 )
             slots = bias.shape[-1]
@@ -283,7 +285,7 @@ class Transformer(nn.Module):
     def __call__(self, x, bias=None, deterministic: bool = True, position=None):
         """(B, S, W) -> (B, S, W); `bias` and `position` are Attention's."""
         if self.remat not in REMAT_POLICIES:
-            raise ValueError(
+            raise UsageError(
                 f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}"
             )
         block = Block

@@ -47,7 +47,7 @@ class DiffusionPrior(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        """Declares the layers; ValueError for an unknown `caption`."""
+        """Declares the layers; UsageError for an unknown `caption`."""
         check_caption(self.caption, "prior")
         init = nn.initializers.normal(0.02)
         dense = {"dtype": self.dtype}
@@ -120,7 +120,7 @@ class DiffusionPrior(nn.Module):
           (B, D) float32, the prediction of x0.
 
         Raises:
-          ValueError: the form "clip_states" without text_states.
+          UsageError: the form "clip_states" without text_states.
         """
         if self.is_initializing():
             self.space.normalize(x_t)  # makes its parameters; not used here

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 
 _zeros = nn.initializers.zeros
@@ -21,7 +22,7 @@ def space_to_depth(x, p: int):
     """(B, H, W, C) -> (B, H / p, W / p, p * p * C)."""
     b, h, w, c = x.shape
     if h % p or w % p:
-        raise ValueError(f"image of {h}x{w} does not divide into patches of {p}")
+        raise UsageError(f"image of {h}x{w} does not divide into patches of {p}")
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // p, w // p, p * p * c)
 
@@ -102,7 +103,7 @@ class AttentionBlock(nn.Module):
         """(B, H, W, C), context (B, S, K) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.head_channels:
-            raise ValueError(
+            raise UsageError(
                 f"{c} channels do not divide into heads of {self.head_channels}"
             )
         heads = c // self.head_channels
@@ -175,7 +176,7 @@ class UNet(nn.Module):
         depths = self.num_res_blocks
         depths = (depths,) * levels if isinstance(depths, int) else tuple(depths)
         if len(depths) != levels:
-            raise ValueError(
+            raise UsageError(
                 f"num_res_blocks {depths} must have one entry per level of "
                 f"channel_mult {self.channel_mult}"
             )

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models.unet import UNet
 
 RESIZE = ("bilinear", "bicubic")
@@ -41,14 +42,14 @@ class Upsampler(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        """Declares the UNet; ValueError for sizes that do not divide."""
+        """Declares the UNet; UsageError for sizes that do not divide."""
         if self.image_size % self.low_res_size:
-            raise ValueError(
+            raise UsageError(
                 f"image_size {self.image_size} must be a multiple of low_res_size "
                 f"{self.low_res_size}"
             )
         if self.resize not in RESIZE:
-            raise ValueError(
+            raise UsageError(
                 f"resize {self.resize!r}: expected one of {', '.join(RESIZE)}"
             )
         self.unet = UNet(
@@ -77,7 +78,7 @@ class Upsampler(nn.Module):
         Returns:
           (B, H, W, 3) float32, or (B, H, W, 6) with `learned_sigma`.
 
-        Raises ValueError when H and W do not divide by the UNet's total down-sampling.
+        Raises UsageError when H and W do not divide by the UNet's total down-sampling.
         """
         self._check_sides(x_t.shape)
         low_res = upsample(low_res, x_t.shape[1:3], self.resize)
@@ -90,7 +91,7 @@ class Upsampler(nn.Module):
     def _check_sides(self, shape):
         factor = self.patch_size * 2 ** (len(self.channel_mult) - 1)
         if shape[1] % factor or shape[2] % factor:
-            raise ValueError(
+            raise UsageError(
                 f"a picture of {shape[1]}x{shape[2]} does not divide by {factor}, the "
                 f"upsampler's patch_size times its down-samplings"
             )

@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel.mesh import batch_shards
 from unclip_jax.parallel.sharding import batch_sharding
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
-    """Raises ValueError unless each device gets whole examples of each micro-batch."""
+    """Raises UsageError unless each device gets whole examples of each micro-batch."""
     shards = batch_shards(mesh)
     if batch_size < 1 or grad_accum < 1 or batch_size % (shards * grad_accum):
-        raise ValueError(
+        raise UsageError(
             f"batch_size {batch_size} is not divisible by {shards * grad_accum} = "
             f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x grad_accum "
             f"{grad_accum}"
@@ -52,14 +53,14 @@ def place(
       spec: what the rows must be.
       rows: of `process_rows`, which these are; None for all.
 
-    Raises ValueError when the rows are not of `spec`, {name: (shape, dtype)} of one
+    Raises UsageError when the rows are not of `spec`, {name: (shape, dtype)} of one
     example.
     """
     if spec is not None:
         wanted = {n: (tuple(s), np.dtype(d).name) for n, (s, d) in spec.items()}
         found = {n: (rows.shape[1:], rows.dtype.name) for n, rows in batch.items()}
         if found != wanted:
-            raise ValueError(
+            raise UsageError(
                 f"the stage needs examples of {wanted}, the data gives {found}"
             )
     first = np.arange(batch_size) if rows is None else rows

@@ -25,6 +25,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 import unclip_jax
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_folder
 
 # The flags of a command that may run in several processes.
@@ -71,7 +72,7 @@ def run_distributed(run: Callable[[], Any], args: Any) -> Any:
     me = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         return run()
-    except (ValueError, OSError) as error:
+    except (UsageError, OSError) as error:
         _leave(f"{me}: {error}", 2)
     except Exception as error:
         runtime = isinstance(error, jax.errors.JaxRuntimeError)
@@ -107,13 +108,13 @@ def initialize(
       heartbeat_timeout: seconds of silence after which a process counts as lost.
 
     Raises:
-      ValueError: contradicting arguments, or other processes did not show up; with a
+      UsageError: contradicting arguments, or other processes did not show up; with a
         coordinator they are named.
     """
     if mode not in ("auto", "on", "off"):
-        raise ValueError(f"distributed must be auto, on or off, got {mode!r}")
+        raise UsageError(f"distributed must be auto, on or off, got {mode!r}")
     if coordinator and not (0 <= process_id < num_processes):
-        raise ValueError(
+        raise UsageError(
             f"with coordinator {coordinator!r}, num_processes and process_id must be "
             f"given, 0 <= process_id < num_processes; got {process_id} of "
             f"{num_processes}"
@@ -135,7 +136,7 @@ def initialize(
             heartbeat_timeout_seconds=heartbeat_timeout,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise UsageError(
             f"the processes of the run did not meet: {error}; start the same command "
             "on every host at about the same time"
         ) from error
@@ -153,11 +154,11 @@ def check_peers(address: str, count: int, number: int, timeout: float) -> None:
       number: of this process, from 0.
       timeout: seconds to wait.
 
-    Raises ValueError naming the missing processes, on every process that is there.
+    Raises UsageError naming the missing processes, on every process that is there.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"coordinator {address!r}: expected host:port")
+        raise UsageError(f"coordinator {address!r}: expected host:port")
     deadline = time.monotonic() + timeout
     if number == 0:
         missing = _listen(int(port) + 1, count, deadline)
@@ -165,7 +166,7 @@ def check_peers(address: str, count: int, number: int, timeout: float) -> None:
         missing = _report(host, int(port) + 1, number, deadline)
     if missing:
         listed = ", ".join(map(str, missing))
-        raise ValueError(
+        raise UsageError(
             f"of the {count} processes of the run, number {listed} did not start "
             f"within {timeout:.0f} s: start the same command on every host at about "
             f"the same time, and look whether they can reach {address}"
@@ -187,7 +188,7 @@ def check_consistency(
       data_fingerprint: of the data.
 
     Raises:
-      ValueError: another config, code or data on some processes, or a workdir that is
+      UsageError: another config, code or data on some processes, or a workdir that is
         not shared; the message numbers the processes.
       OSError: a workdir that cannot be written.
     """
@@ -211,14 +212,14 @@ def check_consistency(
     refuse_differences(everyone)
     apart = np.flatnonzero(~shared)
     if len(apart):
-        raise ValueError(
+        raise UsageError(
             f"process {_list(apart)} does not see what process 0 wrote to {workdir}: "
             "all processes need the same folder, on a disk or bucket that they share"
         )
 
 
 def refuse_differences(everyone: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError when processes differ.
+    """Raises UsageError when processes differ.
 
     Args:
       everyone: what -> (processes, ...) digests.
@@ -226,7 +227,7 @@ def refuse_differences(everyone: Mapping[str, np.ndarray]) -> None:
     for what, digests in everyone.items():
         others = np.flatnonzero((digests != digests[0]).any(1))
         if len(others):
-            raise ValueError(
+            raise UsageError(
                 f"process {_list(others)} has another {what} than process 0: start "
                 "the same command, from the same version, on the same data everywhere"
             )

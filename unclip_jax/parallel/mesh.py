@@ -12,6 +12,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from unclip_jax.errors import UsageError
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # the batch is split over both
 
@@ -29,7 +31,7 @@ def make_mesh(
     taken host by host, so the last axes stay within a machine as far as they fit into
     one, and any axis may span several.
 
-    Raises ValueError when the axes do not multiply to the number of devices, or the
+    Raises UsageError when the axes do not multiply to the number of devices, or the
     data axis does not divide among the slices of TPUs.
     """
     devices = jax.devices() if devices is None else list(devices)
@@ -37,20 +39,20 @@ def make_mesh(
     text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(
+        raise UsageError(
             f"mesh axes must be positive, at most one of them -1; got {text}"
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices) or fixed > len(devices):
-        raise ValueError(
+        raise UsageError(
             f"the mesh {text} does not fit {len(devices)} devices: the axes must "
             f"multiply to {len(devices)}"
         )
     slices = _tpu_slices(devices)
     if sizes["data"] % slices:
-        raise ValueError(
+        raise UsageError(
             f"the mesh {text} does not fit {slices} slices: the data axis, which is "
             f"{sizes['data']}, must be a multiple of {slices}"
         )

@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel.mesh import BATCH_AXES
 
 Rule = tuple[str, Sequence[Any]]
@@ -45,7 +46,7 @@ def state_shardings(
     """NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs).
 
     Raises:
-      ValueError: a rule that decides nothing, names an unknown mesh axis or does not
+      UsageError: a rule that decides nothing, names an unknown mesh axis or does not
         fit its leaf, or a leaf of at least `min_size` elements left replicated while
         fsdp > 1.
     """
@@ -63,7 +64,7 @@ def state_shardings(
             specs.append(_fitting(*decider, name, leaf.shape, mesh))
     unused = [regex for regex, _ in parsed if regex not in used]
     if unused:
-        raise ValueError(
+        raise UsageError(
             f"sharding rule {unused[0]!r} decides nothing: no path matches it, or an "
             f"earlier rule takes all that do; paths look like {_examples(leaves)}"
         )
@@ -134,9 +135,9 @@ def _spec(regex: str, spec: Sequence[Any], mesh: Mesh) -> P:
     try:
         re.compile(regex)
     except re.error as error:
-        raise ValueError(f"sharding rule {regex!r} is no regex: {error}") from error
+        raise UsageError(f"sharding rule {regex!r} is no regex: {error}") from error
     if isinstance(spec, str):
-        raise ValueError(
+        raise UsageError(
             f"sharding rule {regex!r}: the spec must be a tuple with one entry per "
             f"array axis, got the string {spec!r}"
         )
@@ -144,7 +145,7 @@ def _spec(regex: str, spec: Sequence[Any], mesh: Mesh) -> P:
     for entry in entries:
         for axis in entry if isinstance(entry, tuple) else (entry,):
             if axis is not None and axis not in mesh.shape:
-                raise ValueError(
+                raise UsageError(
                     f"sharding rule {regex!r} names the mesh axis {axis!r}; there are "
                     f"{', '.join(mesh.shape)}"
                 )
@@ -153,14 +154,14 @@ def _spec(regex: str, spec: Sequence[Any], mesh: Mesh) -> P:
 
 def _fitting(regex: str, spec: P, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     if len(spec) > len(shape):
-        raise ValueError(
+        raise UsageError(
             f"sharding rule {regex!r} gives {len(spec)} axes to {name} of shape {shape}"
         )
     for axis, (size, entry) in enumerate(zip(shape, spec, strict=False)):
         axes = entry if isinstance(entry, tuple) else (entry,)
         parts = math.prod(mesh.shape[a] for a in axes if a is not None)
         if size % parts:
-            raise ValueError(
+            raise UsageError(
                 f"sharding rule {regex!r} splits axis {axis} of {name}, of size "
                 f"{size}, into {parts} parts; {size} is not divisible by {parts}"
             )
@@ -173,7 +174,7 @@ def _automatic(name: str, shape: tuple[int, ...], mesh: Mesh, min_size: int) -> 
         return P()
     divisible = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if not divisible:
-        raise ValueError(
+        raise UsageError(
             f"{name} of shape {shape} has {math.prod(shape):,} elements and no axis "
             f"divisible by fsdp={parts}: it would be replicated on every device; "
             "change its size or fsdp, or give it a sharding rule (spec () replicates)"

@@ -26,6 +26,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.planning.topology import count_devices, fill_axes, make_devices
@@ -109,7 +110,7 @@ def plan(
       thorough: compile as a run does, however long that takes.
 
     Raises:
-      ValueError: a topology, mesh or batch that cannot be, with the numbers.
+      UsageError: a topology, mesh or batch that cannot be, with the numbers.
     """
     run_config.check_config(config)
     stage = stages.make_stage(config, data_info(config, assume or {}))
@@ -121,7 +122,7 @@ def plan(
     sizes = fill_axes(dataclasses.asdict(wanted), count, topology)
     shards = sizes["data"] * sizes["fsdp"] * config.grad_accum
     if config.batch_size % shards:
-        raise ValueError(
+        raise UsageError(
             f"batch_size {config.batch_size} is not divisible by {shards} = data "
             f"{sizes['data']} x fsdp {sizes['fsdp']} x grad_accum {config.grad_accum}"
         )
@@ -194,7 +195,7 @@ def too_much(error: jax.errors.JaxRuntimeError) -> int:
 def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
     """What a loader would say of data of the size that the config is made for.
 
-    Raises ValueError for a name that no data has.
+    Raises UsageError for a name that no data has.
     """
     side = IMAGE_SIZE.get(config.stage, 64)
     if config.stage == "upsampler":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel import sharding
 from unclip_jax.planning import plan as plan_lib
 from unclip_jax.planning.plan import Plan, gib
@@ -21,7 +22,7 @@ def command(args) -> None:
     for item in args.assume:
         name, _, value = item.partition("=")
         if not value.isdigit():
-            raise ValueError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
+            raise UsageError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
         assume[name] = int(value)
     if not args.search:
         found = plan_lib.plan(args.config, args.topology, assume, args.thorough)
@@ -30,7 +31,7 @@ def command(args) -> None:
         return
     plans = search(args.config, args.topology, assume)
     if not plans:
-        raise ValueError(f"nothing that was tried can run on {args.topology}")
+        raise UsageError(f"nothing that was tried can run on {args.topology}")
     print(table(plans))
 
 
@@ -45,7 +46,7 @@ def search(config, topology: str, assume=None, say=print) -> list[Plan]:
     """
     devices = make_devices(topology)
     if not devices:
-        raise ValueError(
+        raise UsageError(
             f"--search compiles, which --topology={topology} needs the device for: "
             f"expected one of {', '.join(CHIPS)}"
         )

@@ -3,25 +3,26 @@
 import math
 import os
 
+from unclip_jax.errors import UsageError
 from unclip_jax.training.hardware import CHIPS
 
 
 def count_devices(topology: str) -> int:
-    """Devices of "v5p:4x4x8" or "cpu:8". Raises ValueError for another form."""
+    """Devices of "v5p:4x4x8" or "cpu:8". Raises UsageError for another form."""
     return math.prod(_sizes(topology))
 
 
 def make_devices(topology: str):
     """Devices of a TPU slice that is not there; None for a CPU or GPU.
 
-    Raises ValueError when there is no such slice, or no compiler for it.
+    Raises UsageError when there is no such slice, or no compiler for it.
     """
     _sizes(topology)
     generation = topology.partition(":")[0]
     if generation in ("cpu", "gpu"):
         return None
     if generation not in CHIPS:
-        raise ValueError(
+        raise UsageError(
             f"--topology={topology}: {generation!r} is not one of "
             f"{', '.join((*CHIPS, 'cpu', 'gpu'))}"
         )
@@ -39,7 +40,7 @@ def make_devices(topology: str):
         cores = {"chip_config_name": "megacore"} if generation == "v4" else {}
         return topologies.get_topology_desc(topology, "tpu", **cores).devices
     except Exception as error:  # bare RuntimeError or NotImplementedError, by version
-        raise ValueError(
+        raise UsageError(
             f"cannot describe the TPU slice {topology} ({error}): is libtpu there "
             "(pip install -r requirements-tpu.txt), and does that generation have a "
             "slice of this shape?"
@@ -49,13 +50,13 @@ def make_devices(topology: str):
 def fill_axes(sizes: dict[str, int], count: int, topology: str) -> dict[str, int]:
     """A mesh's axes with -1 filled in, for `count` devices of `topology`.
 
-    Raises ValueError when they do not multiply to `count`, with the numbers.
+    Raises UsageError when they do not multiply to `count`, with the numbers.
     """
     fixed = math.prod(size for size in sizes.values() if size > 0)
     filled = {a: count // fixed if s == -1 else s for a, s in sizes.items()}
     if math.prod(filled.values()) != count:
         text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(
+        raise UsageError(
             f"the mesh {text} does not fit the {count} devices of {topology}"
         )
     return filled
@@ -64,7 +65,7 @@ def fill_axes(sizes: dict[str, int], count: int, topology: str) -> dict[str, int
 def _sizes(topology: str) -> list[int]:
     parts = topology.partition(":")[2].split("x")
     if not all(part.isdigit() and int(part) for part in parts):
-        raise ValueError(
+        raise UsageError(
             f"--topology={topology}: expected a generation and its shape, such as "
             "v5p:4x4x8, v5e:16x16 or cpu:8"
         )

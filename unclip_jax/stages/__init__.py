@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.models.layers import UNIT_SCALES
 
@@ -47,10 +48,10 @@ def make_stage(config, data_info: Mapping[str, Any]):
     """The stage that `config.stage` names, fitted to the data.
 
     Raises:
-      ValueError: no such stage, or a config that does not fit it or the data.
+      UsageError: no such stage, or a config that does not fit it or the data.
     """
     if config.stage not in names():
-        raise ValueError(
+        raise UsageError(
             f"config.stage {config.stage!r}: expected one of {', '.join(names())}"
         )
     module = importlib.import_module(f"{__name__}.{config.stage}")
@@ -61,19 +62,19 @@ def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, A
     """config.model completed with the fields the data decides.
 
     Raises:
-      ValueError: the config and the data disagree, or the data lacks a field.
+      UsageError: the config and the data disagree, or the data lacks a field.
     """
     fields = dict(config.model)
     for name in from_data:
         value = data_info.get(name)
         if value is None:
-            raise ValueError(
+            raise UsageError(
                 f"stage {config.stage!r} needs {name!r} and the data in "
                 f"{config.data.get('path', config.data.source)} has none: make records "
                 f"with `python -m unclip_jax.embed{_FLAGS.get(name, '')}` first"
             )
         if fields.setdefault(name, value) != value:
-            raise ValueError(
+            raise UsageError(
                 f"config.model.{name} is {fields[name]}, but the data has {value}: "
                 "leave it out of the config or train on other records"
             )
@@ -84,7 +85,7 @@ def compute_dtype(config):
     """The dtype of config.compute_dtype, "float32" or "bfloat16"."""
     table = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if config.compute_dtype not in table:
-        raise ValueError(
+        raise UsageError(
             f"config.compute_dtype {config.compute_dtype!r}: expected one of "
             f"{', '.join(table)}"
         )
@@ -119,7 +120,7 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
     space = params["space"]
     if convention == "standardize":
         if data_info.get("embedding_convention") == "unit":
-            raise ValueError(
+            raise UsageError(
                 "the records' image embeddings have norm 1 (clip-retrieval's), which "
                 "CLIP's own have not: set stage_options.embedding='unit_scaled'"
             )
@@ -131,7 +132,7 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
         scale = UNIT_SCALES[convention](space["std"].size)
         mean, std = space["mean"], jnp.full_like(space["std"], 1 / scale)
     else:
-        raise ValueError(
+        raise UsageError(
             f"stage_options.embedding {convention!r}: expected 'standardize', "
             f"'raw', {', '.join(map(repr, UNIT_SCALES))}"
         )

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.errors import UsageError
 
 BATCH_AXES = ("data", "fsdp")  # of the mesh: what a batch is divided over
 
@@ -52,7 +53,7 @@ class Stage:
         )
         for name in ("group", "sam_rho"):
             if getattr(options, name) < 0:
-                raise ValueError(
+                raise UsageError(
                     f"config.stage_options.{name} must be at least 0, got "
                     f"{getattr(options, name)}"
                 )
@@ -135,7 +136,7 @@ class Stage:
             count = len(jax.tree.leaves(rows)[0])
             group = min(self.options.group or count, count)
             if count % group:
-                raise ValueError(
+                raise UsageError(
                     f"config.stage_options.group is {group}, but a device has {count} "
                     "examples of a batch: choose a divisor of that"
                 )

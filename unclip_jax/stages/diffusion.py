@@ -11,6 +11,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.diffusion.samplers.ancestral import VARIANCES
 from unclip_jax.diffusion.schedule import Schedule, make_schedule
+from unclip_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,11 @@ class DiffusionConfig:
         for name, values in (("sampler", samplers.SAMPLERS), ("variance", VARIANCES)):
             value = getattr(self, name)
             if value not in (None, *values):
-                raise ValueError(
+                raise UsageError(
                     f"{where}.{name} {value!r}: expected one of {', '.join(values)}"
                 )
         if self.variance is not None and self.sampler != "ddpm":
-            raise ValueError(
+            raise UsageError(
                 f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
                 f"which is {self.sampler!r}"
             )
@@ -56,11 +57,11 @@ class DiffusionConfig:
             try:
                 samplers.timesteps("ddim", self.noise_schedule, self.sampling_steps)
             except ValueError as error:
-                raise ValueError(f"{where}.sampling_steps: {error}") from None
+                raise UsageError(f"{where}.sampling_steps: {error}") from None
         guidance = self.guidance
         finite = isinstance(guidance, numbers.Real) and math.isfinite(guidance)
         if guidance is not None and not finite:
-            raise ValueError(
+            raise UsageError(
                 f"{where}.guidance must be a finite number, got {guidance!r}"
             )
 
@@ -69,11 +70,11 @@ class DiffusionConfig:
         """Builds the options from a training config.
 
         Raises:
-          ValueError: a bad option; a learned variance of a model without one.
+          UsageError: a bad option; a learned variance of a model without one.
         """
         options = config_lib.build(cls, config.diffusion, "config.diffusion")
         if options.variance == "learned_range" and not learned_sigma:
-            raise ValueError(
+            raise UsageError(
                 "config.diffusion.variance 'learned_range': the model does not predict "
                 "its variance; only decoders and upsamplers with "
                 "model.learned_sigma=True do"

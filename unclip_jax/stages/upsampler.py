@@ -17,6 +17,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import process, samplers
+from unclip_jax.errors import UsageError
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 DOWNSAMPLE = ("area", "bicubic")
@@ -34,12 +35,12 @@ class Options:
     def __post_init__(self):
         where = "config.stage_options"
         if self.downsample not in DOWNSAMPLE:
-            raise ValueError(
+            raise UsageError(
                 f"{where}.downsample {self.downsample!r}: expected one of "
                 f"{', '.join(DOWNSAMPLE)}"
             )
         if self.blur_kernel < 1 or self.blur_kernel % 2 == 0 or self.blur_sigma <= 0:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: blur_kernel must be odd and blur_sigma positive, got "
                 f"{self.blur_kernel} and {self.blur_sigma}"
             )
@@ -56,7 +57,7 @@ class Diffusion(DiffusionConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.variance == "analytic":
-            raise ValueError(
+            raise UsageError(
                 "config.diffusion.variance 'analytic': there are no tables for "
                 "upsamplers, only for the prior and the decoder"
             )
@@ -83,7 +84,7 @@ class Stage(DiffusionStage):
         small = data_info.get("low_res_size")
         if rest or side % scale or small not in (None, side // scale):
             given = "" if small is None else f" with {small}-pixel low_res"
-            raise ValueError(
+            raise UsageError(
                 f"config.model makes {model.image_size} pixels of "
                 f"{model.low_res_size}, but the data has squares of {side}{given}: the "
                 "ratios must be the same whole number"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.training.checkpoint import Checkpoints
 from unclip_jax.training.run_config import PreviewOptions
 from unclip_jax.training.state import TrainState
@@ -53,14 +54,14 @@ class Previews:
     ):
         """Takes the first examples of `data`; `placement` is where they go.
 
-        Raises ValueError when the stage has no `preview`.
+        Raises UsageError when the stage has no `preview`.
         """
         self._every, self._steps = options.every, config.steps
         self._writer = writer
         if not self._every:
             return
         if not hasattr(stage, "preview"):
-            raise ValueError(
+            raise UsageError(
                 f"stage {config.stage!r} draws no images: set config.preview.every=0"
             )
         batch = data.take(options.count, tuple(stage.batch_spec))

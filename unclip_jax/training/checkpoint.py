@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel.sharding import path_name
 from unclip_jax.training import checksums, run_folder
 from unclip_jax.training.state import TrainState
@@ -58,7 +59,7 @@ class Checkpoints:
     def __init__(self, workdir, keep: int = 2, restore_step: int | None = None):
         """`restore_step`: go on from this one; newer ones are set aside, not deleted.
 
-        Raises ValueError when there is no such step.
+        Raises UsageError when there is no such step.
         """
         self._workdir = epath.Path(workdir)
         self.folder = _folder(workdir)
@@ -164,7 +165,7 @@ class Checkpoints:
           like: the meta that this run writes.
 
         Raises:
-          ValueError: what was saved is gone or damaged, or of another stage, model or
+          UsageError: what was saved is gone or damaged, or of another stage, model or
             data.
         """
         step = self.latest()
@@ -173,13 +174,13 @@ class Checkpoints:
             return None
         meta = _read_meta(self._manager, step, self.folder)
         if meta["stage"] != like["stage"]:
-            raise ValueError(
+            raise UsageError(
                 f"{self.folder} holds checkpoints of stage {meta['stage']!r}, this "
                 f"config trains {like['stage']!r}: use another --workdir"
             )
         then, now = (m["data_info"].get("fingerprint") for m in (meta, like))
         if then != now:
-            raise ValueError(
+            raise UsageError(
                 f"{self._workdir} was trained on the data {then!r} (fingerprint), now "
                 f"they are {now!r}: put the old ones back, or use another --workdir"
             )
@@ -214,11 +215,11 @@ def open_run(
       numpy array, meta).
 
     Raises:
-      FileNotFoundError: no run, or no checkpoint yet; ValueError: a damaged one, no
+      FileNotFoundError: no run, or no checkpoint yet; UsageError: a damaged one, no
         such step.
     """
     if item not in ("ema", "params"):
-        raise ValueError(f"item {item!r}: expected 'ema' or 'params'")
+        raise UsageError(f"item {item!r}: expected 'ema' or 'params'")
     run_folder.read_config(workdir)
     folder = _folder(workdir)
     if not folder.is_dir():
@@ -344,7 +345,7 @@ def _check_step(steps, wanted, folder) -> int:
     """The newest of `steps`, or the wanted one if it is among them."""
     if wanted is not None and wanted not in steps:
         listed = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"{folder} has no checkpoint {wanted}; it has {listed}")
+        raise UsageError(f"{folder} has no checkpoint {wanted}; it has {listed}")
     return max(steps) if wanted is None else wanted
 
 
@@ -420,8 +421,8 @@ def _forget_failed_reads():
         sys.unraisablehook, logger.disabled = hook, disabled
 
 
-def _damaged(step, folder, reason) -> ValueError:
-    return ValueError(
+def _damaged(step, folder, reason) -> UsageError:
+    return UsageError(
         f"the checkpoint {folder / str(step)} cannot be restored: {reason}. If it is "
         "damaged, go on from an earlier one with --restore_step=N (those saved are the "
         f"numbers in {folder}); newer ones are then moved to {SET_ASIDE}N, not deleted"

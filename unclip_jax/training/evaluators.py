@@ -15,6 +15,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data import loader
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.evaluators import EVALUATORS, Options
 from unclip_jax.parallel import batches, sharding
 
@@ -25,7 +26,7 @@ OF_TOKENIZER = ("tokenizer", "vocab_size", "context_length")
 def check(config) -> dict[str, Options]:
     """{name: its Options} of config.evaluators, which may be missing.
 
-    Raises ValueError for an unknown evaluator or option, or one that cannot be.
+    Raises UsageError for an unknown evaluator or option, or one that cannot be.
     """
     wanted = config.get("evaluators") or {}
     config_lib.check_keys(wanted, EVALUATORS, "config.evaluators")
@@ -35,7 +36,7 @@ def check(config) -> dict[str, Options]:
         plain = config_lib.to_plain(given)
         options = config_lib.build(EVALUATORS[name].options, plain, where)
         if options.every < 1 or options.count < 0 or options.count == 1:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: every must be at least 1 and count at least 2 (or 0: "
                 f"never), got {options.every} and {options.count}"
             )
@@ -47,7 +48,7 @@ def check(config) -> dict[str, Options]:
 class Evaluators:
     """Embeds examples with the stage's `embed`, always with the same noise.
 
-    Raises ValueError when the stage has no `embed`, or not what an evaluator needs.
+    Raises UsageError when the stage has no `embed`, or not what an evaluator needs.
     """
 
     def __init__(self, config, stage, data, mesh, writer, interrupted):
@@ -64,7 +65,7 @@ class Evaluators:
         self._config, self._mesh = config, mesh
         self._writer, self._interrupted = writer, interrupted
         if options and not hasattr(stage, "embed"):
-            raise ValueError(
+            raise UsageError(
                 f"stage {config.stage!r} has nothing for config.evaluators: it makes "
                 "no embeddings"
             )
@@ -93,7 +94,7 @@ class Evaluators:
                 return
             evaluator = EVALUATORS[name]
             if missing := [n for n in evaluator.needs if n not in embeddings]:
-                raise ValueError(
+                raise UsageError(
                     f"config.evaluators.{name} needs {', '.join(missing)}, but stage "
                     f"{self._config.stage!r} embeds {', '.join(sorted(embeddings))}"
                 )

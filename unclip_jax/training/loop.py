@@ -60,7 +60,7 @@ def train(
       The final state, on the devices.
 
     Raises:
-      ValueError, FileNotFoundError: something asked for cannot be; nothing is lost.
+      UsageError, FileNotFoundError: something asked for cannot be; nothing is lost.
       KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     start_time = time.perf_counter()

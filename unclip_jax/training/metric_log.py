@@ -32,7 +32,7 @@ class MetricLog:
     def write(self, step: int, timer: StepTimer, batches: Prefetch) -> None:
         """Reports the steps that `timer` has seen since the last time, up to `step`.
 
-        Raises ValueError when too many steps were skipped, see SkippedSteps.
+        Raises UsageError when too many steps were skipped, see SkippedSteps.
         """
         waited, batches.waited = batches.waited, 0.0
         values, self._once = timer.close(waited) | self._once, {}

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from unclip_jax.errors import UsageError
+
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -24,7 +26,7 @@ class Options:
 
 
 def learning_rate(options: Options, steps: int) -> optax.Schedule:
-    """step -> learning rate. Raises ValueError for an unknown schedule."""
+    """step -> learning rate. Raises UsageError for an unknown schedule."""
     peak, warmup = options.learning_rate, options.warmup_steps
     rest = max(steps - warmup, 1)
     if options.schedule == "constant":
@@ -34,7 +36,7 @@ def learning_rate(options: Options, steps: int) -> optax.Schedule:
     elif options.schedule == "linear":
         after = optax.linear_schedule(peak, 0.0, rest)
     else:
-        raise ValueError(
+        raise UsageError(
             f"config.optimizer.schedule {options.schedule!r}: expected one of "
             f"{', '.join(SCHEDULES)}"
         )
@@ -69,7 +71,7 @@ def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation
         mask=decayed,
     )
     if options.grad_clip_norm < 0:
-        raise ValueError(
+        raise UsageError(
             f"config.optimizer.grad_clip_norm must be at least 0, got "
             f"{options.grad_clip_norm}"
         )

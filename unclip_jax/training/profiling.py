@@ -2,18 +2,19 @@
 
 import jax
 
+from unclip_jax.errors import UsageError
 from unclip_jax.training.mirror import Mirror
 
 FOLDER = "profile"
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-    """Parses "10:12" into (10, 12), and "" into None; else raises ValueError."""
+    """Parses "10:12" into (10, 12), and "" into None; else raises UsageError."""
     if not text:
         return None
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise ValueError(
+        raise UsageError(
             f"--profile_steps={text}: expected first:last, such as 10:12; steps are "
             "counted from 1"
         )

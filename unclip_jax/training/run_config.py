@@ -3,6 +3,7 @@
 import dataclasses
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.training import evaluators
 from unclip_jax.training.watchdog import WatchdogOptions
 
@@ -65,17 +66,17 @@ def check_config(config) -> None:
     evaluators.check(config)
     missing = [key for key in KEYS if key not in config]
     if missing:
-        raise ValueError(f"config lacks {', '.join(map(repr, missing))}")
+        raise UsageError(f"config lacks {', '.join(map(repr, missing))}")
     for key in ("steps", "batch_size", "grad_accum", "log_every"):
         if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}")
+            raise UsageError(f"config.{key} must be at least 1, got {config[key]!r}")
     config_lib.build(WatchdogOptions, config.get("watchdog", {}), "config.watchdog")
     most = config.get("max_skipped", 1)
     if not isinstance(most, int) or most < 1:
-        raise ValueError(f"config.max_skipped must be at least 1, got {most!r}")
+        raise UsageError(f"config.max_skipped must be at least 1, got {most!r}")
     if config.checkpoint.every < 1:
-        raise ValueError(
+        raise UsageError(
             f"config.checkpoint.every must be at least 1, got {config.checkpoint.every}"
         )
     if not 0 <= config.ema_decay < 1:
-        raise ValueError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
+        raise UsageError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")

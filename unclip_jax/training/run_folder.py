@@ -15,6 +15,7 @@ import json
 
 from etils import epath
 
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
@@ -41,14 +42,14 @@ def claim(workdir, config: dict) -> epath.Path:
       config: plain dict of the config.
 
     Raises:
-      ValueError: gs:// without its client; the folder holds something else, or a run
+      UsageError: gs:// without its client; the folder holds something else, or a run
         whose config differs in more than what FREE lists. Nothing is written then.
     """
     if str(workdir).startswith("gs://"):
         _check_client(workdir)
     folder = epath.Path(workdir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--workdir {folder} is a file, expected a folder")
+        raise UsageError(f"--workdir {folder} is a file, expected a folder")
     path = folder / "config.json"
     if path.is_file():
         found = read_config(folder)
@@ -60,7 +61,7 @@ def claim(workdir, config: dict) -> epath.Path:
         if differ:
             differ.sort(key=lambda text: not text.startswith("stage"))
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-            raise ValueError(
+            raise UsageError(
                 f"{folder} holds a run of another config; different: "
                 f"{'; '.join(differ[:5])}{more}. Use another --workdir, or start that "
                 "run's own config to go on with it"
@@ -70,7 +71,7 @@ def claim(workdir, config: dict) -> epath.Path:
         entries = [e.name for e in folder.iterdir()]
         names = sorted(n for n in entries if not n.startswith(".config.json."))[:5]
         if names:
-            raise ValueError(
+            raise UsageError(
                 f"{folder} is not empty and not a run (it has {', '.join(names)} but "
                 "no config.json): use another --workdir"
             )
@@ -83,7 +84,7 @@ def read_config(folder) -> dict:
     """The config of the run in `folder`.
 
     Raises:
-      FileNotFoundError: no run there; ValueError: its config.json is damaged.
+      FileNotFoundError: no run there; UsageError: its config.json is damaged.
     """
     path = epath.Path(folder) / "config.json"
     if not path.is_file():
@@ -94,7 +95,7 @@ def read_config(folder) -> dict:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise UsageError(f"{path} is damaged: {error}") from error
 
 
 def note_saved(folder, step: int) -> None:
@@ -108,7 +109,7 @@ def note_saved(folder, step: int) -> None:
 def read_status(folder) -> dict:
     """{"step", "steps", "done"} of a run on a disk or gs://; step 0 before any save.
 
-    Raises ValueError: gs:// without its client.
+    Raises UsageError: gs:// without its client.
     """
     if str(folder).startswith("gs://"):
         _check_client(folder)
@@ -119,13 +120,13 @@ def read_status(folder) -> dict:
 
 
 def check_never_saved(folder) -> None:
-    """Raises ValueError when there were checkpoints once.
+    """Raises UsageError when there were checkpoints once.
 
     Starting afresh would quietly throw away what they held.
     """
     path = epath.Path(folder) / "status.json"
     if path.is_file():
-        raise ValueError(
+        raise UsageError(
             f"{folder} has no checkpoint any more, but had one ({path.name}: "
             f"{path.read_text().strip()}). Put its checkpoints/ back; or, to start "
             "afresh, remove the folder or use another --workdir"
@@ -148,7 +149,7 @@ def _check_client(workdir) -> None:
     try:
         import google.cloud.storage  # noqa: F401
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             f"--workdir={workdir} needs Google's client: "
             "pip install 'google-cloud-storage>=2.18,<4'"
         ) from error

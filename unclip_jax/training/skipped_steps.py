@@ -7,6 +7,7 @@ import jax
 from etils import epath
 
 from unclip_jax.data import order
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 
 FILE = "skipped_steps.jsonl"
@@ -29,7 +30,7 @@ class SkippedSteps:
     def note(self, last: int, skipped: Sequence[bool]) -> None:
         """Of the steps up to number `last`: whether each was skipped, in order.
 
-        Raises ValueError when config.max_skipped (by default log_every) followed each
+        Raises UsageError when config.max_skipped (by default log_every) followed each
         other.
         """
         first = last - len(skipped) + 1
@@ -39,7 +40,7 @@ class SkippedSteps:
         for was in skipped:
             self._in_a_row = self._in_a_row + 1 if was else 0
             if self._in_a_row >= self._limit:
-                raise ValueError(
+                raise UsageError(
                     f"no loss or gradient was finite in {self._in_a_row} steps in a "
                     f"row, up to step {last}: nothing was changed by them. Lower "
                     "config.optimizer.learning_rate, or set grad_clip_norm; "

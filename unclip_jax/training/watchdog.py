@@ -21,6 +21,8 @@ import time
 import jax
 from etils import epath
 
+from unclip_jax.errors import UsageError
+
 FOLDER = "hung"
 
 
@@ -33,7 +35,7 @@ class WatchdogOptions:
 
     def __post_init__(self):
         if self.warn < 0 or self.stop < 0:
-            raise ValueError(
+            raise UsageError(
                 "config.watchdog: warn and stop must be seconds, 0 for never, got "
                 f"{self.warn} and {self.stop}"
             )

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 from unclip_jax.grids import make_grid
 from unclip_jax.images import save_image
@@ -133,7 +134,7 @@ class WandbBoard:
 def check_wandb(config) -> WandbOptions | None:
     """The options of config.wandb, which may be missing.
 
-    Raises ValueError for unknown options, or when the package is missing.
+    Raises UsageError for unknown options, or when the package is missing.
     """
     if not config.get("wandb"):
         return None
@@ -157,7 +158,7 @@ def _wandb():
     try:
         import wandb
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "config.wandb needs the package wandb: `pip install wandb`, or leave "
             "config.wandb out (metrics.jsonl and TensorBoard have everything)"
         ) from error

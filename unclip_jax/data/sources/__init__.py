@@ -18,6 +18,7 @@ import importlib
 import inspect
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 
 # config.data.source -> (module, class)
 SOURCES = {
@@ -46,7 +47,7 @@ LOADER_KEYS = (
 PER_CAPTION = ("tokens", "clip_text", "text_states")
 
 
-class BadRecord(ValueError):
+class BadRecord(UsageError):
     """An example that cannot be read.
 
     Attributes:
@@ -74,11 +75,11 @@ def make_source(config_data):
         own keys (LOADER_KEYS) are left alone.
 
     Raises:
-      ValueError: no such source, or an unknown or missing option.
+      UsageError: no such source, or an unknown or missing option.
     """
     name = config_data.get("source")
     if name not in SOURCES:
-        raise ValueError(
+        raise UsageError(
             f"config.data.source {name!r}: expected one of {', '.join(SOURCES)}"
         )
     module, attribute = SOURCES[name]
@@ -88,7 +89,7 @@ def make_source(config_data):
     config_lib.check_keys(options, [*parameters, *LOADER_KEYS], "config.data")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
-            raise ValueError(f"config.data lacks {key!r}, which source {name!r} needs")
+            raise UsageError(f"config.data lacks {key!r}, which source {name!r} needs")
     return cls(**options)
 
 

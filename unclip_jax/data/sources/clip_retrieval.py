@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from unclip_jax.data.sources import BadRecord
+from unclip_jax.errors import UsageError
 
 FOLDERS = {"image": "img_emb", "text": "text_emb", "metadata": "metadata"}
 KEYS = ("image_path", "key", "__key__", "id")
@@ -43,7 +44,7 @@ class ClipRetrieval:
 
         Raises:
           FileNotFoundError: no such folders.
-          ValueError: parts without their counterparts, or of other numbers of rows.
+          UsageError: parts without their counterparts, or of other numbers of rows.
         """
         self._caption = caption
         root = pathlib.Path(path)
@@ -64,7 +65,7 @@ class ClipRetrieval:
             rows["metadata"] = _open_table(part["metadata"], caption).metadata.num_rows
             if len(set(rows.values())) > 1:
                 told = ", ".join(f"{FOLDERS[w]} {n:,}" for w, n in rows.items())
-                raise ValueError(
+                raise UsageError(
                     f"part {number} of {path} is misaligned: {told} rows; make it again"
                 )
             self._parts.append(part)
@@ -78,7 +79,7 @@ class ClipRetrieval:
             if w in part
         }
         if len(widths) > 1:
-            raise ValueError(f"{path}: embeddings of several widths, {sorted(widths)}")
+            raise UsageError(f"{path}: embeddings of several widths, {sorted(widths)}")
         (self.embed_dim,) = widths
         self._ends = list(itertools.accumulate(counts))
         norms = np.linalg.norm(
@@ -152,7 +153,7 @@ def _check_numbers(parts) -> None:
             continue
         odd = sorted(set(parts["image"]) ^ set(parts[what]))
         if odd:
-            raise ValueError(
+            raise UsageError(
                 f"img_emb has {len(parts['image'])} parts and {FOLDERS[what]} "
                 f"{len(parts[what])}; without a counterpart: {odd[:10]}"
             )
@@ -162,9 +163,9 @@ def _open_array(file):
     try:
         array = np.load(file, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{file} is damaged ({error})") from error
+        raise UsageError(f"{file} is damaged ({error})") from error
     if array.ndim != 2 or array.dtype.kind != "f":
-        raise ValueError(
+        raise UsageError(
             f"{file}: expected floats (N, D), got {array.dtype} {array.shape}"
         )
     return array
@@ -174,8 +175,8 @@ def _open_table(file, caption):
     try:
         opened = parquet.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error})") from error
+        raise UsageError(f"{file} is damaged ({error})") from error
     names = opened.schema_arrow.names
     if caption not in names:
-        raise ValueError(f"{file} has no column {caption!r}, only {', '.join(names)}")
+        raise UsageError(f"{file} has no column {caption!r}, only {', '.join(names)}")
     return opened

@@ -17,6 +17,7 @@ import pathlib
 
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.errors import UsageError
 from unclip_jax.images import SUFFIXES
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -41,7 +42,7 @@ class Folder(PictureSource):
 
         Raises:
           FileNotFoundError: no folder, no picture in it, or no table.
-          ValueError: a table that cannot be read or names files that are not there.
+          UsageError: a table that cannot be read or names files that are not there.
         """
         super().__init__(**common)
         self._root = pathlib.Path(path)
@@ -120,12 +121,12 @@ def _read_table(table, pictures) -> dict[str, list[str]]:
         where = f"{table}, row {number}"
         name, caption = _field(row, FILES, where), _field(row, CAPTIONS, where)
         if name not in pictures:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: there is no picture {name!r} below {table.parent}"
             )
         texts = [caption] if isinstance(caption, str) else caption
         if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-            raise ValueError(f"{where}: {caption!r} is neither a caption nor a list")
+            raise UsageError(f"{where}: {caption!r} is neither a caption nor a list")
         captions.setdefault(name, []).extend(texts)
     return captions
 
@@ -142,9 +143,9 @@ def _rows(table):
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{table}, row {number}: not JSON ({error})") from None
+                raise UsageError(f"{table}, row {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{table}, row {number}: expected {{...}}")
+                raise UsageError(f"{table}, row {number}: expected {{...}}")
             yield number, row
 
 
@@ -152,6 +153,6 @@ def _field(row, names, where):
     for name in names:
         if row.get(name) is not None:
             return row[name]
-    raise ValueError(
+    raise UsageError(
         f"{where}: none of the columns {', '.join(names)} in {', '.join(map(str, row))}"
     )

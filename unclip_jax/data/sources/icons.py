@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unclip_jax.data import order
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_file
 
 # Everyday nouns whose glyph shows the noun and reads at 32 pixels. The order matters:
@@ -119,13 +120,13 @@ class Icons:
         jitter: float = 0.0,  # 0: centred; j: scaled by [1 - j, 1] and shifted
         num_examples: int | None = None,  # None: each combination in each wording
     ):
-        """Raises ValueError for options that cannot be."""
+        """Raises UsageError for options that cannot be."""
         if split not in SPLITS:
-            raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+            raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
         if not 8 <= image_size <= 4096:
-            raise ValueError(f"image_size must be 8 to 4096 pixels, got {image_size}")
+            raise UsageError(f"image_size must be 8 to 4096 pixels, got {image_size}")
         if not 0.1 <= size <= 1 or not 0 <= jitter < 1:
-            raise ValueError(
+            raise UsageError(
                 f"expected 0.1 <= size <= 1 and 0 <= jitter < 1, got {size}, {jitter}"
             )
         self.split = "validation" if split == "held_out" else split
@@ -139,14 +140,14 @@ class Icons:
         self.colours = {name: rgb for name, rgb in COLOURS.items() if name in used}
         self._combinations = self._allowed()  # int32, in the order of the seed
         if not len(self._combinations):
-            raise ValueError(
+            raise UsageError(
                 f"no combination of {len(self.nouns)} nouns, {len(self._fore)} colours "
                 f"and {len(self._back)} backgrounds is in split {split!r}; name more"
             )
         count = len(self._combinations) * len(TEMPLATES)
         self._length = count if num_examples is None else int(num_examples)
         if self._length < 1:
-            raise ValueError(f"num_examples must be at least 1, got {num_examples}")
+            raise UsageError(f"num_examples must be at least 1, got {num_examples}")
         # The same margin on all sides, so that the glyph is centred to the pixel.
         self._pixels = self.image_size - 2 * round(self.image_size * (1 - size) / 2)
         self.fingerprint = self._fingerprint()
@@ -184,10 +185,10 @@ class Icons:
     def mask(self, noun: str) -> np.ndarray:
         """float32 (S, S): how much of each pixel the centred glyph covers, in [0, 1].
 
-        Raises ValueError for a noun that is not of this source.
+        Raises UsageError for a noun that is not of this source.
         """
         if noun not in self._glyphs:
-            raise ValueError(f"{noun!r} is not a noun of this source{_near(noun)}")
+            raise UsageError(f"{noun!r} is not a noun of this source{_near(noun)}")
         start = (self.image_size - self._pixels) // 2
         end = self.image_size - self._pixels - start
         coverage = _coverage(self._glyphs[noun], self._pixels) / np.float32(255)
@@ -344,13 +345,13 @@ def _choose_nouns(nouns) -> dict[str, str]:
         nouns = DEFAULT_NOUNS
     elif isinstance(nouns, int) and not isinstance(nouns, bool):
         if not 1 <= nouns <= len(DEFAULT_NOUNS):
-            raise ValueError(
+            raise UsageError(
                 f"nouns={nouns}: expected 1 to {len(DEFAULT_NOUNS)}, or 'full' for all "
                 f"{len(names)}"
             )
         nouns = DEFAULT_NOUNS[:nouns]
     elif isinstance(nouns, str) or not nouns:
-        raise ValueError(
+        raise UsageError(
             f"nouns={nouns!r}: expected 'default', 'full', a number or a list of nouns"
         )
     chosen = {}
@@ -358,7 +359,7 @@ def _choose_nouns(nouns) -> dict[str, str]:
         name = GLYPHS.get(noun, noun)
         if name not in names or noun in chosen:
             problem = "is given twice" if noun in chosen else "has no glyph"
-            raise ValueError(f"nouns: {noun!r} {problem}{_near(noun)}")
+            raise UsageError(f"nouns: {noun!r} {problem}{_near(noun)}")
         chosen[noun] = names[name]
     return chosen
 
@@ -370,15 +371,15 @@ def _choose_colours(colours, where) -> list[str]:
         return known
     if isinstance(colours, int) and not isinstance(colours, bool):
         if not 1 <= colours <= len(known):
-            raise ValueError(f"{where}={colours}: expected 1 to {len(known)}")
+            raise UsageError(f"{where}={colours}: expected 1 to {len(known)}")
         return known[:colours]
     if isinstance(colours, str) or not colours:
-        raise ValueError(
+        raise UsageError(
             f"{where}={colours!r}: expected 'all', a number or a list of colours"
         )
     for name in colours:
         if name not in COLOURS:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: unknown colour {name!r}{_near(name, known)} "
                 f"(known: {', '.join(known)})"
             )

@@ -21,6 +21,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax.data import order
 from unclip_jax.data.sources import LOADER_KEYS, BadRecord, make_source
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json
 
 # What records must have in common.
@@ -48,21 +49,21 @@ class Mixture:
         num_examples: int | None = None,
         seed: int = 0,
     ):
-        """Raises ValueError for no sources, weights or sources that do not fit."""
+        """Raises UsageError for no sources, weights or sources that do not fit."""
         if not sources:
-            raise ValueError("config.data.sources is empty: name at least one")
+            raise UsageError("config.data.sources is empty: name at least one")
         self._sources, weights = {}, {}
         for name, options in sources.items():
             options = config_lib.to_plain(options)
             weights[name] = options.pop("weight", 1.0)
             if not isinstance(weights[name], int | float) or weights[name] <= 0:
-                raise ValueError(
+                raise UsageError(
                     f"config.data.sources.{name}.weight must be above 0, got "
                     f"{weights[name]!r}"
                 )
             for key in LOADER_KEYS[1:]:
                 if key in options:
-                    raise ValueError(
+                    raise UsageError(
                         f"config.data.sources.{name}.{key}: set config.data.{key}"
                     )
             self._sources[name] = make_source(options)
@@ -133,7 +134,7 @@ class Mixture:
         found = {name: get(source) for name, source in self._sources.items()}
         first = next(iter(found.values()))
         if any(value != first for value in found.values()):
-            raise ValueError(f"the sources of a mixture differ in {what}: {found}")
+            raise UsageError(f"the sources of a mixture differ in {what}: {found}")
         return first
 
     def _become_records(self):

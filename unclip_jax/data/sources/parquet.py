@@ -26,6 +26,7 @@ from pyarrow import parquet
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
 from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.errors import UsageError
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
 CAPTIONS = ("captions", "caption", "text", "txt", "TEXT", "sentences")
@@ -56,7 +57,7 @@ class Parquet(PictureSource):
 
         Raises:
           FileNotFoundError: no files.
-          ValueError: a damaged file, or one that lacks a column.
+          UsageError: a damaged file, or one that lacks a column.
         """
         super().__init__(**common)
         self._files = find_files(path, files, "a .parquet file")
@@ -175,7 +176,7 @@ def _open(file):
     try:
         return parquet.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{file} is damaged or not a parquet file ({error}); copy it again or "
             "leave it out by config.data.files"
         ) from error
@@ -190,11 +191,11 @@ def _choose(opened, file, what, name, usual) -> str:
         for name in usual:
             if name in names:
                 return name
-        raise ValueError(
+        raise UsageError(
             f"{file} has no column of {what}s by a usual name ({', '.join(usual)}): "
             f"set config.data.{what} to one of {', '.join(names)}"
         )
-    raise ValueError(f"{file} has no column {name!r}, only {', '.join(names)}")
+    raise UsageError(f"{file} has no column {name!r}, only {', '.join(names)}")
 
 
 def _read_file(file, key) -> bytes:

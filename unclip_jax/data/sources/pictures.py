@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax.data.sources import BadRecord, LeftOut
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json
 from unclip_jax.images import to_rgb, to_square
 
@@ -49,18 +50,18 @@ class PictureSource:
         captions: str = "all",  # one of them per epoch, in turn; or "first"
         crop: str = "center",  # or "random": in training, any of the largest squares
     ):
-        """Raises ValueError for options that cannot be."""
+        """Raises UsageError for options that cannot be."""
         if not 1 <= image_size <= 4096:
-            raise ValueError(f"image_size must be 1 to 4096 pixels, got {image_size}")
+            raise UsageError(f"image_size must be 1 to 4096 pixels, got {image_size}")
         if min_size < 0 or (max_aspect and max_aspect < 1):
-            raise ValueError(
+            raise UsageError(
                 "expected min_size >= 0 and max_aspect 0 (any) or >= 1, got "
                 f"{min_size} and {max_aspect}"
             )
         if captions not in CAPTIONS:
-            raise ValueError(f"captions {captions!r}: expected one of {CAPTIONS}")
+            raise UsageError(f"captions {captions!r}: expected one of {CAPTIONS}")
         if crop not in CROPS:
-            raise ValueError(f"crop {crop!r}: expected one of {CROPS}")
+            raise UsageError(f"crop {crop!r}: expected one of {CROPS}")
         self.crop = crop
         self.image_size, self.min_size = int(image_size), int(min_size)
         self.max_aspect, self.which_captions = float(max_aspect), captions

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.images import SUFFIXES
 
 TEXTS = (".txt", ".json")  # the first one found counts
@@ -40,7 +41,7 @@ def open_index(tars, folder):
       picture and a caption, in the tars' order; {reason: samples that lack one}.
 
     Raises:
-      ValueError: damaged tars; PermissionError: it cannot be written.
+      UsageError: damaged tars; PermissionError: it cannot be written.
     """
     folder = pathlib.Path(folder)
     stats = [file.stat() for file in tars]
@@ -79,7 +80,7 @@ def scan(tars):
             parts.append(_as_array(number, samples))
     if damaged:
         more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise ValueError(
+        raise UsageError(
             f"{len(damaged)} of {len(tars)} tars are damaged: "
             f"{'; '.join(damaged[:10])}{more}. Copy them again or move them away"
         )
@@ -106,7 +107,7 @@ def scan_tar(file):
 
     Consecutive members whose names are alike up to the first dot are one sample.
 
-    Raises tarfile.TarError or ValueError when the tar is damaged or compressed.
+    Raises tarfile.TarError or UsageError when the tar is damaged or compressed.
     """
     samples, failed = [], collections.Counter()
     current, parts = None, {}
@@ -141,5 +142,5 @@ def scan_tar(file):
     with open(file, "rb") as raw:
         raw.seek(end)
         if raw.read(512).strip(b"\0"):  # tarfile takes a damaged header for the end
-            raise ValueError(f"no tar header at byte {end}")
+            raise UsageError(f"no tar header at byte {end}")
     return samples, failed

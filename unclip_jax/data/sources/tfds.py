@@ -15,6 +15,7 @@ import threading
 
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.errors import UsageError
 
 CAPTIONS = ("captions/text", "captions", "caption", "text", "label")
 
@@ -37,7 +38,7 @@ class Tfds(PictureSource):
 
         Raises:
           FileNotFoundError: it is not prepared on disk.
-          ValueError: no such split or field, or no format that can be read at random.
+          UsageError: no such split or field, or no format that can be read at random.
         """
         super().__init__(**common)
         builder = _find(name, data_dir)
@@ -45,19 +46,19 @@ class Tfds(PictureSource):
             raise FileNotFoundError(_not_prepared(builder, "it was never prepared"))
         parts = [part.partition("[")[0].strip() for part in split.split("+")]
         if any(part not in builder.info.splits for part in parts):
-            raise ValueError(
+            raise UsageError(
                 f"{name} has no split {split!r}: {', '.join(builder.info.splits)}"
             )
         features = builder.info.features
         self._image, self._key, self._split = image, key, split
         if type(_feature(features, image)).__name__ != "Image":
-            raise ValueError(
+            raise UsageError(
                 f"field {image!r} of {name} holds no pictures: set config.data.image "
                 f"to one of {', '.join(features)}"
             )
         found = [c for c in CAPTIONS if _feature(features, c) is not None]
         if not caption and not found:
-            raise ValueError(
+            raise UsageError(
                 f"{name} has no field of captions by a usual name "
                 f"({', '.join(CAPTIONS)}): set config.data.caption to one of "
                 f"{', '.join(features)}"
@@ -65,7 +66,7 @@ class Tfds(PictureSource):
         self._caption = caption or found[0]
         for field in (self._caption, key):
             if field and _feature(features, field) is None:
-                raise ValueError(f"{name} has no field {field!r}: {features}")
+                raise UsageError(f"{name} has no field {field!r}: {features}")
         self._label = None
         feature = _feature(features, self._caption)
         if hasattr(feature, "int2str"):
@@ -141,7 +142,7 @@ def _open(builder, split):
         return builder.as_data_source(split, decoders=skip)
     except NotImplementedError as error:
         why = "it is in a format that cannot be read at random"
-        raise ValueError(_not_prepared(builder, why)) from error
+        raise UsageError(_not_prepared(builder, why)) from error
     except (AssertionError, OSError, RuntimeError) as error:
         raise FileNotFoundError(_not_prepared(builder, _short(error))) from error
 

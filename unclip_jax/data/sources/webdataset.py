@@ -43,7 +43,7 @@ class WebDataset(PictureSource):
 
         Raises:
           FileNotFoundError: no tars.
-          ValueError: damaged or compressed tars, all of them named.
+          UsageError: damaged or compressed tars, all of them named.
           PermissionError: the index cannot be written.
         """
         super().__init__(**common)

@@ -11,7 +11,7 @@ Every sampler is called `sampler(predict, schedule, x_T, timesteps, noise, **opt
     device, or a function (i, shape) -> float32 noise of step i, where i is traced.
     Samplers that add none ignore it.
 
-and returns x_0 (B, ..., C) float32. They raise ValueError for impossible timesteps.
+and returns x_0 (B, ..., C) float32. They raise UsageError for impossible timesteps.
 """
 
 import numpy as np
@@ -30,6 +30,7 @@ from unclip_jax.diffusion.schedule import (
     respace,
     strided_timesteps,
 )
+from unclip_jax.errors import UsageError
 
 __all__ = [
     "SAMPLERS",
@@ -77,7 +78,7 @@ def timesteps(
       (n,) int64, descending.
 
     Raises:
-      ValueError: impossible steps, or none with enough signal.
+      UsageError: impossible steps, or none with enough signal.
     """
     kept = head(schedule, min_signal)
     count = count_of(steps)
@@ -85,7 +86,7 @@ def timesteps(
         named = respace(schedule.num_steps, steps)
         named = named[named < kept.num_steps]
         if not len(named):
-            raise ValueError(
+            raise UsageError(
                 f"sampling steps {steps!r}: none has a signal of {min_signal} or more"
             )
         return named

@@ -11,6 +11,7 @@ from unclip_jax.diffusion.samplers.steps import (
     scan_rows,
 )
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.errors import UsageError
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
 
@@ -38,12 +39,12 @@ def ddpm(
       statistic, bound, pixels: of `analytic.reverse_variance`.
 
     Raises:
-      ValueError: an unknown variance, or one without what it needs.
+      UsageError: an unknown variance, or one without what it needs.
     """
     if variance not in (None, *VARIANCES):
-        raise ValueError(f"variance {variance!r}: expected one of {VARIANCES}")
+        raise UsageError(f"variance {variance!r}: expected one of {VARIANCES}")
     if (variance == "analytic") != (statistic is not None):
-        raise ValueError('variance="analytic" and statistic=table need one another')
+        raise UsageError('variance="analytic" and statistic=table need one another')
     steps, draw = make_steps(schedule, timesteps), noise_source(noise)
     known = np.zeros(len(steps.t))
     if statistic is not None:
@@ -56,7 +57,7 @@ def ddpm(
         t, s = everywhere(t, x), everywhere(s, x)
         pred = predict(x, t)
         if variance == "learned_range" and pred.variance is None:
-            raise ValueError('variance="learned_range": the model has none')
+            raise UsageError('variance="learned_range": the model has none')
         post = process.posterior(schedule, pred.x0, x, t, s)
         if variance == "analytic":
             sigma = jnp.sqrt(known)

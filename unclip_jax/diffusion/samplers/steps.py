@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.errors import UsageError
 
 
 class Steps(NamedTuple):
@@ -29,18 +30,18 @@ def make_steps(schedule: Schedule, timesteps, to_x0: bool = True) -> Steps:
 
     Unless `to_x0` they end at the last of the timesteps, of which there must be two.
 
-    Raises ValueError if they are not.
+    Raises UsageError if they are not.
     """
     t = np.asarray(timesteps)
     integers = t.ndim == 1 and len(t) > 0 and np.issubdtype(t.dtype, np.integer)
     inside = integers and 0 <= t[-1] and t[0] < schedule.num_steps
     if not (inside and (np.diff(t) < 0).all()):
-        raise ValueError(
+        raise UsageError(
             f"timesteps {t.tolist()}: expected integers that descend from at most "
             f"{schedule.num_steps - 1} to at least 0"
         )
     if not to_x0 and len(t) == 1:
-        raise ValueError(f"timesteps {t.tolist()}: expected two to step between")
+        raise UsageError(f"timesteps {t.tolist()}: expected two to step between")
     t, s = (t, np.append(t[1:], -1)) if to_x0 else (t[:-1], t[1:])
     bar = np.append(schedule.alphas_cumprod, 1.0)  # index -1 -> abar = 1
     signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)

@@ -68,7 +68,7 @@ class DinoExtractor:
     def image(self, images):
         """{"": float32 (N, W)} on the host, of uint8 (N, H, W, 3).
 
-        Raises ValueError for other images.
+        Raises UsageError for other images.
         """
 
         def run(batch):

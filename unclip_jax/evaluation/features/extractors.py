@@ -14,6 +14,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.dinov2 import DinoExtractor
 from unclip_jax.evaluation.features.inception import InceptionExtractor
 from unclip_jax.generation import UnCLIP
@@ -58,18 +59,18 @@ def _inception(
 
 def _clip(layers, model="", batch_size=32):
     if any(layers):
-        raise ValueError(f"a CLIP has no layers to choose: {layers[-1]!r}")
+        raise UsageError(f"a CLIP has no layers to choose: {layers[-1]!r}")
     if not model:
-        raise ValueError("an extractor 'clip' needs `model`, the folder of an export")
+        raise UsageError("an extractor 'clip' needs `model`, the folder of an export")
     loaded = UnCLIP.load(model, parts=("clip",), batch_size=batch_size)
     return ClipExtractor(loaded, files.sha256_folder(model))
 
 
 def _dinov2(layers, weights="", batch_size=32):
     if any(layers):
-        raise ValueError(f"DINOv2 has no layers to choose: {layers[-1]!r}")
+        raise UsageError(f"DINOv2 has no layers to choose: {layers[-1]!r}")
     if not weights:
-        raise ValueError(
+        raise UsageError(
             "an extractor 'dinov2' needs `weights`, a folder of transformers' "
             "Dinov2Model (facebook/dinov2-large, as the literature)"
         )
@@ -91,7 +92,7 @@ def check(config):
       {name: (maker, options)}.
 
     Raises:
-      ValueError: an unknown kind or option.
+      UsageError: an unknown kind or option.
     """
     checked = {}
     for name, options in config_lib.to_plain(config).items():
@@ -99,7 +100,7 @@ def check(config):
         kind = options.pop("extractor", name)
         where = f"config.extractors.{name}"
         if name == OWN:
-            raise ValueError(f"{where}: this name is the evaluated model's own CLIP")
+            raise UsageError(f"{where}: this name is the evaluated model's own CLIP")
         config_lib.check_keys({kind: None}, KINDS, "config.extractors")
         known = list(inspect.signature(KINDS[kind]).parameters)[1:]
         config_lib.check_keys(options, known, where)
@@ -115,14 +116,14 @@ def layers_asked(metrics, checked):
       checked: from `check`.
 
     Raises:
-      ValueError: a metric names an extractor that config.extractors lacks.
+      UsageError: a metric names an extractor that config.extractors lacks.
     """
     asked = {}
     for label, metric in metrics.items():
         if "features" in metric.options:
             name, _, layer = metric.options["features"].partition("/")
             if name != OWN and name not in checked:
-                raise ValueError(
+                raise UsageError(
                     f"config.metrics.{label}: features {name!r}: expected {OWN!r} or "
                     "one of config.extractors "
                     f"({', '.join(sorted(checked)) or 'which is empty'})"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +58,20 @@ def read(path):
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not an npz with mu and sigma, or numbers that cannot be right.
+      UsageError: not an npz with mu and sigma, or numbers that cannot be right.
     """
     arrays = read_npz(path, ("mu", "sigma", "about"))
     if "mu" not in arrays or "sigma" not in arrays:
-        raise ValueError(f"{str(path)!r} holds no `mu` and `sigma`")
+        raise UsageError(f"{str(path)!r} holds no `mu` and `sigma`")
     mean = np.asarray(arrays["mu"], np.float64)
     covariance = np.asarray(arrays["sigma"], np.float64)
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-        raise ValueError(
+        raise UsageError(
             f"{str(path)!r}: mu {mean.shape} and sigma {covariance.shape} should be "
             "(D,) and (D, D)"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(f"{str(path)!r} holds NaN or infinity")
+        raise UsageError(f"{str(path)!r} holds NaN or infinity")
     about = json.loads(str(arrays["about"])) if "about" in arrays else {}
     return GaussianStatistics(mean, covariance, about)
 
@@ -80,17 +81,17 @@ def read_npz(path, names):
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it is not an npz, or broken.
+      UsageError: it is not an npz, or broken.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
+                raise UsageError("a single array")
             return {name: file[name] for name in names if name in file.files}
     except FileNotFoundError:
         raise FileNotFoundError(f"{str(path)!r} does not exist") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{str(path)!r} is not a readable npz: {error}") from None
+        raise UsageError(f"{str(path)!r} is not a readable npz: {error}") from None
 
 
 def check_fits(statistics, about, where):
@@ -105,12 +106,12 @@ def check_fits(statistics, about, where):
       A list of warnings: what the file does not say.
 
     Raises:
-      ValueError: the file says something else.
+      UsageError: the file says something else.
     """
     said = statistics.about
     for key, want in about.items():
         if key in said and said[key] != want:
-            raise ValueError(
+            raise UsageError(
                 f"{where} was made with {key} = {said[key]!r}, but here it is "
                 f"{want!r}: the distance would mean nothing; make the reference again "
                 "with --make_reference"
@@ -131,12 +132,12 @@ def cached(folder, about, compute):
       compute: () -> (mean, covariance), when they are not there yet.
 
     Raises:
-      ValueError: a file under that hash that says something else.
+      UsageError: a file under that hash that says something else.
     """
     path = pathlib.Path(folder) / f"{files.sha256_json(about)[:16]}.npz"
     if not path.exists():
         write(path, GaussianStatistics(*compute(), about))
     statistics = read(path)
     if statistics.about != about:
-        raise ValueError(f"{path} holds statistics of {statistics.about}: remove it")
+        raise UsageError(f"{path} holds statistics of {statistics.about}: remove it")
     return statistics

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features import inception_preprocessing
 from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.inception import Inception
@@ -49,10 +50,10 @@ class InceptionExtractor:
         batch_size: int = 32,
         mesh: Mesh | None = None,
     ):
-        """Raises ValueError for an unknown convention or layer."""
+        """Raises UsageError for an unknown convention or layer."""
         inception_preprocessing.find(convention)
         if unknown := [layer for layer in layers if layer not in LAYERS]:
-            raise ValueError(f"layer {unknown[0]!r}: expected one of {[*LAYERS]}")
+            raise UsageError(f"layer {unknown[0]!r}: expected one of {[*LAYERS]}")
         self.convention, self.layers = convention, tuple(layers)
         self.label = f"{inception.label}, convention {convention}"
         self.about = {
@@ -68,7 +69,7 @@ class InceptionExtractor:
         """{layer: float32 (N, width)} on the host, of uint8 (N, H, W, 3).
 
         Raises:
-          ValueError: other images.
+          UsageError: other images.
         """
 
         def run(batch):
@@ -97,11 +98,11 @@ def run_batched(
     Returns:
       Arrays (N, width) on the host.
 
-    Raises ValueError for other images.
+    Raises UsageError for other images.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
+        raise UsageError(
             f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
         )
     columns, pending = [[np.zeros((0, width), np.float32)] for width in widths], None

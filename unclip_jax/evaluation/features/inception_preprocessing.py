@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.models.inception import SIZE
 
 BICUBIC_A = -0.5  # Pillow's; others use -0.75
@@ -111,10 +112,10 @@ def find(name: str) -> Convention:
     """The convention of that name.
 
     Raises:
-      ValueError: there is none.
+      UsageError: there is none.
     """
     if name not in CONVENTIONS:
-        raise ValueError(
+        raise UsageError(
             f"convention {name!r}: expected one of {', '.join(CONVENTIONS)}"
         )
     return CONVENTIONS[name]

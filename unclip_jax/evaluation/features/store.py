@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features import gaussian
 from unclip_jax.evaluation.gathering import gather_rows
 from unclip_jax.evaluation.metrics.frechet import statistics
@@ -86,7 +87,7 @@ class FeatureStore:
         for layer, rows in features.items():
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if bad.size:
-                raise ValueError(
+                raise UsageError(
                     f"the {layer or 'image'} features of image {start + bad[0]} are "
                     f"NaN or infinite ({bad.size} such in {start}..{stop - 1}): look "
                     "at that image and at the weights"
@@ -104,7 +105,7 @@ class FeatureStore:
             with np.load(path) as file:
                 kept = {k.removeprefix("layer_"): file[k] for k in file.files}
             if any(len(v) != rows for v in kept.values()) or not kept:
-                raise ValueError(f"not {rows} rows")
+                raise UsageError(f"not {rows} rows")
             return kept
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             warnings.warn(f"{path} is broken ({error}): made again", stacklevel=4)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.human.study import FORMAT, read_utf8
 from unclip_jax.evaluation.metrics import preference
 from unclip_jax.files import atomic_write
@@ -45,7 +46,7 @@ def score_study(
       What preferences.json holds.
 
     Raises:
-      ValueError: no study there, or answers to unknown pairs, of unknown words, or of
+      UsageError: no study there, or answers to unknown pairs, of unknown words, or of
         one rater twice to one pair; the lines are named.
       FileNotFoundError: a file that is not there.
     """
@@ -54,7 +55,7 @@ def score_study(
     rows = list(itertools.chain.from_iterable(map(read_answers, answers)))
     check_answers(rows, key["pairs"])
     if not rows:
-        raise ValueError(f"there is no answer in {', '.join(map(str, answers))}")
+        raise UsageError(f"there is no answer in {', '.join(map(str, answers))}")
     questions = {}
     for name in dict.fromkeys(pair["question"] for pair in key["pairs"].values()):
         pairs = {k: v for k, v in key["pairs"].items() if v["question"] == name}
@@ -77,7 +78,7 @@ def read_answers(path: str | pathlib.Path) -> list[Answer]:
     """The lines of a rater's file.
 
     Raises:
-      ValueError: other columns, an unknown word for an answer, a rater without name.
+      UsageError: other columns, an unknown word for an answer, a rater without name.
       FileNotFoundError: no such file.
     """
     path = pathlib.Path(path)
@@ -87,7 +88,7 @@ def read_answers(path: str | pathlib.Path) -> list[Answer]:
     reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
     try:
         if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
-            raise ValueError(
+            raise UsageError(
                 f"{path} has no column {missing[0]!r}: expected {','.join(COLUMNS)}, "
                 "with commas"
             )
@@ -95,7 +96,7 @@ def read_answers(path: str | pathlib.Path) -> list[Answer]:
             rows.append(_read_line(line, f"{path}:{reader.line_num}"))
     except csv.Error as error:
         where = f"{path}:{reader.line_num}"
-        raise ValueError(f"{where}: not a file that a page gives: {error}") from None
+        raise UsageError(f"{where}: not a file that a page gives: {error}") from None
     return rows
 
 
@@ -103,20 +104,20 @@ def _read_line(line, where) -> Answer:
     values = {name: (line[name] or "").strip() for name in COLUMNS}
     values["answer"] = values["answer"].lower()
     if values["answer"] not in ANSWERS:
-        raise ValueError(
+        raise UsageError(
             f"{where}: answer {values['answer']!r}: expected one of "
             f"{', '.join(ANSWERS)}"
         )
     if not values["rater"]:
-        raise ValueError(f"{where}: the answer has no rater")
+        raise UsageError(f"{where}: the answer has no rater")
     return Answer(**values, where=where)
 
 
 def check_answers(rows: Sequence[Answer], pairs) -> None:
-    """Raises ValueError for answers to no pair of `pairs`, or given twice."""
+    """Raises UsageError for answers to no pair of `pairs`, or given twice."""
     unknown = [f"{row.where} ({row.pair!r})" for row in rows if row.pair not in pairs]
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"answers to pairs that the study does not have: {_few(unknown)}; are they "
             "of another study?"
         )
@@ -126,7 +127,7 @@ def check_answers(rows: Sequence[Answer], pairs) -> None:
         if earlier is not row:
             twice.append(f"{row.pair} by {row.rater!r} ({earlier.where}, {row.where})")
     if twice:
-        raise ValueError(
+        raise UsageError(
             f"pairs that one rater has answered twice: {_few(twice)}; give only the "
             "last file that a rater has downloaded of a page"
         )
@@ -227,7 +228,7 @@ def _read_key(path):
         key = None
     complete = isinstance(key, dict) and {"study", "a", "b", "pairs"} <= key.keys()
     if not complete or (key.get("format"), key.get("version")) != (FORMAT, 1):
-        raise ValueError(
+        raise UsageError(
             f"{path} is not the whole key of a study of this version: take it from a "
             "copy, or make another study"
         )

@@ -23,6 +23,7 @@ from PIL import Image
 
 from unclip_jax import files
 from unclip_jax.config import check_keys
+from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
 from unclip_jax.images import find_images, read_image, read_metadata
 
@@ -82,9 +83,9 @@ class StudyOptions:
         for name in ("count", "grid", "page"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+                raise UsageError(f"--{name} must be at least 1, got {value}")
         if self.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {self.seed}")
+            raise UsageError(f"--seed must be at least 0, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +120,13 @@ def make_study(
       What key.json holds.
 
     Raises:
-      ValueError: images without partner or of different captions, a question that
+      UsageError: images without partner or of different captions, a question that
         needs captions where there are none, fewer pairs than options.count.
       FileNotFoundError: a folder or file that is not there.
     """
     folder = pathlib.Path(folder)
     if (folder / "key.json").exists():
-        raise ValueError(
+        raise UsageError(
             f"{folder} holds a study already: raters may have its pages; choose "
             "another --study, or remove it"
         )
@@ -182,14 +183,14 @@ def match_images(a, b) -> list[tuple[pathlib.Path, pathlib.Path]]:
     Partners have the same name (whatever the suffix), or else the same last number.
 
     Raises:
-      ValueError: images without partner, or one folder twice.
+      UsageError: images without partner, or one folder twice.
       FileNotFoundError: a folder that is not there, or has no images.
     """
     for name, folder in (("a", a), ("b", b)):
         if not pathlib.Path(folder).is_dir():
             raise FileNotFoundError(f"--{name} {str(folder)!r} is not a folder")
     if os.path.samefile(a, b):
-        raise ValueError(f"--a and --b are the same folder, {str(a)!r}: give two")
+        raise UsageError(f"--a and --b are the same folder, {str(a)!r}: give two")
     first, second = find_images([a]), find_images([b])
     for name in (lambda path: path.stem, _number):
         left, right = ({name(p): p for p in paths} for paths in (first, second))
@@ -198,7 +199,7 @@ def match_images(a, b) -> list[tuple[pathlib.Path, pathlib.Path]]:
             return [(path, right[key]) for key, path in left.items()]
     stems = [{p.stem for p in paths} for paths in (first, second)]
     alone = sorted(stems[0] ^ stems[1])[:4] or sorted(p.name for p in first)[:4]
-    raise ValueError(
+    raise UsageError(
         f"the {len(first)} images of {a} and the {len(second)} of {b} do not pair by "
         f"name nor by number: {', '.join(alone)} have no partner, or more than one"
     )
@@ -215,7 +216,7 @@ def _with_caption(images, line) -> Pair:
     texts = {where: text for where, text in texts.items() if text}
     if len(set(texts.values())) > 1:
         listed = "; ".join(f"{where}: {text!r}" for where, text in texts.items())
-        raise ValueError(f"one pair, but different captions ({listed})")
+        raise UsageError(f"one pair, but different captions ({listed})")
     return Pair(images[:1], images[1:], next(iter(texts.values()), ""))
 
 
@@ -234,12 +235,12 @@ def _caption(path):
 def read_utf8(path: pathlib.Path) -> str:
     """The text of a file, its ends of lines as they are, without a byte order mark.
 
-    Raises ValueError, naming the file, if it is of another encoding.
+    Raises UsageError, naming the file, if it is of another encoding.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8, save it as that: {error}") from None
+        raise UsageError(f"{path} is not UTF-8, save it as that: {error}") from None
 
 
 def _caption_lines(file, count):
@@ -249,7 +250,7 @@ def _caption_lines(file, count):
     lines = read_utf8(path).splitlines()
     lines = [line.strip() for line in lines if line.strip()]
     if len(lines) != count:
-        raise ValueError(
+        raise UsageError(
             f"--captions {str(file)!r} has {len(lines)} lines that are not blank for "
             f"{count} pairs of images"
         )
@@ -263,7 +264,7 @@ def _choose(name, matched, lines, options) -> list[Pair]:
         pairs = _grids(list(map(_with_caption, matched, lines)), options.grid)
     count = min(1000, len(pairs)) if options.count is None else options.count
     if count > len(pairs):
-        raise ValueError(
+        raise UsageError(
             f"--count={count}, but for {name} there are only {len(pairs)} pairs"
         )
     random = np.random.default_rng((options.seed, len(pairs)))
@@ -272,7 +273,7 @@ def _choose(name, matched, lines, options) -> list[Pair]:
         pairs[i] if question.grid else _with_caption(matched[i], lines[i]) for i in rows
     ]
     if question.caption and (bare := [p for p in chosen if not p.caption]):
-        raise ValueError(
+        raise UsageError(
             f"--question={name} needs captions, but nothing says that of "
             f"{bare[0].a[0]}: give --captions=FILE"
         )
@@ -296,7 +297,7 @@ def _grids(pairs, side) -> list[Pair]:
     ]
     if not grids:
         most = max(map(len, by_caption.values()))
-        raise ValueError(
+        raise UsageError(
             f"--question=diversity compares grids of {size} samples of one caption, "
             f"but no caption has more than {most}: draw them with --samples={size}"
         )

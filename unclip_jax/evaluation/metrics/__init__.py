@@ -82,7 +82,7 @@ def make_metric(label: str, options: Mapping[str, Any]) -> Metric:
         not (so that one metric can stand twice, with different options).
 
     Raises:
-      ValueError: unknown metric or option, with the nearest name.
+      UsageError: unknown metric or option, with the nearest name.
     """
     options = dict(options or {})
     name = options.pop("metric", label)

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
 from unclip_jax.interop.weights import read_tensors
@@ -22,12 +23,12 @@ def aesthetic(features, layers):
       layers: [(weight (out, in), bias (out,))] of the chain.
 
     Raises:
-      ValueError: embeddings or layers of other widths.
+      UsageError: embeddings or layers of other widths.
     """
     x = unit_rows(as_features(features, "image embeddings"))
     widths = (layers[0][0].shape[1], *(weight.shape[0] for weight, _ in layers))
     if x.shape[1] != widths[0] or widths[-1] != 1:
-        raise ValueError(
+        raise UsageError(
             f"the aesthetic layers go {' -> '.join(map(str, widths))}, but the image "
             f"embeddings are {x.shape[1]} wide; LAION's are for CLIP ViT-L/14 (768)"
         )
@@ -40,12 +41,12 @@ def layers_of(tensors):
     """The chain in a file's tensors `layers.N.weight`, `layers.N.bias`, by number.
 
     Raises:
-      ValueError: tensors that are not such a chain.
+      UsageError: tensors that are not such a chain.
     """
     numbers = sorted({int(k.split(".")[1]) for k in tensors if k.count(".") == 2})
     names = {f"layers.{n}.{part}" for n in numbers for part in ("weight", "bias")}
     if not names or names != set(tensors):
-        raise ValueError(
+        raise UsageError(
             "expected tensors layers.N.weight and layers.N.bias, found "
             f"{', '.join(sorted(tensors)[:4])}"
         )
@@ -65,7 +66,7 @@ class Aesthetic(Metric):
 
     def compute(self, samples):
         if not self.weights:
-            raise ValueError(
+            raise UsageError(
                 "metric 'aesthetic' needs `weights`, a .pth or .safetensors"
             )
         expected = "LAION's sac+logos+ava1-l14-linearMSE.pth, or another such chain"

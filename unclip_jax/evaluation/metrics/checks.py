@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 
 def as_features(x, name="features", minimum=1, dtype=np.float64):
     """Return `x` as float64 (N, D), or say precisely what is wrong with it.
@@ -13,21 +15,21 @@ def as_features(x, name="features", minimum=1, dtype=np.float64):
       dtype: another one, or None to leave it (and not to copy).
 
     Raises:
-      ValueError: wrong rank, too few rows, no columns, or a NaN / infinite row (the
+      UsageError: wrong rank, too few rows, no columns, or a NaN / infinite row (the
         first such rows are named).
     """
     x = np.asarray(x, dtype=dtype)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: expected an array (N, D), got shape {x.shape}")
+        raise UsageError(f"{name}: expected an array (N, D), got shape {x.shape}")
     if x.shape[0] < minimum:
-        raise ValueError(
+        raise UsageError(
             f"{name}: {x.shape[0]} rows, but at least {minimum} are needed; "
             "evaluate more images"
         )
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if bad.size:
         rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(
+        raise UsageError(
             f"{name}: {bad.size} of {x.shape[0]} rows hold NaN or infinity "
             f"(rows {rows}); look at those images and at the weights"
         )
@@ -35,18 +37,18 @@ def as_features(x, name="features", minimum=1, dtype=np.float64):
 
 
 def same_width(x, y, names=("generated", "reference")):
-    """Raise ValueError unless two feature sets (N, D), (M, D) have the same D."""
+    """Raise UsageError unless two feature sets (N, D), (M, D) have the same D."""
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
+        raise UsageError(
             f"{names[0]} features are {x.shape[1]} wide and {names[1]} features "
             f"{y.shape[1]}; both must come from the same feature extractor"
         )
 
 
 def same_rows(x, y, names=("image", "text")):
-    """Raise ValueError unless two paired sets (N, D), (N, D) have the same shape."""
+    """Raise UsageError unless two paired sets (N, D), (N, D) have the same shape."""
     if x.shape != y.shape:
-        raise ValueError(
+        raise UsageError(
             f"{names[0]} features {x.shape} and {names[1]} features {y.shape} "
             "must be paired row by row and equally wide"
         )

@@ -13,6 +13,7 @@ import dataclasses
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, paired_cosine, same_rows
 
@@ -24,10 +25,10 @@ def clip_score(image, text, convention="cosine"):
     """CLIP score of paired CLIP features image (N, D) and text (N, D): a float.
 
     Raises:
-      ValueError: unknown convention, unpaired shapes, NaN features.
+      UsageError: unknown convention, unpaired shapes, NaN features.
     """
     if convention not in CONVENTIONS:
-        raise ValueError(
+        raise UsageError(
             f"clip_score convention {convention!r}: expected one of {CONVENTIONS}"
         )
     image, text = as_features(image, "image"), as_features(text, "text")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 BLOCK_BYTES = 64 * 2**20  # of one block of float64 distances
 
 
@@ -30,11 +32,11 @@ def neighbour_radii(x, k):
     """Squared distance of each row of x (N, D) to its k-th nearest other row: (N,).
 
     Raises:
-      ValueError: if there are not more than k rows.
+      UsageError: if there are not more than k rows.
     """
     n = x.shape[0]
     if k < 1 or n <= k:
-        raise ValueError(f"k = {k} neighbours need 1 <= k < {n}, the number of rows")
+        raise UsageError(f"k = {k} neighbours need 1 <= k < {n}, the number of rows")
     radii = np.empty(n)
     for rows in blocks(n, n):
         d2 = squared_distances(x[rows], x)

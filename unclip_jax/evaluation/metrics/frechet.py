@@ -16,6 +16,7 @@ import warnings
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 
@@ -48,7 +49,7 @@ def frechet_distance(mean1, cov1, mean2, cov2):
       cov1, cov2: (D, D) symmetric positive semi-definite, of any rank.
 
     Raises:
-      ValueError: shapes that do not fit, NaN or infinity (says in which argument).
+      UsageError: shapes that do not fit, NaN or infinity (says in which argument).
     """
     arrays = {"mean1": mean1, "cov1": cov1, "mean2": mean2, "cov2": cov2}
     arrays = {k: np.asarray(v, dtype=np.float64) for k, v in arrays.items()}
@@ -56,9 +57,9 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     for name, value in arrays.items():
         shape = (width,) if name.startswith("mean") else (width, width)
         if value.shape != shape:
-            raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
+            raise UsageError(f"{name} has shape {value.shape}, expected {shape}")
         if not np.isfinite(value).all():
-            raise ValueError(
+            raise UsageError(
                 f"{name} holds NaN or infinity: one image's features are broken"
             )
     mean1, cov1, mean2, cov2 = arrays.values()

@@ -19,6 +19,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.store import CHUNK
 from unclip_jax.evaluation.metrics import Metric, Quantity
 
@@ -65,17 +66,17 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
       Readings.
 
     Raises:
-      ValueError: shapes that do not fit, images that are not uint8.
+      UsageError: shapes that do not fit, images that are not uint8.
     """
     images, palette = np.asarray(images), np.asarray(palette, dtype=np.float64)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
+        raise UsageError(
             f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
         )
     masks = np.asarray(masks, dtype=np.float32)
     masks = masks[:, None] if masks.ndim == 3 else masks
     if masks.shape[2:] != images.shape[1:3]:
-        raise ValueError(
+        raise UsageError(
             f"images are {images.shape[1]}x{images.shape[2]} but glyph masks "
             f"{masks.shape[-2]}x{masks.shape[-1]}; use the source at the images' size"
         )
@@ -224,7 +225,7 @@ class Icons(Metric):
     def compute(self, samples):
         source = samples.source
         if not hasattr(source, "mask"):
-            raise ValueError("the icons checks need config.data.source = 'icons'")
+            raise UsageError("the icons checks need config.data.source = 'icons'")
         names, nouns = list(source.colours), list(source.nouns)
 
         def read():

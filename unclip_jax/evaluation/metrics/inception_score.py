@@ -15,7 +15,7 @@ def inception_score(logits, splits=10, seed=2020):
     split i is rows i*N//splits to (i+1)*N//splits.
 
     Raises:
-      ValueError: fewer rows than splits.
+      UsageError: fewer rows than splits.
     """
     logits = as_features(logits, "logits", minimum=splits)
     n = logits.shape[0]

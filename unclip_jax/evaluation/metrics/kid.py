@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_width
 
@@ -20,14 +21,14 @@ def kid(generated, reference, subsets=100, subset_size=1000, seed=2020):
     `generated`, then from `reference` (torch-fidelity's order).
 
     Raises:
-      ValueError: subset_size larger than either set.
+      UsageError: subset_size larger than either set.
     """
     x = as_features(generated, "generated features", minimum=2)
     y = as_features(reference, "reference features", minimum=2)
     same_width(x, y)
     smallest = min(x.shape[0], y.shape[0])
     if not 2 <= subset_size <= smallest:
-        raise ValueError(
+        raise UsageError(
             f"kid subset_size = {subset_size} must lie between 2 and {smallest}, the "
             "smaller of the two sets; set subset_size lower or evaluate more images"
         )

@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+
 Z_95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
 
@@ -29,7 +31,7 @@ def preference(counts: np.ndarray) -> Estimate:
     "not sure" is the binomial p (1 - p) / n.
 
     Raises:
-      ValueError: counts of another shape, or a comparison without an answer.
+      UsageError: counts of another shape, or a comparison without an answer.
     """
     counts = _check(counts)
     return _mean((counts[:, 0] + counts[:, 1] / 2) / counts.sum(1))
@@ -77,7 +79,7 @@ def _mean(scores):
 def _check(counts):
     counts = np.asarray(counts)
     if counts.ndim != 2 or not len(counts):
-        raise ValueError(f"counts must be (comparisons, answers), got {counts.shape}")
+        raise UsageError(f"counts must be (comparisons, answers), got {counts.shape}")
     if (bad := np.flatnonzero(counts.sum(1) < 1)).size:
-        raise ValueError(f"comparison {bad[0]} has no answer")
+        raise UsageError(f"comparison {bad[0]} has no answer")
     return counts

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
 from unclip_jax.evaluation.metrics.checks import as_features, same_rows, unit_rows
 from unclip_jax.evaluation.metrics.ranking import hit_rate_at
@@ -26,13 +27,13 @@ def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
         the image's own group is never drawn as a mismatch.
 
     Raises:
-      ValueError: fewer than `pool` candidates for some image.
+      UsageError: fewer than `pool` candidates for some image.
     """
     image, text = as_features(image, "image"), as_features(text, "text")
     same_rows(image, text)
     n = image.shape[0]
     if not 1 <= k <= pool or pool < 2:
-        raise ValueError(f"r_precision needs 1 <= k <= pool >= 2, got {k=}, {pool=}")
+        raise UsageError(f"r_precision needs 1 <= k <= pool >= 2, got {k=}, {pool=}")
     image, text = unit_rows(image), unit_rows(text)
     numbers = {}  # group -> a number of its own
     groups = range(n) if groups is None else groups
@@ -41,7 +42,7 @@ def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
     for i in range(n):
         others = np.flatnonzero(group != group[i])
         if others.size < pool - 1:
-            raise ValueError(
+            raise UsageError(
                 f"r_precision pool = {pool} needs {pool - 1} other captions, but "
                 f"only {others.size} of {n} differ from number {i}; evaluate more "
                 f"captions or set pool to at most {others.size + 1}"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics.checks import as_features, unit_rows
 from unclip_jax.evaluation.metrics.ranking import hit_rate_at
 
@@ -13,7 +14,7 @@ def class_embeddings(text):
     """
     text = np.asarray(text, dtype=np.float64)
     if text.ndim != 3:
-        raise ValueError(
+        raise UsageError(
             f"class text features must be (classes, templates, D), got {text.shape}"
         )
     return unit_rows(unit_rows(text).mean(axis=1))
@@ -31,9 +32,9 @@ def zero_shot_accuracy(image, text, labels, k=1):
     classes = class_embeddings(text)
     labels = np.asarray(labels)
     if labels.shape != image.shape[:1]:
-        raise ValueError(f"{labels.shape} labels for {image.shape[0]} images")
+        raise UsageError(f"{labels.shape} labels for {image.shape[0]} images")
     if labels.min() < 0 or labels.max() >= classes.shape[0]:
-        raise ValueError(
+        raise UsageError(
             f"labels run from {labels.min()} to {labels.max()}, but there are "
             f"{classes.shape[0]} classes"
         )

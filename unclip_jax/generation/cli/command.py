@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 import unclip_jax
+from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_file
 from unclip_jax.generation.cli import listings, modes
 from unclip_jax.generation.picture_folder import PictureFolder
@@ -32,7 +33,7 @@ def sample(args: types.SimpleNamespace) -> None:
     holds the prompt, the seed, the settings, how each part drew, and the versions.
 
     Raises:
-      ValueError, FileNotFoundError: what was wrong with the arguments, before any
+      UsageError, FileNotFoundError: what was wrong with the arguments, before any
         model is loaded where possible.
     """
     given = {
@@ -118,16 +119,16 @@ def _check(args, options):
     for flag in counts:
         value = options.get(flag, getattr(args, flag, None))
         if value is not None and value < 1:
-            raise ValueError(f"--{flag} must be at least 1, got {value}")
+            raise UsageError(f"--{flag} must be at least 1, got {value}")
     if not 0 <= args.process < args.processes:
-        raise ValueError(
+        raise UsageError(
             f"--process must be from 0 to {args.processes - 1}, got {args.process}"
         )
     if args.format not in FORMATS:
-        raise ValueError(f"--format {args.format!r}: expected one of {FORMATS}")
+        raise UsageError(f"--format {args.format!r}: expected one of {FORMATS}")
     suffix = pathlib.Path(args.out).suffix.lower()
     if suffix and suffix.removeprefix(".") not in FORMATS:
-        raise ValueError(f"--out {args.out!r} must be a .png or .webp file or a folder")
+        raise UsageError(f"--out {args.out!r} must be a .png or .webp file or a folder")
 
 
 def describe(seed: int, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:

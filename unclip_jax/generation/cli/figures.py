@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation.cli import listings
 from unclip_jax.images import find_images, fit, read_image
 
@@ -29,7 +30,7 @@ def interpolate(model, options, progress) -> Figure:
     """Figures 4: rows from each picture to the next one given."""
     files = find_images(options["image"])
     if len(files) < 2:
-        raise ValueError(f"--mode=interpolate needs two pictures, got {len(files)}")
+        raise UsageError(f"--mode=interpolate needs two pictures, got {len(files)}")
     pictures = [read_image(file) for file in files]
     paint = listings.decoder_options(options)
     drawn = model.interpolate(

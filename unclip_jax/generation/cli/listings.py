@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
 from unclip_jax.images import find_images, fit, read_image
 
@@ -15,7 +16,7 @@ _PRIOR = ("prior", "temperature", "top_k", "top_p", "dot_quantile", "num_candida
 def prompts(options: Mapping[str, Any]) -> list[str]:
     """The prompts given, then the file's lines that are not blank, `samples` each.
 
-    Raises FileNotFoundError, or ValueError when there are none.
+    Raises FileNotFoundError, or UsageError when there are none.
     """
     found, file = list(options["prompt"]), options.get("prompts_file")
     if file:
@@ -24,10 +25,10 @@ def prompts(options: Mapping[str, Any]) -> list[str]:
         try:  # a byte order mark is no part of the first prompt
             text = pathlib.Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"--prompts_file {file!r} is not UTF-8: {error}") from None
+            raise UsageError(f"--prompts_file {file!r} is not UTF-8: {error}") from None
         found += [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
-        raise ValueError('no prompts: give --prompt="..." or --prompts_file=FILE')
+        raise UsageError('no prompts: give --prompt="..." or --prompts_file=FILE')
     return repeat(found, options.get("samples", 1))
 
 
@@ -73,7 +74,7 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     pictures = [read_image(file) for file in _files(options)[rows]]
     given = options["prompt"]
     if len(given) > 1:
-        raise ValueError(f"--mode=inpaint takes one --prompt, got {len(given)}")
+        raise UsageError(f"--mode=inpaint takes one --prompt, got {len(given)}")
     prior = {k: options[k] for k in _PRIOR} | {
         k: options[f"prior_{k}"] for k in ("guidance", "steps", "sampler", "variance")
     }
@@ -127,14 +128,14 @@ def drawn_with(model, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def numbers(flag: str, text: str, kind: type = float) -> list:
     """Finite numbers between commas, of the type `kind`.
 
-    Raises ValueError, naming the flag.
+    Raises UsageError, naming the flag.
     """
     try:
         found = [kind(word) for word in text.split(",")]
         return [kind(checks.number(flag, number)) for number in found]
     except ValueError:
         whole = "whole " if kind is int else ""
-        raise ValueError(
+        raise UsageError(
             f"--{flag} {text!r}: expected {whole}numbers with commas between"
         ) from None
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation.cli import figures, listings
 from unclip_jax.generation.manipulations import INVERTED as EXACT
 
@@ -135,9 +136,9 @@ MODES = {
 
 
 def find_mode(name: str) -> Mode:
-    """Raises ValueError listing the modes."""
+    """Raises UsageError listing the modes."""
     if name not in MODES:
-        raise ValueError(f"--mode {name!r}: expected one of {', '.join(MODES)}")
+        raise UsageError(f"--mode {name!r}: expected one of {', '.join(MODES)}")
     return MODES[name]
 
 
@@ -149,18 +150,18 @@ def settle(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
       given: flag -> value, of those that were given.
 
     Raises:
-      ValueError: a flag that the mode does not take, or lacks.
+      UsageError: a flag that the mode does not take, or lacks.
     """
     options = find_mode(name).options
     for flag in given:
         if flag not in options:
-            raise ValueError(
+            raise UsageError(
                 f"--{flag} means nothing to --mode={name}, which takes "
                 + ", ".join(f"--{key}" for key in options)
             )
     for flag, default in options.items():
         if default is NEEDED and not given.get(flag):
-            raise ValueError(f"--mode={name} needs --{flag}")
+            raise UsageError(f"--mode={name} needs --{flag}")
     values = {flag: given.get(flag, default) for flag, default in options.items()}
     if values.get("inverted") or values.get("noise") == "inverted":
         for key, default in EXACT.items():
