@@ -146,7 +146,7 @@ def load_decoder(
       UsageError: settings that have no counterpart here, two folders that do not fit
         together, or tensors that do not fit.
     """
-    fields = {
+    fields: dict[str, Any] = {
         **model_fields(
             read_config(text_proj_folder),
             read_config(decoder_folder),

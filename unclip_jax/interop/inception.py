@@ -72,14 +72,13 @@ def load_inception(
         variables = random_variables()
         return Inception(variables, fingerprint(variables), NOT_COMPARABLE)
     cache = pathlib.Path(cache or default_cache())
+    path = pathlib.Path(weights)
     if not weights:
-        converted = cache / f"{FILE.removesuffix('.pth')}.safetensors"
-        if not converted.is_file():
+        path = cache / f"{FILE.removesuffix('.pth')}.safetensors"
+        if not path.is_file():
             if not (cache / FILE).is_file():
                 _download(url, sha256, cache / FILE)
-            convert(cache / FILE, converted)
-        weights = converted
-    path = pathlib.Path(weights)
+            convert(cache / FILE, path)
     expected = f"{FILE} (sha256 begins with {sha256}) from {url}"
     variables = from_torch(read_tensors(path, expected), str(path))
     found = fingerprint(variables)

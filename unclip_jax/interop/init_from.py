@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from unclip_jax import models
@@ -15,7 +15,7 @@ from unclip_jax.models.clip_caption import EMPTY_CAPTION
 from unclip_jax.models.layers import UNIT_SCALES
 
 # Kinds of parts that can be read from diffusers: folders in a pipeline, and the reader.
-DIFFUSERS = {
+DIFFUSERS: dict[str, tuple[tuple[str, ...], Callable]] = {
     "prior": (("prior",), load_prior),
     "decoder": (("text_proj", "decoder"), load_decoder),
     "upsampler": (("super_res_first",), load_upsampler),
@@ -69,10 +69,14 @@ def _read(folder, part, where):
     if native.is_export(folder):
         config, params, meta = native.read_part(folder, part)
         return config, params, meta.get("clip_fingerprint")
-    names, load = DIFFUSERS.get(native.kind_of(part), ((), None))
-    for places in ([folder / name for name in names], [folder] * (len(names) == 1)):
-        if places and all((place / "config.json").is_file() for place in places):
-            return *load(*places), None
+    if reader := DIFFUSERS.get(native.kind_of(part)):
+        names, load = reader
+        alternatives = [[folder / name for name in names]]
+        if len(names) == 1:
+            alternatives.append([folder])
+        for places in alternatives:
+            if all((place / "config.json").is_file() for place in places):
+                return *load(*places), None
     raise FileNotFoundError(
         f"{where} holds no {part}: expected a native export (see `python -m "
         f"unclip_jax.export`) or, for {', '.join(DIFFUSERS)}, a folder of diffusers"

@@ -121,7 +121,7 @@ def from_torch(
 
 def to_torch(
     table: Sequence[Entry], params: Mapping[str, Any], keep: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray | lazy.Lazy]:
     """Our parameters as their tensors, Lazy where ours are.
 
     Args:

@@ -327,11 +327,11 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _empty_index():
+def _empty_index() -> dict[str, Any]:
     return {"format": FORMAT, "version": VERSION, "parts": {}}
 
 
-def _read_index(folder):
+def _read_index(folder) -> dict[str, Any]:
     path = pathlib.Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(

@@ -158,7 +158,7 @@ def from_open_clip(
 
 def to_open_clip(
     fields: Mapping[str, Any], params: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray | lazy.Lazy]:
     """The inverse of `from_open_clip`; blocks one by one or stacked."""
     split = mapping.to_torch(table(fields), mapping.unstack_blocks(params))
     tensors = {}

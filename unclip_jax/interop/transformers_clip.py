@@ -98,15 +98,17 @@ def fields_of(
 
     Raises UsageError for a model that ours cannot be.
     """
-    described = []
-    for name, defaults in (("text", TEXT_DEFAULTS), ("vision", VISION_DEFAULTS)):
-        given = config.get(f"{name}_config") or {}
+
+    def tower(name, defaults):
+        tower_config = config.get(f"{name}_config") or {}
         # files of older versions say it twice; this one counts, defaults included
         if old := config.get(f"{name}_config_dict"):
-            given = {**given, **defaults, **old}
+            tower_config = {**tower_config, **defaults, **old}
         dim = config.get("projection_dim", defaults["projection_dim"])
-        described.append({**defaults, **given, "projection_dim": dim})
-    return _fields(*described, pixels, where)
+        return {**defaults, **tower_config, "projection_dim": dim}
+
+    text, vision = tower("text", TEXT_DEFAULTS), tower("vision", VISION_DEFAULTS)
+    return _fields(text, vision, pixels, where)
 
 
 def load_clip_towers(

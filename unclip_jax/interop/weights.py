@@ -161,7 +161,8 @@ def write_tensors(
     dtypes = {name: stored_dtype(dtype, t.dtype) for name, t in tensors.items()}
     # wide ones first, as the library does: so each starts where its dtype can be read
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
-    header, offsets, end = {"__metadata__": dict(metadata)}, {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offsets, end = {}, 0
     for name in names:
         start, end = end, end + stored_bytes(tensors[name], dtype)
         offsets[name] = start
@@ -180,7 +181,7 @@ def write_tensors(
             if array.shape != tuple(tensors[name].shape):
                 raise UsageError(f"{name} has shape {array.shape}, not as announced")
             file.seek(first + offsets[name])
-            file.write(array.reshape(-1).view(np.uint8))  # bfloat16 has no buffer
+            file.write(array.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer
         file.truncate(first + end)
 
 
