@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.pictures import decode
+from unclip_jax.data.sources.image_source import decode
 from unclip_jax.evaluation.image_sets import FolderImages
 from unclip_jax.generation import page
 from unclip_jax.generation.cli.command import describe

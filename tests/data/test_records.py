@@ -12,6 +12,10 @@ from unclip_jax.data.sources import BadRecord, make_source
 from unclip_jax.tokenizer import Tokenizer
 
 
+def bad_rows(batch):
+    return [row for row, example in enumerate(batch) if isinstance(example, BadRecord)]
+
+
 def test_what_goes_in_comes_out(records, examples):
     reader = RecordReader(records)
     assert len(reader) == len(examples)
@@ -45,13 +49,21 @@ def test_a_batch_is_its_examples_one_by_one(make_writer, examples, tmp_path):
     writer.write_shard(1, several[8:])
     writer.finish()
     reader, names = RecordReader(tmp_path), ["image", "tokens", "clip_text"]
-    indices, turns = np.random.default_rng(0).integers(0, 20, (2, 64))
-    batch, bad = reader.read_batch(indices, names, turns)
-    assert bad == []
-    for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
-        for name, value in reader.read(i, names, turn).items():
-            assert np.array_equal(batch[name][row], value)
-            assert batch[name].dtype == value.dtype
+    indices, captions = np.random.default_rng(0).integers(0, 20, (2, 64))
+    batch = reader.read_batch(indices, names, captions)
+    assert bad_rows(batch) == []
+    for row, (i, caption) in enumerate(zip(indices, captions, strict=True)):
+        for name, value in reader.read(i, names, caption).items():
+            assert np.array_equal(batch[row][name], value)
+            assert batch[row][name].dtype == value.dtype
+            wanted = several[i][name]
+            if name != "image" and i % 3:
+                wanted = wanted[caption % (1 + i % 3)]
+            assert np.array_equal(value, wanted)
+    every = reader.read_batch(indices, names)
+    for row, i in enumerate(indices):
+        shape = (1 + i % 3, *several[0]["tokens"].shape)
+        assert np.array_equal(every[row]["tokens"], several[i]["tokens"].reshape(shape))
 
 
 def test_the_manifest_says_what_is_in_it(records, icons, tokenizer, examples):
@@ -278,19 +290,19 @@ def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):
     reader = RecordReader(own_records)
     with pytest.raises(ValueError, match="shard-00000-of-00003"):
         reader.verify()
-    bad = 0
+    bad = []
     for i in range(len(reader)):
         try:
             reader[i]
         except BadRecord as error:
             assert error.key.startswith("shard-00000") and error.reason
-            bad += 1
-    assert 1 <= bad <= 2
-    batch, failed = reader.read_batch(np.arange(50), ["clip_text"], np.zeros(50, int))
-    assert failed == list(range(17))  # read together, so all of that shard
-    for row in range(17, 50):
+            bad.append(i)
+    assert 1 <= len(bad) <= 2
+    batch = reader.read_batch(np.arange(50), ["clip_text"], np.zeros(50, int))
+    assert bad_rows(batch) == bad  # they are read together, but fail alone
+    for row in set(range(50)) - set(bad):
         wanted = reader[row]["clip_text"]
-        assert np.array_equal(batch["clip_text"][row], wanted)
+        assert np.array_equal(batch[row]["clip_text"], wanted)
 
 
 def test_rows_whose_bytes_are_wrong_are_told_apart(records, monkeypatch):
@@ -303,15 +315,16 @@ def test_rows_whose_bytes_are_wrong_are_told_apart(records, monkeypatch):
         return record | broken.get(i, {})
 
     monkeypatch.setattr(msgpack, "unpackb", unpack)
-    indices, turns = np.arange(49, -1, -1), np.zeros(50, int)
-    batch, bad = reader.read_batch(indices, ["image", "clip_text"], turns)
+    indices = np.arange(49, -1, -1)
+    batch = reader.read_batch(indices, ["image", "clip_text"], np.zeros(50, int))
+    bad = bad_rows(batch)
     assert indices[bad].tolist() == [8, 5, 3]
     for i in broken:
         with pytest.raises(BadRecord):
             reader.read(i, ["image", "clip_text"])
     for row in set(range(50)) - set(bad):
         wanted = reader.read(indices[row], ["image", "clip_text"])
-        assert all(np.array_equal(batch[n][row], wanted[n]) for n in wanted)
+        assert all(np.array_equal(batch[row][n], wanted[n]) for n in wanted)
 
 
 def test_a_shard_that_is_no_array_record_is_refused(own_records):

@@ -1,7 +1,7 @@
 """Batches: the same ones, bit for bit, from two feeds.
 
-feed "tf"      a tf.data pipeline reads each step's examples with random access, two
-               or more at a time, in order, ahead of the training step.
+feed "tf"      a tf.data pipeline reads with random access, a few rows of a batch at a
+               time and many of them at once, in order, ahead of the training step.
 feed "arrays"  everything is read into memory once; no TensorFlow anywhere.
 
 The global batch of a step is order.batch_indices(seed, step, ...) and nothing else, so
@@ -15,33 +15,35 @@ reads the next. Where a source has crop="random", each row's square is drawn fro
 step, row) too.
 """
 
-import collections
+import functools
 import itertools
-import json
-import logging
-import os
 import pathlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from unclip_jax import config as config_lib
 from unclip_jax.data import order
-from unclip_jax.data.degradations import make_degradation
-from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.data.degradations import Degradation, make_degradation
+from unclip_jax.data.own_tokenizer import open_own_tokenizer
+from unclip_jax.data.readers import (
+    CaptionReader,
+    MemoryReader,
+    ReplacingReader,
+    Shapes,
+)
+from unclip_jax.data.sources import (
+    RecordSource,
+    Source,
+    has_random_crops,
+    make_source,
+)
 from unclip_jax.data.tf_feed import tf_batches
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write
-from unclip_jax.tokenizer import Tokenizer, train_tokenizer
+from unclip_jax.tokenizer import Tokenizer
 
 FEEDS = ("tf", "arrays")
-MANY_CAPTIONS = 100_000  # as many as a tokenizer is trained on
 CLIP_VOCAB_SIZE = 49408
 SAMPLE_SIZE = 100_000  # embeddings that a codebook's quantiles are taken from
-TRAINED_ON = "trained_on.json"  # next to a tokenizer trained here
-
-logger = logging.getLogger(__name__)
 
 
 def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
@@ -74,29 +76,28 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         raise UsageError(f"config.data.source {config_data['source']!r} is empty")
     if config_data.get("degradation") and source.image_size is None:
         raise UsageError("config.data.degradation: the records hold no images")
-    if getattr(source, "crop", "center") == "random" and feed == "arrays":
+    if has_random_crops(source) and feed == "arrays":
         raise UsageError(
             "config.data.crop 'random' needs feed 'tf': feed 'arrays' reads each image "
             "once and keeps one square of it"
         )
     degrade = make_degradation(config_data.get("degradation"), source.image_size)
-    manifest = getattr(source, "manifest", None)
-    wanted = config_data.get("tokenizer") or ""
+    name = config_data.get("tokenizer") or ""
     length = config_data.get("context_length")
-    if manifest is not None:
-        _check_records(manifest, wanted, length, source)
-        tokenizer = Tokenizer.load(source.tokenizer_folder)
-        return Dataset(source, tokenizer, feed, degrade=degrade)
-    if wanted:
-        tokenizer = Tokenizer.load(wanted, length)
-        folder = str(wanted)
-        if tokenizer_dir is not None and not pathlib.Path(wanted).is_dir():
-            tokenizer.save(tokenizer_dir)  # a public one: the run keeps its own copy
-            folder = str(tokenizer_dir)
-        return Dataset(source, tokenizer, feed, folder, degrade)
-    size = config_data.get("vocab_size") or CLIP_VOCAB_SIZE
-    tokenizer = _own_tokenizer(source, tokenizer_dir, size, length)
-    folder = str(tokenizer_dir) if tokenizer_dir is not None else None
+    folder = None if tokenizer_dir is None else str(tokenizer_dir)
+    if isinstance(source, RecordSource):
+        _check_tokenizer(source, name, length)
+        folder = source.tokenizer_folder
+        tokenizer = Tokenizer.load(folder)
+    elif name:
+        tokenizer = Tokenizer.load(name, length)
+        if folder is not None and not pathlib.Path(name).is_dir():
+            tokenizer.save(folder)  # a public one: the run keeps its own copy
+        else:
+            folder = str(name)
+    else:
+        size = config_data.get("vocab_size") or CLIP_VOCAB_SIZE
+        tokenizer = open_own_tokenizer(source, folder, size, length)
     return Dataset(source, tokenizer, feed, folder, degrade)
 
 
@@ -119,40 +120,41 @@ class Dataset:
     """
 
     def __init__(
-        self, source, tokenizer, feed="tf", tokenizer_folder=None, degrade=None
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        feed: str = "tf",
+        tokenizer_folder: str | None = None,
+        degrade: Degradation | None = None,
     ):
+        """Reads nothing yet; see `open_data` for what the arguments are."""
         self.source, self.tokenizer, self.feed = source, tokenizer, feed
         self.degrade = degrade
-        self.bad, self.left_out = {}, collections.Counter()
-        self._stored = hasattr(source, "arrays")  # records: tokens come ready
-        size = source.image_size
-        self.shapes = {} if size is None else {"image": ((size, size, 3), "uint8")}
-        if self._stored:
-            stored = source.arrays.items()
-            self.shapes |= {name: (shape, dtype) for name, (dtype, shape) in stored}
-            tokenizer_folder = source.tokenizer_folder
-        else:
-            self.shapes["tokens"] = ((tokenizer.context_length,), "int32")
-        self._read_shapes = self.shapes
+        self._stored_shapes = _stored_shapes(source, tokenizer)
+        self.shapes = self._stored_shapes
         if degrade is not None:
             self.shapes = degrade.shapes(self.shapes)
+        if isinstance(source, RecordSource):
+            reader = source
+        else:
+            reader = CaptionReader(source, tokenizer)
+        self._reader = ReplacingReader(reader, len(source))
+        self._memory = MemoryReader(self._reader, len(source), self._stored_shapes)
+        self.bad, self.left_out = self._reader.bad, self._reader.left_out
         self.info = self._info(tokenizer_folder)
-        self._memory = {}  # name -> (n, ...) of the feed "arrays"; captions in a row
-        self._spans = None  # (n,) first row and number of each example's captions
-        self._lock = threading.Lock()
 
     def __len__(self):
         return len(self.source)
 
     def batches(
         self,
-        names,
+        names: Sequence[str],
         seed: int,
         batch_size: int,
         start_step: int = 0,
-        rows: Sequence[int] | None = None,
-    ):
-        """An endless iterator of some rows of the global batches.
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Returns an endless iterator of some rows of the global batches.
 
         Args:
           names: what each batch holds, of `shapes`.
@@ -173,78 +175,60 @@ class Dataset:
                 "examples"
             )
         rows = np.arange(batch_size) if rows is None else np.asarray(rows)
-
-        read = self.read
+        inputs = self._inputs(names)
+        crops = has_random_crops(self.source)
+        reader = self._reader
         if self.feed == "arrays":
-            self._materialise(self._inputs(names))
-            read = self._remember
+            self._memory.load(inputs)
+            reader = self._memory
 
-        def make(step):
-            indices = order.batch_indices(seed, step, batch_size, len(self))
-            turns = order.batch_turns(seed, step, batch_size, len(self), indices)
-            inputs = self._inputs(names)
-            if getattr(self.source, "crop", "center") == "random":
-                positions = order.crop_positions(seed, step, rows)
-                batch = read(indices[rows], inputs, turns[rows], positions)
-            else:
-                batch = read(indices[rows], inputs, turns[rows])
-            return self._degraded(batch, names, seed, step, rows)
+        @functools.lru_cache(maxsize=8)  # a step is read in several parts
+        def examples_of(step):
+            indices = order.batch_indices(seed, step, batch_size, len(self), rows)
+            captions = order.caption_indices(
+                seed, step, batch_size, len(self), indices, rows
+            )
+            return indices, captions
+
+        def read(step, first=0, end=None):
+            part = slice(first, end)
+            indices, captions = (numbers[part] for numbers in examples_of(step))
+            positions = order.crop_positions(seed, step, rows[part]) if crops else None
+            batch = reader.read(indices, inputs, captions, positions)
+            return self._degraded(batch, names, seed, step, rows[part])
 
         if self.feed == "arrays":
-            return map(make, itertools.count(start_step))
-        return tf_batches(make, self._shapes_of(names), len(rows), start_step)
+            return map(read, itertools.count(start_step))
+        shapes = {name: self.shapes[name] for name in names}
+        sizes = {name: self._stored_shapes[name] for name in inputs} | shapes
+        row_bytes = sum(
+            int(np.prod(shape)) * np.dtype(dtype).itemsize
+            for shape, dtype in sizes.values()
+        )
+        return tf_batches(read, shapes, len(rows), start_step, row_bytes)
 
-    def take(self, n: int, names) -> dict[str, np.ndarray]:
-        """The first n examples (fewer when there are fewer): {name: (n, ...)}."""
+    def take(self, n: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns the first n examples (fewer when there are fewer), {name: (n, ...)}.
+
+        Their first captions and middle squares.
+        """
         names = self._check_names(names)
         first = np.arange(min(n, len(self)))
-        batch = self.read(first, self._inputs(names))
+        batch = self._reader.read(first, self._inputs(names), np.zeros_like(first))
         return self._degraded(batch, names, 0, 0, first)
 
     def captions(self, n: int) -> list[str]:
-        """The captions of the first n examples."""
+        """Returns the captions of the first n examples."""
         return self.source.captions(n)
 
     def embedding_sample(self) -> dict[str, np.ndarray]:
-        """{"clip_image", "clip_text"}: (n, D) of examples evenly spread over the data.
+        """Returns {"clip_image", "clip_text"}, (n, D), evenly spread over the data.
 
         n is SAMPLE_SIZE, or all there are; the same rows every time.
         """
         n = min(SAMPLE_SIZE, len(self))
         names = self._check_names(("clip_image", "clip_text"))
-        return self.read(np.arange(n) * len(self) // n, names)
-
-    def read(self, indices, names, turns=None, positions=None) -> dict[str, np.ndarray]:
-        """The named arrays of whole examples, {name: (B, ...)}; see `bad`.
-
-        `turns` (B,) say which caption of each, modulo their number; the first ones by
-        default. `positions` (B,) in [0, 1) say which square of each image, for a source
-        with crop="random"; the middle ones by default.
-        """
-        turns = np.zeros(len(indices), int) if turns is None else turns
-        if self._stored:
-            out, bad = self.source.read_batch(indices, names, turns)
-            for row in bad:
-                example = self._readable(int(indices[row]), names, int(turns[row]))
-                for name in names:
-                    out[name][row] = example[name]
-            return out
-        shapes = {name: self._read_shapes[name] for name in names}
-        out = {
-            name: np.empty((len(indices), *shape), dtype)
-            for name, (shape, dtype) in shapes.items()
-        }
-        captions = []
-        for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
-            position = None if positions is None else positions[row]
-            example = self._readable(int(i), names, int(turn), position)
-            several = captions_of(example)
-            captions.append(several[turn % len(several)])
-            if "image" in names:
-                out["image"][row] = example["image"]
-        if "tokens" in names:
-            out["tokens"] = self.tokenizer.encode(captions)
-        return out
+        return self._reader.read(np.arange(n) * len(self) // n, names, np.zeros(n, int))
 
     def _inputs(self, names):
         return names if self.degrade is None else self.degrade.inputs(names)
@@ -254,49 +238,7 @@ class Dataset:
             return batch
         return self.degrade(batch, names, seed, step, rows)
 
-    def _shapes_of(self, names):
-        return {name: self.shapes[name] for name in names}
-
-    def _readable(self, i, names, turn, position=None):
-        """Example i, or the next one that can be read; see RecordReader.read."""
-        for place in range(i, i + len(self)):
-            try:
-                if self._stored:
-                    return self.source.read(place % len(self), names, turn)
-                if position is not None:
-                    return self.source.cropped(place % len(self), position)
-                return self.source[place % len(self)]
-            except LeftOut as left_out:
-                self._count_left_out(left_out.reason)
-            except BadRecord as bad:
-                self._count(bad)
-        why = ", ".join(sorted(self.left_out) + sorted(set(self.bad.values()))[:3])
-        raise UsageError(
-            f"none of the {len(self)} examples can be used ({why}): repair the data, "
-            "or let config.data leave fewer out"
-        )
-
-    def _count_left_out(self, reason):
-        with self._lock:
-            self.left_out[reason] += 1
-            count = self.left_out[reason]
-        if count in (1, 1000, 1_000_000):
-            logger.warning("%s left out so far for %s", f"{count:,}", reason)
-
-    def _count(self, bad):
-        with self._lock:
-            if bad.key in self.bad:
-                return
-            self.bad[bad.key] = bad.reason
-            count = len(self.bad)
-        logger.warning("%s; the next readable one takes its place", bad)
-        if count > max(16, len(self) // 100):
-            raise UsageError(
-                f"{count} of {len(self)} examples cannot be read, the last: {bad}; "
-                "repair the data or make it again"
-            )
-
-    def _check_names(self, names):
+    def _check_names(self, names) -> list[str]:
         names = list(names)
         for name in names:
             if name not in self.shapes:
@@ -306,54 +248,10 @@ class Dataset:
                 )
         return names
 
-    def _materialise(self, names):
-        """Every example's arrays in memory, read once."""
-        missing = [name for name in names if name not in self._memory]
-        if missing:
-            _check_memory(len(self), [self._read_shapes[name] for name in missing])
-            self._memory |= self._read_all(missing)
-
-    def _read_all(self, names):
-        """{name: (n, ...)}, or (captions of all examples, ...) for PER_CAPTION."""
-        whole = [name for name in names if name not in PER_CAPTION]
-        out = {
-            name: np.empty((len(self), *shape), dtype)
-            for name, (shape, dtype) in self._read_shapes.items()
-            if name in whole
-        }
-        parts = {name: [] for name in names if name not in whole}
-        counts, captions = np.ones(len(self), np.int64), []
-        for i in range(len(self)):
-            example = self._readable(i, names, None)
-            for name in whole:
-                out[name][i] = example[name]
-            if self._stored:
-                for name, found in parts.items():
-                    found.append(example[name])
-                    counts[i] = len(example[name])
-            else:
-                captions += captions_of(example)
-                counts[i] = len(captions_of(example))
-        if parts:
-            self._spans = np.cumsum(counts) - counts, counts
-        if self._stored:
-            return out | {name: np.concatenate(found) for name, found in parts.items()}
-        return out | ({"tokens": self.tokenizer.encode(captions)} if parts else {})
-
-    def _remember(self, indices, names, turns):
-        """As `read`, from memory."""
-        out = {}
-        for name in names:
-            rows = indices
-            if name in PER_CAPTION:
-                first, count = (span[indices] for span in self._spans)
-                rows = first + turns % count
-            out[name] = self._memory[name][rows]
-        return out
-
     def _info(self, tokenizer_folder):
-        manifest = getattr(self.source, "manifest", {})
-        statistics = getattr(self.source, "statistics", None) or {}
+        manifest, statistics = {}, {}
+        if isinstance(self.source, RecordSource):
+            manifest, statistics = self.source.manifest, self.source.statistics or {}
         scale = statistics.get("mean_norm")
         (*_, text_width), _ = self.shapes.get("text_states", ((None,), ""))
         return {
@@ -380,74 +278,28 @@ class Dataset:
         }
 
 
-def captions_of(example) -> Sequence[str]:
-    """All captions of a source's example, at least one."""
-    return example.get("captions") or (example["caption"],)
+def _stored_shapes(source: Source, tokenizer: Tokenizer) -> Shapes:
+    """{name: (shape, dtype)} of what is read of an example, with one caption."""
+    size = source.image_size
+    shapes: dict = {} if size is None else {"image": ((size, size, 3), "uint8")}
+    if not isinstance(source, RecordSource):
+        return shapes | {"tokens": ((tokenizer.context_length,), "int32")}
+    stored = source.arrays.items()
+    return shapes | {name: (shape, dtype) for name, (dtype, shape) in stored}
 
 
-def _check_memory(count, shapes) -> None:
-    """Refuses what cannot fit in three quarters of this machine's memory."""
-    sizes = [np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
-    needed = count * float(sum(sizes))
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not every system says
-        return
-    if needed > 0.75 * total:
-        raise UsageError(
-            f"feed 'arrays' would need {needed / 2**30:.1f} GiB for {count} examples, "
-            f"this machine has {total / 2**30:.1f}; use feed 'tf' or fewer examples"
-        )
-
-
-def _check_records(manifest, wanted, length, source) -> None:
+def _check_tokenizer(source: RecordSource, name: str, length: int | None) -> None:
     """The tokens are written already: another tokenizer can't be asked for."""
+    manifest = source.manifest
     if length not in (None, manifest["context_length"]):
         raise UsageError(
             f"config.data.context_length is {length}, but the records in "
             f"{source.path} have {manifest['context_length']} tokens per caption"
         )
-    if wanted:
-        tokenizer = Tokenizer.load(wanted, manifest["context_length"])
+    if name:
+        tokenizer = Tokenizer.load(name, manifest["context_length"])
         if tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
             raise UsageError(
-                f"config.data.tokenizer {str(wanted)!r} is not the tokenizer of the "
+                f"config.data.tokenizer {str(name)!r} is not the tokenizer of the "
                 f"records in {source.path}; leave it out"
             )
-
-
-def _own_tokenizer(source, folder, vocab_size, context_length):
-    """A tokenizer trained on the source's captions, or the one trained before."""
-    what = {
-        "source_fingerprint": source.fingerprint,
-        "vocab_size": vocab_size,
-        "context_length": context_length,
-    }
-    note = None if folder is None else pathlib.Path(folder) / TRAINED_ON
-    if note is not None and note.is_file():
-        found = json.loads(note.read_text(encoding="utf-8"))
-        config_lib.check_keys(found, what, str(note))
-        other = [name for name in what if found.get(name) != what[name]]
-        if other:
-            raise FileExistsError(
-                f"{str(folder)!r} holds a tokenizer trained otherwise ({other[0]} was "
-                f"{found.get(other[0])!r}, now {what[other[0]]!r}); choose another "
-                "workdir or remove it"
-            )
-        return Tokenizer.load(folder)
-    captions = source.captions(MANY_CAPTIONS)
-    tokenizer = train_tokenizer(captions, None, vocab_size)
-    if context_length is None:
-        context_length = fitting_length(tokenizer, captions)
-    tokenizer.context_length = context_length
-    if folder is not None:
-        tokenizer.save(folder)
-        atomic_write(note, json.dumps(what))
-    return tokenizer
-
-
-def fitting_length(tokenizer, captions) -> int:
-    """Tokens the longest caption needs, start and end included, in whole fours."""
-    tokens = tokenizer.encode(captions)
-    longest = 2 + int((tokens[:, 1:] != tokenizer.eot_id).sum(axis=1).max())
-    return min(-(-longest // 4) * 4, tokenizer.context_length)

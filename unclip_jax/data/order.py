@@ -12,6 +12,7 @@ vectorised over indices and epochs; memory is that of one batch.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def mix(x) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def make_key(*numbers) -> np.ndarray:
+def make_key(*numbers) -> Any:
     """One uint64 key from integers (arrays broadcast): other numbers, another key."""
     with np.errstate(over="ignore"):  # scalars warn where arrays wrap around
         key = np.uint64(0)
@@ -75,7 +76,7 @@ def permute(index, n: int, key) -> np.ndarray:
 
 
 def batch_indices(
-    seed: int, step: int, batch_size: int, num_examples: int
+    seed: int, step: int, batch_size: int, num_examples: int, rows=None
 ) -> np.ndarray:
     """Which examples the global batch of a step holds.
 
@@ -84,9 +85,10 @@ def batch_indices(
       step: counted from 0; nothing earlier needs to have been read.
       batch_size: global.
       num_examples: in the data set; each epoch shows every one exactly once.
+      rows: int (B,), numbers of rows in the global batch; None for all.
 
     Returns:
-      int64 (batch_size,) indices in [0, num_examples).
+      int64 (B,) indices in [0, num_examples).
     """
     if step < 0 or batch_size < 1:
         raise UsageError(
@@ -94,13 +96,13 @@ def batch_indices(
         )
     if num_examples < 1:
         raise UsageError(f"the data set is empty ({num_examples} examples)")
-    number = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    number = _example_numbers(step, batch_size, rows)
     epoch, place = np.divmod(number, num_examples)
     return permute(place, num_examples, make_key(seed, epoch))
 
 
-def batch_turns(
-    seed: int, step: int, batch_size: int, num_examples: int, indices
+def caption_indices(
+    seed: int, step: int, batch_size: int, num_examples: int, indices, rows=None
 ) -> np.ndarray:
     """Which of its captions each example of a step is read with, modulo their number.
 
@@ -108,13 +110,13 @@ def batch_turns(
     that m captions are all read in m epochs.
 
     Args:
-      seed, step, batch_size, num_examples: as for `batch_indices`.
-      indices: int64 (batch_size,), its result.
+      seed, step, batch_size, num_examples, rows: as for `batch_indices`.
+      indices: int64 (B,), its result.
 
     Returns:
-      int64 (batch_size,), at least 0.
+      int64 (B,), at least 0.
     """
-    number = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    number = _example_numbers(step, batch_size, rows)
     first = make_key(seed, _CAPTIONS, indices) >> np.uint64(33)
     return first.astype(np.int64) + number // num_examples
 
@@ -132,7 +134,13 @@ def crop_positions(seed: int, step: int, rows) -> np.ndarray:
     return (make_key(seed, _CROPS, step, rows) >> np.uint64(11)) * 2.0**-53
 
 
-def _words(x) -> np.ndarray:
+def _example_numbers(step, batch_size, rows) -> np.ndarray:
+    """Numbers of a step's examples, counted from the beginning of the run."""
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    return step * batch_size + rows.astype(np.int64)
+
+
+def _words(x) -> Any:
     """uint64; Python integers of any sign and size are taken modulo 2**64."""
     if isinstance(x, int):
         return np.uint64(x % 2**64)

@@ -9,6 +9,7 @@ import json
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -52,7 +53,7 @@ class RecordWriter:
           UsageError: options that do not fit together.
         """
         self.folder = pathlib.Path(folder)
-        self.plan = _make_plan(
+        self.plan: dict[str, Any] = _make_plan(
             num_shards, image_size, arrays, tokenizer, source_fingerprint
         )
         self.plan["clip_fingerprint"] = clip_fingerprint
@@ -164,7 +165,7 @@ class RecordWriter:
         if total == 0:
             raise UsageError(f"{self.folder}: no example could be read at all")
         if self.plan["embed_dim"] is not None:
-            kept = {**sums.statistics(), **(constants or {})}
+            kept: dict[str, Any] = {**sums.statistics(), **(constants or {})}
             path = self.folder / records.STATISTICS
             files.atomic_write(path, lambda file: np.savez(file, **kept))
         manifest = {
@@ -186,7 +187,7 @@ class RecordWriter:
     def _shard(self, i):
         return f"shard-{i:05d}-of-{self.num_shards:05d}.array_record"
 
-    def _pack(self, example) -> bytes:
+    def _pack(self, example):
         key, size = example["key"], self.plan["image_size"]
         record = {"key": key, "caption": example["caption"]}
         count = len(example.get("captions", "1"))
@@ -214,7 +215,9 @@ class RecordWriter:
         return msgpack.packb(record)
 
 
-def _make_plan(num_shards, image_size, arrays, tokenizer, source_fingerprint):
+def _make_plan(
+    num_shards, image_size, arrays, tokenizer, source_fingerprint
+) -> dict[str, Any]:
     """The manifest's fields that are known before the first record."""
     if num_shards < 1:
         raise UsageError(f"num_shards must be at least 1, got {num_shards}")

@@ -18,15 +18,13 @@ there are no images. One record per group, so random access reads one record.
 record_writer.py writes them.
 """
 
-import bisect
-import contextlib
 import io
 import itertools
 import json
 import math
 import pathlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgpack
 import numpy as np
@@ -74,6 +72,11 @@ class RecordReader:
             name: (entry["dtype"], tuple(entry["shape"]))
             for name, entry in self.manifest["arrays"].items()
         }
+        self._layout = {  # of the bytes: (dtype, shape, their number)
+            name: (little, shape, little.itemsize * math.prod(shape))
+            for name, (dtype, shape) in self.arrays.items()
+            for little in [np.dtype(dtype).newbyteorder("<")]
+        }
         self.image_size = self.manifest["image_size"]
         self.fingerprint = self.manifest["fingerprint"]
         self.tokenizer_folder = str(self.path / TOKENIZER)
@@ -96,43 +99,39 @@ class RecordReader:
         Raises IndexError, or BadRecord when the example cannot be read.
         """
         record = self._record(i)
-        found = {k: record[k] for k in ("key", "caption", "captions") if k in record}
+        texts = {k: record[k] for k in ("key", "caption", "captions") if k in record}
         names = [*self.arrays] if self.image_size is None else ["image", *self.arrays]
-        return {**found, **self._decode(i, record, names, 0)}
+        return {**texts, **self._decode(i, record, names, 0)}
 
     def read(
-        self, i: int, names: Iterable[str], turn: int | None = 0
+        self, i: int, names: Iterable[str], caption_index: int | None = 0
     ) -> dict[str, np.ndarray]:
-        """Only the named arrays of example i ("image" or a stored one).
+        """Reads only the named arrays of example i ("image" or a stored one).
 
-        Of PER_CAPTION, those of caption `turn`, modulo their number; None stacks those
-        of all captions: (m, ...).
+        Of PER_CAPTION, those of one caption, modulo their number; None stacks those of
+        all: (m, ...).
         """
-        return self._decode(i, self._record(i), names, turn)
+        return self._decode(i, self._record(i), names, caption_index)
 
     def read_batch(
-        self, indices: np.ndarray, names: Iterable[str], turns: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], list[int]]:
-        """As `read` of each example, at once and much faster.
-
-        Args:
-          indices: int (B,) each in [0, len).
-          names: as for `read`.
-          turns: int (B,), the caption of each.
-
-        Returns:
-          {name: (B, ...)}, and the rows where something is amiss: `read` says what.
-        """
-        records = self._records(np.asarray(indices))
-        bad = {row for row, record in enumerate(records) if not record}
-        out = {}
-        for name in names:
-            if name == "image":
-                out[name], failed = _decode_images(records, self.image_size)
-            else:
-                out[name], failed = _stack(records, name, *self.arrays[name], turns)
-            bad.update(failed)
-        return out, sorted(bad)
+        self,
+        indices: Sequence[int] | np.ndarray,
+        names: Iterable[str],
+        caption_indices: Sequence[int] | np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+    ) -> list[dict[str, np.ndarray] | BadRecord]:
+        """Reads the named arrays of several examples, see `BatchReader`."""
+        del positions  # records hold squares
+        examples: list[dict[str, np.ndarray] | BadRecord] = []
+        for row, record in enumerate(self._records(np.asarray(indices))):
+            if not isinstance(record, BadRecord):
+                which = None if caption_indices is None else int(caption_indices[row])
+                try:
+                    record = self._decode(indices[row], record, names, which)
+                except BadRecord as bad:
+                    record = bad
+            examples.append(record)
+        return examples
 
     def captions(self, n: int | None = None) -> list[str]:
         """All captions of the first n examples (None: of all)."""
@@ -152,60 +151,46 @@ class RecordReader:
                     f"remove the folder and {REMEDY}"
                 )
 
-    def _record(self, i) -> dict:
+    def _record(self, i: int) -> dict:
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
-        number = bisect.bisect_right(self._ends, i)
-        shard = self.manifest["shards"][number]
-        place = int(i) - (self._ends[number] - shard["count"])
-        where, reader = f"{shard['file']}:{place}", self._readers[number]
-        try:
-            (data,) = reader.read([place])
-            record = msgpack.unpackb(data)
-        except _DAMAGE as error:
-            raise BadRecord(where, f"damaged bytes ({error})") from error
-        if not _is_record(record):
-            raise BadRecord(where, "not a record of an example")
+        (record,) = self._records(np.array([i]))
+        if isinstance(record, BadRecord):
+            raise record
         return record
 
-    def _records(self, indices) -> list[dict]:
-        """The record of each example; empty where it, or its shard's read, failed."""
-        found = [{}] * len(indices)
+    def _records(self, indices: np.ndarray) -> list[dict | BadRecord]:
+        """The record of each example; those of one shard are read together."""
+        records: list[dict | BadRecord] = [{}] * len(indices)
         numbers = np.searchsorted(self._ends, indices, "right")
-        for number in np.unique(numbers).tolist():
+        for number in sorted(set(numbers.tolist())):
             rows = np.flatnonzero(numbers == number)
-            first = self._ends[number] - self.manifest["shards"][number]["count"]
-            reader = self._readers[number]
-            try:
-                read = reader.read((indices[rows] - first).tolist())
-            except _DAMAGE:
-                continue
-            for row, data in zip(rows.tolist(), read, strict=True):
-                with contextlib.suppress(*_DAMAGE):
-                    record = msgpack.unpackb(data)
-                    found[row] = record if _is_record(record) else {}
-        return found
+            shard = self.manifest["shards"][number]
+            places = (indices[rows] - (self._ends[number] - shard["count"])).tolist()
+            packed = _read_each(self._readers[number], places)
+            for row, place, data in zip(rows.tolist(), places, packed, strict=True):
+                records[row] = _unpack(data, f"{shard['file']}:{place}")
+        return records
 
     def _open(self, number):
         return _Shard(self.path, self.manifest["shards"][number])
 
-    def _decode(self, i, record, names, turn):
+    def _decode(self, i, record, names, caption_index):
         key, out = record.get("key", f"example {i}"), {}
         for name in names:
             if name == "image":
                 out[name] = decode_image(record.get("image"), self.image_size, key)
                 continue
-            dtype, shape = self.arrays[name]
-            data = record.get(name, b"")
-            array = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
-            several = name in PER_CAPTION
-            count = len(record.get("captions", "1")) if several else 1
-            if array.size != count * np.prod(shape):
-                raise BadRecord(key, f"{name} has {array.size} values, not {shape}")
-            array = array.astype(dtype).reshape((count, *shape))
-            out[name] = (
-                array if several and turn is None else array[(turn or 0) % count]
-            )
+            dtype, shape, size = self._layout[name]
+            data, count, which = record.get(name, b""), 1, 0
+            if name in PER_CAPTION:
+                count = len(record.get("captions", "1"))
+                which = (caption_index or 0) % count
+                if caption_index is None:
+                    shape = (count, *shape)
+            if len(data) != count * size:
+                raise BadRecord(key, f"{name} has {len(data)} bytes, not {shape}")
+            out[name] = np.ndarray(shape, dtype, data, which * size)
         return out
 
 
@@ -232,37 +217,26 @@ def decode_image(data, image_size: int, key: str = "") -> np.ndarray:
     return pixels
 
 
-def _decode_images(records, size):
-    """uint8 (B, size, size, 3), and the rows that could not be decoded."""
-    images, failed = np.zeros((len(records), size, size, 3), np.uint8), []
-    for row, record in enumerate(records):
-        try:
-            images[row] = decode_image(record.get("image"), size)
-        except BadRecord:
-            failed.append(row)
-    return images, failed
+def _read_each(shard, places) -> list[bytes | Exception]:
+    """The bytes of each record; one that is damaged does not spoil the others."""
+    try:
+        return shard.read(places)
+    except _DAMAGE as error:
+        if len(places) == 1:
+            return [error]
+        return [_read_each(shard, [place])[0] for place in places]
 
 
-def _stack(records, name, dtype, shape, turns):
-    """An array (B, *shape) from the records' bytes, and the rows of another size."""
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    parts, failed = [], []
-    for row, (record, turn) in enumerate(zip(records, turns, strict=True)):
-        data = record.get(name, b"")
-        count = len(record.get("captions", "1")) if name in PER_CAPTION else 1
-        if len(data) != count * size:
-            failed.append(row)
-            data, count = bytes(size), 1
-        if count > 1:
-            start = size * int(turn % count)
-            data = data[start : start + size]
-        parts.append(data)
-    array = np.frombuffer(bytearray().join(parts), np.dtype(dtype).newbyteorder("<"))
-    return array.astype(dtype, copy=False).reshape(len(records), *shape), failed
-
-
-def _is_record(record) -> bool:
-    return isinstance(record, dict) and isinstance(record.get("caption"), str)
+def _unpack(data: bytes | Exception, where: str) -> dict | BadRecord:
+    try:
+        if isinstance(data, Exception):
+            raise data
+        record = msgpack.unpackb(data)
+    except _DAMAGE as error:
+        return BadRecord(where, f"damaged bytes ({error})")
+    if not isinstance(record, dict) or not isinstance(record.get("caption"), str):
+        return BadRecord(where, "not a record of an example")
+    return record
 
 
 def read_manifest(folder) -> dict:

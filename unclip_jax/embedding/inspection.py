@@ -9,9 +9,8 @@ import pathlib
 
 import numpy as np
 
-from unclip_jax.data.loader import captions_of
 from unclip_jax.data.records import MANIFEST, RecordReader
-from unclip_jax.data.sources import BadRecord, LeftOut, make_source
+from unclip_jax.data.sources import BadRecord, LeftOut, captions_of, make_source
 from unclip_jax.grids import caption_grid
 from unclip_jax.images import save_image
 

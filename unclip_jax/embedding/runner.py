@@ -39,9 +39,14 @@ from jax.experimental import multihost_utils
 from PIL import Image
 
 from unclip_jax import config as config_lib
-from unclip_jax.data.loader import captions_of
 from unclip_jax.data.record_writer import RecordWriter
-from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut, make_source
+from unclip_jax.data.sources import (
+    PER_CAPTION,
+    BadRecord,
+    LeftOut,
+    captions_of,
+    make_source,
+)
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.errors import UsageError

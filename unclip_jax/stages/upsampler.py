@@ -4,7 +4,8 @@ Trains on what the data gives as `image`: whole pictures or, with
 config.data.degradation, random crops of them. The conditioning picture is `low_res`
 where the data has it (BSR, for 256 -> 1024); else it is made here, on the device, by
 shrinking `image` and blurring a part of the rows (for 64 -> 256). It is shrunk as
-data.sources.pictures shrinks what the decoder learns to draw, by bicubic interpolation.
+data.sources.image_source shrinks what the decoder learns to draw, by bicubic
+interpolation.
 """
 
 import dataclasses

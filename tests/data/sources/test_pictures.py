@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unclip_jax.data.sources import BadRecord, LeftOut
-from unclip_jax.data.sources.pictures import decode
+from unclip_jax.data.sources.image_source import decode
 
 
 def encode(image, kind="PNG", **options):

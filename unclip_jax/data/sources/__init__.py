@@ -1,21 +1,18 @@
 """Sources: random-access sequences of examples.
 
-A source has
-
-    len(source)
-    source[i] -> {"key": str, "image": uint8 (H, W, 3), "caption": str, ...}; where
-        captions of other words can mean the same, those have the same "caption_group"
-    source.captions(n) -> list of the captions of the first n examples
-    source.fingerprint -> str, another for other examples
-
-and raises BadRecord for an example that cannot be read. Examples with several captions
-hold them all in "captions"; "caption" is the first. To add a source, write
-sources/<name>.py and name its class in SOURCES; one of picture files is a PictureSource
-(pictures.py).
+`Source` says what one has. Those of image files (`CroppingSource`) can cut out other
+squares than the centred one; those of records (`RecordSource`) hold embeddings and
+tokens besides. To add a source, write sources/<name>.py and name its class in SOURCES;
+one of image files is an ImageSource (image_source.py).
 """
 
 import importlib
 import inspect
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
@@ -25,7 +22,7 @@ SOURCES = {
     "clip_retrieval": ("unclip_jax.data.sources.clip_retrieval", "ClipRetrieval"),
     "folder": ("unclip_jax.data.sources.folder", "Folder"),
     "icons": ("unclip_jax.data.sources.icons", "Icons"),
-    "mixture": ("unclip_jax.data.sources.mixture", "Mixture"),
+    "mixture": ("unclip_jax.data.sources.mixture", "make_mixture"),
     "parquet": ("unclip_jax.data.sources.parquet", "Parquet"),
     "records": ("unclip_jax.data.records", "RecordReader"),
     "tfds": ("unclip_jax.data.sources.tfds", "Tfds"),
@@ -45,6 +42,91 @@ LOADER_KEYS = (
 
 # Arrays of an example that it has one of per caption.
 PER_CAPTION = ("tokens", "clip_text", "text_states")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A random-access sequence of examples.
+
+    Attributes:
+      image_size: side of its square images; None without images.
+      fingerprint: another for other examples.
+    """
+
+    image_size: int | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> dict[str, Any]:
+        """Returns {"key": str, "caption": str, "image": uint8 (H, W, 3), ...}.
+
+        Several captions are all in "captions"; "caption" is the first. Where captions
+        of other words can mean the same, those have the same "caption_group".
+
+        Raises BadRecord for an example that cannot be read.
+        """
+        ...
+
+    def captions(self, n: int | None = None) -> list[str]:
+        """Returns all captions of the first n examples (None: of all)."""
+        ...
+
+
+@runtime_checkable
+class CroppingSource(Source, Protocol):
+    """A source that gives any of the largest squares of its images.
+
+    Attributes:
+      crop: which one training asks for, "center" or "random".
+    """
+
+    crop: str
+
+    def cropped(self, i: int, position: float | None) -> dict[str, Any]:
+        """Returns source[i] with the square at `position`, see `images.to_square`."""
+        ...
+
+
+class BatchReader(Protocol):
+    """Reads the arrays of several examples at once."""
+
+    def read_batch(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        names: Sequence[str],
+        caption_indices: Sequence[int] | np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+    ) -> "list[dict[str, np.ndarray] | BadRecord]":
+        """Returns {name: array} of each example, or why it cannot be read.
+
+        Args:
+          indices: int (B,), the examples' numbers.
+          names: of the arrays.
+          caption_indices: int (B,), which of its captions each example's arrays of
+            PER_CAPTION are of, modulo their number; None stacks those of all: (m, ...).
+          positions: float (B,) in [0, 1), of the squares; None is the middle.
+        """
+        ...
+
+
+@runtime_checkable
+class RecordSource(Source, BatchReader, Protocol):
+    """A source of records, see data/records.py.
+
+    Attributes:
+      path: their folder.
+      manifest: what is in them.
+      arrays: {name: (dtype, shape)} of what each record holds.
+      statistics: of the image embeddings; None without them.
+      tokenizer_folder: of the tokenizer that made the tokens.
+    """
+
+    path: pathlib.Path
+    manifest: dict[str, Any]
+    arrays: Mapping[str, tuple[str, tuple[int, ...]]]
+    statistics: Mapping[str, np.ndarray] | None
+    tokenizer_folder: str
 
 
 class BadRecord(UsageError):
@@ -67,8 +149,18 @@ class LeftOut(BadRecord):
     """An example that can be read, but that the config does not want."""
 
 
-def make_source(config_data):
-    """The source that config.data names, built with the options given there.
+def captions_of(example: Mapping[str, Any]) -> Sequence[str]:
+    """Returns all captions of a source's example, at least one."""
+    return example.get("captions") or (example["caption"],)
+
+
+def has_random_crops(source: Source) -> bool:
+    """Returns whether training sees another square of an image each time."""
+    return isinstance(source, CroppingSource) and source.crop == "random"
+
+
+def make_source(config_data) -> Any:
+    """Builds the source that config.data names with the options given there.
 
     Args:
       config_data: mapping with "source" and the options of its class; the loader's
@@ -94,7 +186,7 @@ def make_source(config_data):
 
 
 def _parameters(cls):
-    """{name: inspect.Parameter} of a class; **options are its base class's."""
+    """Returns {name: inspect.Parameter}; **options are those of the base class."""
     parameters = dict(inspect.signature(cls).parameters)
     for name, parameter in list(parameters.items()):
         if parameter.kind is parameter.VAR_KEYWORD:

@@ -16,7 +16,7 @@ import os
 import pathlib
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.data.sources.image_source import ImageSource, Raw
 from unclip_jax.errors import UsageError
 from unclip_jax.images import SUFFIXES
 
@@ -25,7 +25,7 @@ FILES = ("file_name", "filename", "file", "image", "path")
 CAPTIONS = ("captions", "caption", "text")
 
 
-class Folder(PictureSource):
+class Folder(ImageSource):
     """A source of picture files (see the module), sorted by name.
 
     Attributes:
@@ -36,7 +36,7 @@ class Folder(PictureSource):
         self,
         path: str,  # the folder; those in it are searched too
         table: str = "",  # file of captions; "" is metadata.* or text files
-        **common,  # see PictureSource
+        **common,  # see ImageSource
     ):
         """Lists the folder and reads the captions.
 
@@ -55,8 +55,7 @@ class Folder(PictureSource):
             )
         found = [name for name in TABLES if (self._root / name).is_file()]
         if table or found:
-            table = self._root / (table or found[0])
-            self._captions = _read_table(table, pictures)
+            self._captions = _read_table(self._root / (table or found[0]), pictures)
         else:
             self._captions = {
                 name: (self._root / text).read_text(encoding="utf-8").splitlines()

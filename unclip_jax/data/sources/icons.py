@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -336,14 +337,14 @@ def _near(word, known=None) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _choose_nouns(nouns) -> dict[str, str]:
+def _choose_nouns(nouns: Any) -> dict[str, str]:
     """{noun: character} from the option `nouns`."""
     names = glyph_names()
     if nouns == "full":
         return dict(names)
     if nouns == "default":
         nouns = DEFAULT_NOUNS
-    elif isinstance(nouns, int) and not isinstance(nouns, bool):
+    elif type(nouns) is int:
         if not 1 <= nouns <= len(DEFAULT_NOUNS):
             raise UsageError(
                 f"nouns={nouns}: expected 1 to {len(DEFAULT_NOUNS)}, or 'full' for all "
@@ -364,12 +365,12 @@ def _choose_nouns(nouns) -> dict[str, str]:
     return chosen
 
 
-def _choose_colours(colours, where) -> list[str]:
+def _choose_colours(colours: Any, where: str) -> list[str]:
     """Names of colours from the option `colours` or `backgrounds`."""
     known = list(COLOURS)
     if colours == "all":
         return known
-    if isinstance(colours, int) and not isinstance(colours, bool):
+    if type(colours) is int:
         if not 1 <= colours <= len(known):
             raise UsageError(f"{where}={colours}: expected 1 to {len(known)}")
         return known[:colours]

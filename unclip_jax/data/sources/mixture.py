@@ -15,12 +15,21 @@ Sources of records mix too, when one CLIP and one tokenizer made them.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax.data import order
-from unclip_jax.data.sources import LOADER_KEYS, BadRecord, make_source
+from unclip_jax.data.sources import (
+    LOADER_KEYS,
+    BadRecord,
+    CroppingSource,
+    RecordSource,
+    Source,
+    has_random_crops,
+    make_source,
+)
 from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json
 
@@ -34,46 +43,65 @@ ALIKE = (
 )
 
 
+def make_mixture(
+    sources,  # {name: {"weight": float, "source": str, its options}}
+    num_examples: int | None = None,
+    seed: int = 0,
+) -> "Mixture":
+    """Returns the mixture of some sources, a RecordMixture if all hold records.
+
+    Raises UsageError for no sources, weights or sources that do not fit.
+    """
+    if not sources:
+        raise UsageError("config.data.sources is empty: name at least one")
+    members, weights = {}, {}
+    for name, options in sources.items():
+        options = config_lib.to_plain(options)
+        weights[name] = options.pop("weight", 1.0)
+        if not isinstance(weights[name], int | float) or weights[name] <= 0:
+            raise UsageError(
+                f"config.data.sources.{name}.weight must be above 0, got "
+                f"{weights[name]!r}"
+            )
+        for key in LOADER_KEYS[1:]:
+            if key in options:
+                raise UsageError(
+                    f"config.data.sources.{name}.{key}: set config.data.{key}"
+                )
+        members[name] = make_source(options)
+        if not len(members[name]):
+            raise UsageError(f"config.data.sources.{name} is empty")
+    if all(isinstance(source, RecordSource) for source in members.values()):
+        return RecordMixture(members, weights, num_examples, seed)
+    return Mixture(members, weights, num_examples, seed)
+
+
 class Mixture:
     """A source made of others (see the module).
 
     Attributes:
       counts: {name: examples of that source in the mixture}.
-      image_size, fingerprint: as of any source; those of records besides, if all are.
-      crop: "random" if one of the sources has it, see PictureSource.
+      image_size, fingerprint: as of any source.
+      crop: "random" if one of the sources has it, see CroppingSource.
+      failed: {reason: how many} are no examples, of all sources.
     """
 
     def __init__(
         self,
-        sources,  # {name: {"weight": float, "source": str, its options}}
-        num_examples: int | None = None,
-        seed: int = 0,
+        sources: dict[str, Source],
+        weights: dict[str, float],
+        num_examples: int | None,
+        seed: int,
     ):
-        """Raises UsageError for no sources, weights or sources that do not fit."""
-        if not sources:
-            raise UsageError("config.data.sources is empty: name at least one")
-        self._sources, weights = {}, {}
-        for name, options in sources.items():
-            options = config_lib.to_plain(options)
-            weights[name] = options.pop("weight", 1.0)
-            if not isinstance(weights[name], int | float) or weights[name] <= 0:
-                raise UsageError(
-                    f"config.data.sources.{name}.weight must be above 0, got "
-                    f"{weights[name]!r}"
-                )
-            for key in LOADER_KEYS[1:]:
-                if key in options:
-                    raise UsageError(
-                        f"config.data.sources.{name}.{key}: set config.data.{key}"
-                    )
-            self._sources[name] = make_source(options)
+        """Raises UsageError for sources that do not fit."""
+        self._sources = sources
         self.image_size = self._common("image_size", lambda s: s.image_size)
-        crops = (getattr(source, "crop", "center") for source in self._sources.values())
-        self.crop = "random" if "random" in crops else "center"
+        crops = any(map(has_random_crops, sources.values()))
+        self.crop = "random" if crops else "center"
         total = sum(weights.values())
         shares = {name: weight / total for name, weight in weights.items()}
         if num_examples is None:
-            wanted = max(len(s) / shares[n] for n, s in self._sources.items())
+            wanted = max(len(s) / shares[n] for n, s in sources.items())
         else:
             wanted = num_examples
         self.counts = {
@@ -81,14 +109,12 @@ class Mixture:
             for name, share in shares.items()
         }
         self._length = sum(self.counts.values())
-        self._walks = [
-            _Walk(name, source, self.counts[name], int(order.make_key(seed, number)))
-            for number, (name, source) in enumerate(self._sources.items())
+        self._epochs = [
+            StridedEpochs(name, source, self.counts[name], order.make_key(seed, number))
+            for number, (name, source) in enumerate(sources.items())
         ]
-        parts = [(n, s.fingerprint, self.counts[n]) for n, s in self._sources.items()]
+        parts = [(n, s.fingerprint, self.counts[n]) for n, s in sources.items()]
         self.fingerprint = sha256_json(["mixture", parts, seed])
-        if all(hasattr(source, "arrays") for source in self._sources.values()):
-            self._become_records()
 
     def __len__(self):
         return self._length
@@ -99,105 +125,116 @@ class Mixture:
 
     def cropped(self, i: int, position: float | None) -> dict:
         """As `self[i]`; a source of random crops gives its square at `position`."""
-        walk, j = self._find(i)
+        epochs, place = self._find(i)
+        source = epochs.source
         try:
-            if getattr(walk.source, "crop", "center") == "random":
-                example = dict(walk.source.cropped(walk.at(j), position))
+            if isinstance(source, CroppingSource) and source.crop == "random":
+                example = source.cropped(place, position)
             else:
-                example = dict(walk.source[walk.at(j)])
+                example = source[place]
         except BadRecord as bad:
-            raise type(bad)(f"{walk.name}/{bad.key}", bad.reason) from bad
-        return {**example, "key": f"{walk.name}/{example['key']}"}
+            raise type(bad)(f"{epochs.name}/{bad.key}", bad.reason) from bad
+        return {**example, "key": f"{epochs.name}/{example['key']}"}
 
     def captions(self, n: int | None = None) -> list[str]:
         """The captions of each source's share of the first n examples."""
         n = len(self) if n is None else min(n, len(self))
-        found = []
-        for walk in self._walks:
-            share = math.ceil(n * walk.count / len(self))
-            found += walk.source.captions(min(share, len(walk.source)))
-        return found
+        texts = []
+        for epochs in self._epochs:
+            share = math.ceil(n * epochs.count / len(self))
+            texts += epochs.source.captions(min(share, len(epochs.source)))
+        return texts
 
-    def _find(self, i):
-        """(walk, number in it) of example i: each walk's turns lie evenly spread."""
+    def _find(self, i) -> "tuple[StridedEpochs, int]":
+        """Whose example i is, and its number there; each source's lie evenly spread."""
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
         i, total = int(i), len(self)
-        for walk in self._walks:
-            before = i * walk.count // total
-            if (i + 1) * walk.count // total > before:
-                return walk, before
-            i, total = i - before, total - walk.count
-        raise AssertionError("the last walk takes what is left")
+        for epochs in self._epochs:
+            before = i * epochs.count // total
+            if (i + 1) * epochs.count // total > before:
+                return epochs, epochs.index(before)
+            i, total = i - before, total - epochs.count
+        raise AssertionError("the last source takes what is left")
 
     def _common(self, what, get):
-        found = {name: get(source) for name, source in self._sources.items()}
-        first = next(iter(found.values()))
-        if any(value != first for value in found.values()):
-            raise UsageError(f"the sources of a mixture differ in {what}: {found}")
+        values = {name: get(source) for name, source in self._sources.items()}
+        first = next(iter(values.values()))
+        if any(value != first for value in values.values()):
+            raise UsageError(f"the sources of a mixture differ in {what}: {values}")
         return first
 
-    def _become_records(self):
+
+class RecordMixture(Mixture):
+    """A mixture of records, and a RecordSource itself."""
+
+    def __init__(
+        self,
+        sources: dict[str, RecordSource],
+        weights: dict[str, float],
+        num_examples: int | None,
+        seed: int,
+    ):
+        """Raises UsageError for records of several CLIPs or tokenizers."""
+        super().__init__(cast(dict[str, Source], sources), weights, num_examples, seed)
         for name in ALIKE:
             self._common(name, lambda source, name=name: source.manifest[name])
-        first = self._walks[0].source
+        first = next(iter(sources.values()))
         self.manifest = {**first.manifest, "num_records": len(self)}
         self.arrays, self.path = first.arrays, first.path
         self.tokenizer_folder = first.tokenizer_folder
-        shares = {n: count / len(self) for n, count in self.counts.items()}
         self.statistics = None
         if first.statistics is not None:
-            self.statistics = first.statistics | mix_statistics(
-                [(shares[n], s.statistics) for n, s in self._sources.items()]
+            shares = {n: count / len(self) for n, count in self.counts.items()}
+            parts = [(shares[n], s.statistics) for n, s in sources.items()]
+            self.statistics = {**first.statistics, **mix_statistics(parts)}
+
+    def read_batch(self, indices, names, caption_indices=None, positions=None):
+        """Reads the named arrays of several examples, see `BatchReader`."""
+        places = [self._find(i) for i in indices]
+        examples: list = [None] * len(places)
+        for epochs in self._epochs:
+            rows = [row for row, place in enumerate(places) if place[0] is epochs]
+            captions = None if caption_indices is None else caption_indices[rows]
+            part = epochs.source.read_batch(
+                [places[row][1] for row in rows], names, captions, positions
             )
-
-    def read(self, i, names, turn=0):
-        """See RecordReader.read; of mixtures of records only."""
-        walk, j = self._find(i)
-        return walk.source.read(walk.at(j), names, turn)
-
-    def read_batch(self, indices, names, turns):
-        """See RecordReader.read_batch; of mixtures of records only."""
-        found = [self._find(i) for i in indices]
-        out, bad = {}, []
-        for walk in self._walks:
-            rows = np.array([r for r, (w, _) in enumerate(found) if w is walk], int)
-            if not rows.size:
-                continue
-            places = np.array([walk.at(found[row][1]) for row in rows])
-            part, failed = walk.source.read_batch(places, names, turns[rows])
-            for name, values in part.items():
-                shape = (len(indices), *values.shape[1:])
-                out.setdefault(name, np.empty(shape, values.dtype))[rows] = values
-            bad += rows[failed].tolist()
-        return out, sorted(bad)
+            for row, example in zip(rows, part, strict=True):
+                examples[row] = example
+        return examples
 
 
-class _Walk:
-    """Goes through a source again and again, scattered over it."""
+class StridedEpochs:
+    """The order in which a source is gone through again and again, scattered over it.
 
-    def __init__(self, name, source, count, key):
+    Attributes:
+      name, source: of the mixture.
+      count: examples of the source in the mixture.
+    """
+
+    def __init__(self, name: str, source, count: int, key):
+        """Takes the first example from `key`."""
         self.name, self.source, self.count = name, source, count
         size = len(source)
-        self._offset = key % size
+        self._offset = int(key) % size
         stride = max(1, round(size * 0.6180339887))  # golden: any part is spread out
         while math.gcd(stride, size) != 1:
             stride += 1
         self._stride = stride
 
-    def at(self, j: int) -> int:
-        """The j-th example's number in the source."""
+    def index(self, j: int) -> int:
+        """Returns the j-th example's number in the source."""
         size = len(self.source)
         return (self._offset + j % size * self._stride) % size
 
 
 def mix_statistics(parts) -> dict[str, np.ndarray]:
-    """mean, cov, std and mean_norm of a mixture, from [(share, statistics)].
+    """Returns mean, cov, std and mean_norm of a mixture of [(share, statistics)].
 
     Also unit_mean and unit_cov, if all parts have them.
     """
     mean, cov = _mix_moments(parts, "mean", "cov")
-    mixed = {
+    mixed: dict[str, np.ndarray] = {
         "mean": mean,
         "cov": cov,
         "std": np.sqrt(np.clip(np.diagonal(cov), 0, None)),
@@ -209,8 +246,10 @@ def mix_statistics(parts) -> dict[str, np.ndarray]:
     return mixed
 
 
-def _mix_moments(parts, mean, cov):
+def _mix_moments(parts, mean, cov) -> tuple[np.ndarray, np.ndarray]:
     """The mean and covariance of a mixture, by their names in the statistics."""
-    mixed = sum(share * s[mean] for share, s in parts)
-    second = sum(share * (s[cov] + np.outer(s[mean], s[mean])) for share, s in parts)
+    mixed = np.sum([share * s[mean] for share, s in parts], axis=0)
+    second = np.sum(
+        [share * (s[cov] + np.outer(s[mean], s[mean])) for share, s in parts], axis=0
+    )
     return mixed, second - np.outer(mixed, mixed)

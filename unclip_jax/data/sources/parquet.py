@@ -24,8 +24,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources.image_source import ImageSource, Raw
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
-from unclip_jax.data.sources.pictures import PictureSource, Raw
 from unclip_jax.errors import UsageError
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
@@ -36,7 +36,7 @@ STATUS = "status"  # img2dataset's: "success", or why there is no picture
 logger = logging.getLogger(__name__)
 
 
-class Parquet(PictureSource):
+class Parquet(ImageSource):
     """A source of parquet rows (see the module).
 
     Attributes:
@@ -51,7 +51,7 @@ class Parquet(PictureSource):
         caption: str = "",
         key: str = "",  # "" may also be the file's name and the row's number
         cache_mb: int = 2048,  # of row groups kept in memory
-        **common,  # see PictureSource
+        **common,  # see ImageSource
     ):
         """Reads every file's footer.
 

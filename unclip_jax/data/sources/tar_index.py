@@ -127,7 +127,7 @@ def scan_tar(file):
     # "r:" does not unpack: offsets are those in the file
     with tarfile.open(file, "r:") as tar:
         for member in tar:
-            tar.members = []  # it keeps them all otherwise
+            tar.members = []  # type: ignore  # it keeps them all otherwise
             if not member.isfile():
                 continue
             folder, _, name = member.name.rpartition("/")

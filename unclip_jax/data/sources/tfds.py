@@ -14,13 +14,13 @@ label, which is put into `template`.
 import threading
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.pictures import PictureSource, Raw
+from unclip_jax.data.sources.image_source import ImageSource, Raw
 from unclip_jax.errors import UsageError
 
 CAPTIONS = ("captions/text", "captions", "caption", "text", "label")
 
 
-class Tfds(PictureSource):
+class Tfds(ImageSource):
     """A source of the examples of one split (see the module)."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Tfds(PictureSource):
         caption: str = "",  # "" is the first one of a usual name
         key: str = "",  # "" is the split and the example's number
         template: str = "a photo of a {}",  # of captions that are labels
-        **common,  # see PictureSource
+        **common,  # see ImageSource
     ):
         """Opens the split.
 

@@ -14,17 +14,15 @@ import os
 import pathlib
 import threading
 
-import numpy as np
-
 from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources.image_source import ImageSource, Raw
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
-from unclip_jax.data.sources.pictures import PictureSource, Raw
 from unclip_jax.data.sources.tar_index import open_index
 
 MANY_FILES = 512  # kept open; with more tars each read opens its own
 
 
-class WebDataset(PictureSource):
+class WebDataset(ImageSource):
     """A source of tar members (see the module).
 
     Attributes:
@@ -37,7 +35,7 @@ class WebDataset(PictureSource):
         files: str = "**/*.tar",  # those of the folder
         caption: str = "caption",  # field of .json members
         cache: str = "",  # folder of the index; "" is beside the tars
-        **common,  # see PictureSource
+        **common,  # see ImageSource
     ):
         """Reads the index, or makes it.
 
@@ -54,7 +52,7 @@ class WebDataset(PictureSource):
         self._caption = caption
         self._open: dict[int, int] = {}  # tar number -> file descriptor
         self._lock = threading.Lock()
-        digest = hashlib.sha256(np.ascontiguousarray(self._index[:: _step(self)]))
+        digest = hashlib.sha256(self._index[:: _step(self)].tobytes())
         self.set_fingerprint(
             files=names_and_sizes(self._tars, path),
             count=len(self),

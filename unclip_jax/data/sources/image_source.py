@@ -18,7 +18,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json
 from unclip_jax.images import to_rgb, to_square
 
-# The options that each of these sources has besides its own, see PictureSource.
+# The options that each of these sources has besides its own, see ImageSource.
 COMMON = ("image_size", "min_size", "max_aspect", "captions", "crop")
 CAPTIONS = ("all", "first")
 CROPS = ("center", "random")
@@ -33,7 +33,7 @@ class Raw:
     captions: Sequence[str]
 
 
-class PictureSource:
+class ImageSource:
     """Examples from encoded pictures; subclasses have __len__, load and find_captions.
 
     Attributes:
@@ -66,6 +66,9 @@ class PictureSource:
         self.image_size, self.min_size = int(image_size), int(min_size)
         self.max_aspect, self.which_captions = float(max_aspect), captions
         self.fingerprint = ""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     def load(self, i: int) -> Raw:
         """Example i; BadRecord when it cannot be read."""

@@ -1,0 +1,206 @@
+"""Readers of batches: from a source's examples to arrays, with or without a memory."""
+
+import collections
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unclip_jax.data.sources import (
+    PER_CAPTION,
+    BadRecord,
+    BatchReader,
+    CroppingSource,
+    LeftOut,
+    Source,
+    captions_of,
+)
+from unclip_jax.errors import UsageError
+from unclip_jax.tokenizer import Tokenizer
+
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # {name: (shape, dtype)}
+
+logger = logging.getLogger(__name__)
+
+
+class CaptionReader:
+    """Reads "image" and "tokens" of a source of images with captions."""
+
+    def __init__(self, source: Source, tokenizer: Tokenizer):
+        """Keeps both; nothing is read yet."""
+        self._source, self._tokenizer = source, tokenizer
+        self._cropped = source.cropped if isinstance(source, CroppingSource) else None
+
+    def read_batch(self, indices, names, caption_indices=None, positions=None):
+        """Reads the named arrays of several examples, see `BatchReader`."""
+        examples, texts = [], []
+        for row, i in enumerate(indices):
+            position = None if positions is None else positions[row]
+            try:
+                example = self._read(int(i), position)
+            except BadRecord as bad:
+                examples.append(bad)
+                continue
+            captions = captions_of(example)
+            if caption_indices is not None:
+                captions = [captions[caption_indices[row] % len(captions)]]
+            texts += captions
+            example = {"image": example.get("image"), "tokens": len(captions)}
+            examples.append({name: example[name] for name in names})
+        if "tokens" in names:
+            tokens, first = self._tokenizer.encode(texts), 0
+            for example in examples:
+                if isinstance(example, BadRecord):
+                    continue
+                count, start = example["tokens"], first
+                first += count
+                every = tokens[start:first]
+                example["tokens"] = every if caption_indices is None else every[0]
+        return examples
+
+    def _read(self, i, position):
+        if position is not None and self._cropped is not None:
+            return self._cropped(i, position)
+        return self._source[i]
+
+
+class ReplacingReader:
+    """Reads batches of which every row is readable.
+
+    An example that cannot be read is replaced by the next one that can, by number, and
+    so is one that the source's filters leave out.
+
+    Attributes:
+      bad: {key: reason} of the examples that could not be read so far.
+      left_out: {reason: how often an example was left out for it so far}.
+    """
+
+    def __init__(self, reader: BatchReader, num_examples: int):
+        """Keeps the reader and the number of its examples."""
+        self._reader, self._size = reader, num_examples
+        self.bad: dict[str, str] = {}
+        self.left_out: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def read(self, indices, names, caption_indices, positions=None):
+        """Returns {name: (B, ...)}; the arguments are those of `BatchReader`."""
+        examples = self.examples(indices, names, caption_indices, positions)
+        return {name: np.stack([e[name] for e in examples]) for name in names}
+
+    def examples(self, indices, names, caption_indices=None, positions=None):
+        """Returns {name: array} of each example; see `BatchReader`."""
+        readable = []
+        examples = self._reader.read_batch(indices, names, caption_indices, positions)
+        for row, example in enumerate(examples):
+            if isinstance(example, BadRecord):
+                rows = slice(row, row + 1)
+                example = self._replacement(
+                    int(indices[row]),
+                    example,
+                    names,
+                    None if caption_indices is None else caption_indices[rows],
+                    None if positions is None else positions[rows],
+                )
+            readable.append(example)
+        return readable
+
+    def _replacement(self, i, bad, names, caption_indices, positions):
+        """The first readable example after number i, which is bad."""
+        self._count(bad)
+        for place in range(i + 1, i + self._size):
+            (example,) = self._reader.read_batch(
+                [place % self._size], names, caption_indices, positions
+            )
+            if not isinstance(example, BadRecord):
+                return example
+            self._count(example)
+        why = ", ".join(sorted(self.left_out) + sorted(set(self.bad.values()))[:3])
+        raise UsageError(
+            f"none of the {self._size} examples can be used ({why}): repair the data, "
+            "or let config.data leave fewer out"
+        )
+
+    def _count(self, bad: BadRecord) -> None:
+        with self._lock:
+            if isinstance(bad, LeftOut):
+                self.left_out[bad.reason] += 1
+                count = self.left_out[bad.reason]
+            elif bad.key in self.bad:
+                return
+            else:
+                self.bad[bad.key] = bad.reason
+                count = len(self.bad)
+        if isinstance(bad, LeftOut):
+            if count in (1, 1000, 1_000_000):
+                logger.warning("%s left out so far for %s", f"{count:,}", bad.reason)
+            return
+        logger.warning("%s; the next readable one takes its place", bad)
+        if count > max(16, self._size // 100):
+            raise UsageError(
+                f"{count} of {self._size} examples cannot be read, the last: {bad}; "
+                "repair the data or make it again"
+            )
+
+
+class MemoryReader:
+    """Reads batches from memory, where every example's arrays are after `load`."""
+
+    def __init__(self, reader: ReplacingReader, num_examples: int, shapes: Shapes):
+        """Keeps the reader; `shapes` are those of one example, with one caption."""
+        self._reader, self._size, self._shapes = reader, num_examples, shapes
+        self._arrays: dict[str, np.ndarray] = {}  # those of PER_CAPTION one by one
+        self._first = self._counts = np.zeros(0, int)  # captions of each example
+
+    def load(self, names: Sequence[str]) -> None:
+        """Reads the named arrays of all examples, unless they are here."""
+        missing = [name for name in names if name not in self._arrays]
+        if not missing:
+            return
+        _check_memory(self._size, [self._shapes[name] for name in missing])
+        captions = {name: [] for name in missing if name in PER_CAPTION}
+        whole = {
+            name: np.empty((self._size, *self._shapes[name][0]), self._shapes[name][1])
+            for name in missing
+            if name not in captions
+        }
+        for start in range(0, self._size, 64):
+            indices = range(start, min(start + 64, self._size))
+            for i, example in enumerate(self._reader.examples(indices, missing), start):
+                for name, array in whole.items():
+                    array[i] = example[name]
+                for name, rows in captions.items():
+                    rows.append(example[name])
+        for name, rows in captions.items():
+            self._counts = np.array([len(row) for row in rows])
+            self._first = np.cumsum(self._counts) - self._counts
+            whole[name] = np.concatenate(rows)
+        self._arrays |= whole
+
+    def read(self, indices, names, caption_indices, positions=None):
+        """Returns {name: (B, ...)} of what was loaded, see `BatchReader`."""
+        del positions  # one square of each image is kept
+        out = {}
+        for name in names:
+            rows = indices
+            if name in PER_CAPTION:
+                which = caption_indices % self._counts[indices]
+                rows = self._first[indices] + which
+            out[name] = self._arrays[name][rows]
+        return out
+
+
+def _check_memory(count: int, shapes) -> None:
+    """Refuses what cannot fit in three quarters of this machine's memory."""
+    sizes = [np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes]
+    needed = count * float(sum(sizes))
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system says
+        return
+    if needed > 0.75 * total:
+        raise UsageError(
+            f"feed 'arrays' would need {needed / 2**30:.1f} GiB for {count} examples, "
+            f"this machine has {total / 2**30:.1f}; use feed 'tf' or fewer examples"
+        )
