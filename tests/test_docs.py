@@ -363,10 +363,9 @@ def test_sources_in_prose():
             call = ast.parse(f"dict({code})", mode="eval").body
             options = {k.arg: getattr(k.value, "value", None) for k in call.keywords}
             module, name = sources.SOURCES[options.pop("source")]
-            cls = getattr(importlib.import_module(module), name)
-            keywords: set[str] = set()
-            for base in cls.__mro__[:-1]:
-                keywords |= {*inspect.signature(base.__init__).parameters}
+            keywords = sources.parameters(
+                getattr(importlib.import_module(module), name)
+            )
             config_lib.check_keys(options, keywords, f"{page}: {code}")
             count += 1
     assert count >= 6

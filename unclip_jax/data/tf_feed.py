@@ -17,7 +17,7 @@ import numpy as np
 from unclip_jax.data.readers import Shapes
 from unclip_jax.errors import UsageError
 
-READ_BYTES = 2**20  # of one read, at least one row
+READ_BYTES = 2**22  # of one read, at least one row
 AHEAD_BYTES = 2**30  # of reads in progress; and of batches that wait
 MAX_BATCHES = 4  # ready at once, where the bytes allow
 MAX_READS = min(32, max(2, os.cpu_count() or 2))  # more wait for Python's lock
@@ -56,7 +56,7 @@ def tf_batches(
         tf.config.set_visible_devices([], "GPU")  # accelerators are JAX's
     except RuntimeError:  # TensorFlow is already running: someone else's choice
         logger.debug("TensorFlow was started before; its devices stay as they are")
-    read_rows = min(rows, max(1, READ_BYTES // row_bytes))
+    read_rows = min(-(-rows // MAX_READS), max(1, READ_BYTES // row_bytes))
     reads_per_step = -(-rows // read_rows)
     reads = min(MAX_READS, max(2, AHEAD_BYTES // (read_rows * row_bytes)))
     batches = min(MAX_BATCHES, max(1, AHEAD_BYTES // (rows * row_bytes)))

@@ -176,20 +176,20 @@ def make_source(config_data) -> Any:
         )
     module, attribute = SOURCES[name]
     cls = getattr(importlib.import_module(module), attribute)
-    parameters = _parameters(cls)
+    known = parameters(cls)
     options = {k: config_data[k] for k in config_data if k not in LOADER_KEYS}
-    config_lib.check_keys(options, [*parameters, *LOADER_KEYS], "config.data")
-    for key, parameter in parameters.items():
+    config_lib.check_keys(options, [*known, *LOADER_KEYS], "config.data")
+    for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise UsageError(f"config.data lacks {key!r}, which source {name!r} needs")
     return cls(**options)
 
 
-def _parameters(cls):
+def parameters(cls):
     """Returns {name: inspect.Parameter}; **options are those of the base class."""
-    parameters = dict(inspect.signature(cls).parameters)
-    for name, parameter in list(parameters.items()):
+    own = dict(inspect.signature(cls).parameters)
+    for name, parameter in list(own.items()):
         if parameter.kind is parameter.VAR_KEYWORD:
-            del parameters[name]
-            parameters |= _parameters(cls.__base__)
-    return parameters
+            del own[name]
+            own |= parameters(cls.__base__)
+    return own
