@@ -1,5 +1,9 @@
 """Images from files and to files; the same rules wherever a file is read."""
 
+import logging
+import os
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +97,60 @@ def test_every_reader_names_a_file_cut_short(tmp_path, reader):
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises((ValueError, BadRecord), match="short.png"):
         READERS[reader](path)
+
+
+def make_file(path, kind):
+    """A file that is no image; what a message about it must say."""
+    if kind == "lfs":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        return "git lfs pull"
+    if kind == "empty":
+        path.touch()
+        return ""
+    if kind == "eps":  # for which Pillow would start Ghostscript
+        text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+        path.write_text(text + "showpage\n%%EOF\n")
+        return "EPS, not pixels"
+    if kind == "html":
+        path.write_text("<html>gone</html>")
+        return "not a picture"
+    Image.new("L", (300, 300)).save(path, "PNG")  # "huge": with a limit of 100 pixels
+    return "more than the 200 pixels"
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["lfs", "empty", "eps", "html", "huge"])
+def test_every_reader_explains_what_is_no_image(tmp_path, monkeypatch, reader, kind):
+    message = make_file(tmp_path / "x.png", kind)
+    if kind == "huge":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(subprocess, "check_call", None)
+    with pytest.raises((ValueError, BadRecord), match=f"x.png.*{message}"):
+        READERS[reader](tmp_path / "x.png")
+
+
+def test_an_image_with_damaged_exif_is_shown_as_it_lies(tmp_path):
+    damaged = b"Exif\0\0MM\0*" + bytes(range(200, 256))
+    Image.fromarray(SHOWN).save(tmp_path / "a.png", exif=damaged)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), SHOWN)
+
+
+def test_only_regular_files_are_images(tmp_path, caplog):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    os.symlink("/dev/zero", tmp_path / "c.png")
+    os.symlink("nowhere", tmp_path / "d.png")
+    os.symlink("a.png", tmp_path / "e.png")
+    (tmp_path / "f.png").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert [p.name for p in find_images([tmp_path])] == ["a.png", "e.png"]
+    assert "3 names are no readable files" in caplog.text
+    for name, problem in (("b", "a FIFO"), ("c", "a device"), ("d", "a link to noth")):
+        path = tmp_path / f"{name}.png"
+        with pytest.raises(ValueError, match=f"{name}.png.*is {problem}"):
+            read_image(path)
+    with pytest.raises(ValueError, match="b.png' is a FIFO"):
+        find_images([tmp_path / "b.png"])
 
 
 def test_exact_size_is_untouched(tmp_path):

@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -19,6 +21,8 @@ import numpy as np
 from etils import epath
 
 from unclip_jax.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 def is_bucket(path: str | os.PathLike) -> bool:
@@ -45,6 +49,104 @@ def atomic_write(
             content(file)
         else:
             file.write(content)
+
+
+def read_utf8(path: str | os.PathLike) -> str:
+    """Reads a text, its ends of lines as they are, without a byte order mark.
+
+    Raises UsageError, naming the file, if it is of another encoding.
+    """
+    try:
+        return pathlib.Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8, save it as that: {error}") from None
+
+
+def split_lines(text: str) -> list[str]:
+    """Returns the lines of a text that end in \\n, \\r\\n or \\r.
+
+    str.splitlines splits at U+2028, form feeds and more, which captions may hold.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def list_files(
+    root: str | os.PathLike, suffixes: tuple[str, ...], recursive: bool = True
+) -> list[str]:
+    """Returns the regular files below a folder, as sorted names with slashes.
+
+    Links are followed. A folder is visited once, whatever links lead to it, so that
+    one to a parent ends. Names that are no regular file (dangling links, FIFOs,
+    sockets, devices) are skipped, and a warning counts and names them; so are folders
+    that may not be read. What macOS puts beside files (._x, __MACOSX) is ignored.
+
+    Args:
+      root: the folder.
+      suffixes: of the files, in lower case; () for all.
+      recursive: whether folders in it are visited.
+    """
+    names: list[str] = []
+    skipped: list[str] = []
+    visited = set()
+
+    def denied(error):
+        skipped.append(f"{error.filename} ({error.strerror})")
+
+    for folder, inside, files in os.walk(root, onerror=denied, followlinks=True):
+        visited.add(_identity(folder))
+        # real folders before links: their names are the ones to keep
+        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        enter = []
+        for name in inside if recursive else ():
+            identity = _identity(os.path.join(folder, name))
+            if name != "__MACOSX" and identity not in visited:
+                visited.add(identity)
+                enter.append(name)
+        inside[:] = enter
+        for name in files:
+            if name.startswith("._") or not name.lower().endswith(suffixes or ""):
+                continue
+            path = os.path.join(folder, name)
+            if problem := why_not_regular(path):
+                skipped.append(f"{os.path.relpath(path, root)} ({problem})")
+            else:
+                names.append(os.path.relpath(path, root).replace(os.sep, "/"))
+    if skipped:
+        shown = "; ".join(sorted(skipped)[:5]) + ("; ..." if len(skipped) > 5 else "")
+        logger.warning(
+            "%s: %d names are no readable files and are skipped: %s",
+            root,
+            len(skipped),
+            shown.encode(errors="replace").decode(),
+        )
+    return sorted(names)
+
+
+def why_not_regular(path: str | os.PathLike) -> str:
+    """Returns why a path must not be opened as a file; "" where it may be.
+
+    Opening a FIFO waits for a writer, a device may never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else "no such file"
+    except OSError as error:  # a loop of links, a folder that may not be entered
+        return error.strerror or str(error)
+    if stat.S_ISREG(mode):
+        return ""
+    kinds = {
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFDIR: "a folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _identity(folder):
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -3,24 +3,42 @@
 An image is uint8 (H, W, 3), sRGB. Whatever a file holds is read as one sees it: the
 camera's rotation is applied; transparent parts become white; palettes, gray and CMYK
 become RGB; 16 bits and more are scaled to 8; of an animation the first frame is taken.
+
+Every file is opened by `opened`, which names it in each message. Only regular files
+are, and no other program is ever started for one.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write
+from unclip_jax.files import atomic_write, list_files, why_not_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SUFFIXES += (".pgm", ".ppm")
 FORMATS = ("png", "webp")  # that are written
+_LFS_POINTER = b"version https://git-lfs"
+_BY_PROGRAMS = ("EPS", "WMF")  # formats for which Pillow starts others
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription: in WebP, the metadata as JSON
+
+
+class UnreadableImage(UsageError):
+    """A file that is not an image, or not one that can be read.
+
+    Attributes:
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name!r} is not a readable picture: {reason}")
+        self.reason = reason
 
 
 def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -34,21 +52,20 @@ def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     files = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            inside = [
-                file
-                for file in sorted(path.iterdir())
-                if file.suffix.lower() in SUFFIXES and file.name != "grid.png"
-            ]
+            names = list_files(path, SUFFIXES, recursive=False)
+            inside = [path / name for name in names if name != "grid.png"]
             if not inside:
                 raise FileNotFoundError(
                     f"folder {str(path)!r} holds no pictures (expected "
                     f"{', '.join(SUFFIXES)})"
                 )
             files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
+        elif not path.exists():
             raise FileNotFoundError(f"picture {str(path)!r} does not exist")
+        elif problem := why_not_regular(path):
+            raise UsageError(f"picture {str(path)!r} is {problem}, not a regular file")
+        else:
+            files.append(path)
     return files
 
 
@@ -73,21 +90,73 @@ def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image
       UsageError: the file is not an image, broken, or larger than Pillow's limit
         (a file of a few bytes can announce billions of pixels).
     """
-    name = name or str(file)
+    with opened(file, name) as image:
+        return to_rgb(image)
+
+
+@contextlib.contextmanager
+def opened(
+    file: str | os.PathLike | IO[bytes], name: str = ""
+) -> Iterator[Image.Image]:
+    """Opens an image, whose pixels are not read yet, for the length of a `with` block.
+
+    Args:
+      file: a path, or a binary file.
+      name: what to call it in messages; the path by default.
+
+    Raises:
+      What `open_rgb` does, also for what Pillow raises inside of the block. A
+      UsageError raised there passes through.
+    """
+    name = name or os.fsencode(str(file)).decode(errors="replace")
     try:
+        if isinstance(file, str | os.PathLike):
+            problem = why_not_regular(file)
+            if problem == "no such file":
+                raise FileNotFoundError
+            if problem:
+                raise UnreadableImage(name, f"it is {problem}, not a regular file")
         with Image.open(file) as image:
-            return to_rgb(image)
+            if image.format in _BY_PROGRAMS:
+                raise UnreadableImage(name, f"it is {image.format}, not pixels")
+            yield image
+    except UsageError:
+        raise
     except FileNotFoundError:
         raise FileNotFoundError(f"picture {name!r} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise UsageError(f"{name!r} is too large a picture: {error}") from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        reason = (
+            f"too large a picture: it says that it has more than the {limit:,} pixels "
+            "that Pillow reads, as a few bytes can claim billions; make it smaller"
+        )
+        raise UnreadableImage(name, reason) from error
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
-        raise UsageError(f"{name!r} is not a readable picture: {error}") from error
+        raise UnreadableImage(name, _explain(file, error)) from error
+
+
+def _explain(file, error: Exception) -> str:
+    """What is wrong with a file that Pillow cannot read."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(file, str | os.PathLike):
+            with open(file, "rb") as opened_file:
+                start = opened_file.read(len(_LFS_POINTER))
+        else:
+            file.seek(0)
+            start = file.read(len(_LFS_POINTER))
+        if not start:
+            return "it is empty"
+        if start == _LFS_POINTER:
+            return "it is a pointer of Git LFS, not the file: run `git lfs pull`"
+    # without the address of the buffer that some messages name
+    return "not a picture" if "cannot identify" in str(error) else str(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns an opened image of any mode as one sees it, RGB and in memory."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    with contextlib.suppress(Exception):  # EXIF may be damaged where pixels are not
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bits
         image = _to_8_bits(image)
     if image.has_transparency_data:
@@ -186,7 +255,7 @@ def save_image(
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """Returns what `save_image` wrote into a file beside the image."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         if isinstance(image, PngImagePlugin.PngImageFile):
             return dict(image.text)
         return json.loads(image.getexif().get(_DESCRIPTION, "{}"))

@@ -11,13 +11,22 @@ jsonl, has several captions. Pictures without any are not examples.
 
 import csv
 import hashlib
+import io
 import json
 import os
 import pathlib
+import unicodedata
+from collections.abc import Mapping
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.image_source import ImageSource, Raw
+from unclip_jax.data.sources.image_source import (
+    ImageSource,
+    Raw,
+    printable,
+    unreadable,
+)
 from unclip_jax.errors import UsageError
+from unclip_jax.files import list_files, read_utf8, split_lines
 from unclip_jax.images import SUFFIXES
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -48,33 +57,36 @@ class Folder(ImageSource):
         self._root = pathlib.Path(path)
         if not self._root.is_dir():
             raise FileNotFoundError(f"config.data.path {str(path)!r} is not a folder")
-        pictures, texts = _list(self._root)
-        if not pictures:
+        names = list_files(self._root, (*SUFFIXES, ".txt"))
+        images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        if not images:
             raise FileNotFoundError(
                 f"no picture in {str(path)!r} (expected {', '.join(SUFFIXES)})"
             )
-        found = [name for name in TABLES if (self._root / name).is_file()]
-        if table or found:
-            self._captions = _read_table(self._root / (table or found[0]), pictures)
+        tables = [name for name in TABLES if (self._root / name).is_file()]
+        if table or tables:
+            captions = _read_table(self._root / (table or tables[0]), images)
         else:
-            self._captions = {
-                name: (self._root / text).read_text(encoding="utf-8").splitlines()
-                for name in pictures
-                if (text := os.path.splitext(name)[0] + ".txt") in texts
+            texts = {name[:-4]: name for name in names if name.lower().endswith(".txt")}
+            captions = {
+                name: _read_lines(self._root / text)
+                for name in images
+                if (text := texts.get(os.path.splitext(name)[0]))
             }
-        self._names = sorted(self._captions)
+        self._captions: Mapping[str, list[str] | None] = captions
+        self._names = sorted(captions)
         self.failed = {}
-        if without := len(pictures) - len(self._names):
+        if without := len(images) - len(self._names):
             self.failed = {"no caption": without}
         if not self._names:
             raise FileNotFoundError(
-                f"none of the {len(pictures)} pictures in {str(path)!r} has a caption: "
+                f"none of the {len(images)} pictures in {str(path)!r} has a caption: "
                 "put name.txt beside name.jpg, or metadata.csv with columns file_name "
                 "and caption into the folder"
             )
         digest = hashlib.sha256()
         for name in self._names:
-            entry = [name, pictures[name], self._captions[name]]
+            entry = [name, (self._root / name).stat().st_size, self._captions[name]]
             digest.update(json.dumps(entry).encode())
         self.set_fingerprint(files=digest.hexdigest())
 
@@ -82,70 +94,91 @@ class Folder(ImageSource):
         return len(self._names)
 
     def load(self, i: int) -> Raw:
-        """Key, image bytes and captions of example i."""
+        """Returns key, image bytes and captions of example i."""
         name = self._names[i]
-        key = os.path.splitext(name)[0]
+        key = printable(os.path.splitext(name)[0])
         try:
             data = (self._root / name).read_bytes()
         except OSError as error:
-            raise BadRecord(key, f"{name} cannot be read ({error})") from error
-        return Raw(key, data, self._captions[name])
+            raise unreadable(key, printable(name), error, self._root) from error
+        return Raw(key, data, self.find_captions(i))
 
-    def find_captions(self, i: int):
-        """The captions of example i, without reading its image."""
-        return self._captions[self._names[i]]
-
-
-def _list(root):
-    """({picture: bytes}, set of text files): names below root, with slashes."""
-    pictures, texts = {}, set()
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            file = pathlib.Path(folder, name)
-            suffix = file.suffix.lower()
-            below = file.relative_to(root).as_posix()
-            if suffix in SUFFIXES:
-                pictures[below] = file.stat().st_size
-            elif suffix == ".txt":
-                texts.add(below)
-    return pictures, texts
+    def find_captions(self, i: int) -> list[str]:
+        """Returns the captions of example i, without reading its image."""
+        name = self._names[i]
+        captions = self._captions[name]
+        if captions is None:
+            key = printable(os.path.splitext(name)[0])
+            raise BadRecord(key, "the text file of its captions is not UTF-8")
+        return captions
 
 
-def _read_table(table, pictures) -> dict[str, list[str]]:
-    """{picture: captions} of a .csv or .jsonl."""
+def _read_lines(file) -> list[str] | None:
+    """The captions in a text file; None where they are not UTF-8."""
+    try:
+        return split_lines(read_utf8(file))
+    except UsageError:
+        return None
+
+
+def _read_table(table, images) -> dict[str, list[str]]:
+    """{image: captions} of a .csv or .jsonl."""
     if not table.is_file():
         raise FileNotFoundError(f"config.data.table {str(table)!r} does not exist")
+    normal = {_normalized(name): name for name in images}
     captions: dict[str, list[str]] = {}
     for number, row in _rows(table):
         where = f"{table}, row {number}"
         name, caption = _field(row, FILES, where), _field(row, CAPTIONS, where)
-        if name not in pictures:
+        if not isinstance(name, str) or _normalized(name) not in normal:
             raise UsageError(
                 f"{where}: there is no picture {name!r} below {table.parent}"
             )
         texts = [caption] if isinstance(caption, str) else caption
         if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
             raise UsageError(f"{where}: {caption!r} is neither a caption nor a list")
-        captions.setdefault(name, []).extend(texts)
+        captions.setdefault(normal[_normalized(name)], []).extend(texts)
     return captions
+
+
+def _normalized(name: str) -> str:
+    """A path as tables may also write it: "./a.jpg", or accents in another form."""
+    return unicodedata.normalize("NFC", os.path.normpath(name))
 
 
 def _rows(table):
     """(number, dict) of each row."""
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        if table.suffix.lower() == ".csv":
-            yield from enumerate(csv.DictReader(file), 2)  # row 1 names the columns
-            return
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{table}, row {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{table}, row {number}: expected {{...}}")
+    text = read_utf8(table)
+    if table.suffix.lower() == ".csv":
+        yield from _csv_rows(table, text)
+        return
+    for number, line in enumerate(split_lines(text), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{table}, row {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{table}, row {number}: expected {{...}}")
+        yield number, row
+
+
+def _csv_rows(table, text):
+    before = csv.field_size_limit(2**31 - 1)  # captions may be long
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for number, row in enumerate(reader, 2):  # row 1 names the columns
+            if None in row:
+                raise UsageError(
+                    f"{table}, row {number}: has more fields than the first row: put "
+                    'a caption with commas into "quotes"'
+                )
             yield number, row
+    except csv.Error as error:
+        raise UsageError(f"{table}, line {reader.line_num}: {error}") from error
+    finally:
+        csv.field_size_limit(before)  # it is the process's
 
 
 def _field(row, names, where):

@@ -7,21 +7,29 @@ takes one anywhere instead.
 """
 
 import dataclasses
+import errno
 import io
+import os
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_json
-from unclip_jax.images import to_rgb, to_square
+from unclip_jax.images import UnreadableImage, opened, to_rgb, to_square
 
 # The options that each of these sources has besides its own, see ImageSource.
 COMMON = ("image_size", "min_size", "max_aspect", "captions", "crop")
 CAPTIONS = ("all", "first")
 CROPS = ("center", "random")
+# What a disk, a mount or the process has, not one file of many.
+_NOT_THE_EXAMPLE = {
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +127,45 @@ class ImageSource:
 
     def _usable(self, captions, key) -> tuple[str, ...]:
         """At least one caption without needless white space."""
-        texts = tuple(text for c in captions if (text := " ".join(c.split())))
+        texts = tuple(text for c in captions if (text := clean_caption(c, key)))
         if not texts:
-            raise BadRecord(key, "it has no caption")
+            raise LeftOut(key, "no caption")
         return texts if self.which_captions == "all" else texts[:1]
+
+
+def clean_caption(caption: Any, key: str) -> str:
+    """Returns a caption as one line of text that can be encoded; "" for none.
+
+    Half an emoji, as JSON may hold one ("\\ud83d"), becomes U+FFFD. None and NaN are no
+    captions.
+
+    Raises BadRecord for what is no text: dicts, lists.
+    """
+    if caption is None or caption != caption:
+        return ""
+    if isinstance(caption, bytes):
+        caption = caption.decode("utf-8", "replace")
+    if isinstance(caption, dict | list | tuple):
+        kind = type(caption).__name__
+        raise BadRecord(key, f"its caption is a {kind}, not a text")
+    text = str(caption).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(text.split())
+
+
+def printable(name: str) -> str:
+    """Returns a file's name as text that can be encoded, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def unreadable(key: str, name: str, error: OSError, root: pathlib.Path) -> BadRecord:
+    """Returns that a file of an example cannot be read.
+
+    Raises the error itself when it is not the example's: the whole storage is away,
+    or no file at all can be opened.
+    """
+    if error.errno in _NOT_THE_EXAMPLE or not root.exists():
+        raise error
+    return BadRecord(key, f"{name} cannot be read ({error.strerror})")
 
 
 def decode(
@@ -142,7 +185,7 @@ def decode(
     if not data:
         raise BadRecord(key, "it has no image")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(io.BytesIO(data), key) as image:
             width, height = image.size
             short, long = sorted((width, height))
             if short < min_size:
@@ -153,9 +196,5 @@ def decode(
                 scale = 2 * size / short
                 image.draft("RGB", (int(scale * width), int(scale * height)))
             return to_square(to_rgb(image), size, position)
-    except LeftOut:
-        raise
-    except Exception as error:  # Pillow raises a dozen kinds for damaged files
-        # without the address of the buffer that some messages name
-        reason = "not a picture" if "cannot identify" in str(error) else str(error)
-        raise BadRecord(key, f"its image is damaged ({reason})") from error
+    except UnreadableImage as error:
+        raise BadRecord(key, f"its image is damaged ({error.reason})") from error

@@ -1,8 +1,10 @@
 """The files that config.data.path names, for sources that are made of many."""
 
-import glob
+import fnmatch
 import os
 import pathlib
+
+from unclip_jax.files import list_files
 
 
 def find_files(path: str, pattern: str, what: str) -> list[pathlib.Path]:
@@ -24,9 +26,12 @@ def find_files(path: str, pattern: str, what: str) -> list[pathlib.Path]:
             f"config.data.path {str(path)!r} does not exist; expected {what} or a "
             "folder of them"
         )
-    names = glob.glob(pattern, root_dir=root, recursive=True)
-    found = sorted(root / name for name in names)
-    found = [file for file in found if file.is_file()]
+    parts = pattern.split("/")
+    found = [
+        root / name
+        for name in list_files(root, _suffix(pattern))
+        if _matches(name.split("/"), parts)
+    ]
     if not found:
         inside = sorted(os.listdir(root))[:5]
         raise FileNotFoundError(
@@ -34,6 +39,26 @@ def find_files(path: str, pattern: str, what: str) -> list[pathlib.Path]:
             f"(expected {what}; the folder holds {', '.join(inside) or 'nothing'})"
         )
     return found
+
+
+def _suffix(pattern: str) -> tuple[str, ...]:
+    """The pattern's own suffix: of other files nothing need be said."""
+    suffix = pathlib.PurePath(pattern).suffix.lower()
+    return (suffix,) if suffix and not set(suffix) & set("*?[") else ()
+
+
+def _matches(names: list[str], pattern: list[str]) -> bool:
+    """Whether the parts of a path match those of a pattern, as glob has it."""
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        folders = range(len(names) + 1)
+        return any(_matches(names[k:], pattern[1:]) for k in folders)
+    return (
+        bool(names)
+        and fnmatch.fnmatchcase(names[0], pattern[0])
+        and _matches(names[1:], pattern[1:])
+    )
 
 
 def names_and_sizes(files, root) -> list[tuple[str, int]]:

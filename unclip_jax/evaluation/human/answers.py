@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation.human.study import FORMAT, read_utf8
+from unclip_jax.evaluation.human.study import FORMAT
 from unclip_jax.evaluation.metrics import preference
-from unclip_jax.files import atomic_write
+from unclip_jax.files import atomic_write, read_utf8
 
 ANSWERS = ("1", "2", "not sure")  # the first, the second, neither
 COLUMNS = ("pair", "answer", "rater")

@@ -24,7 +24,7 @@ from PIL import Image
 from unclip_jax import files
 from unclip_jax.config import check_keys
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write
+from unclip_jax.files import atomic_write, read_utf8, split_lines
 from unclip_jax.images import find_images, read_image, read_metadata
 
 FORMAT = "unclip_jax comparison"
@@ -232,22 +232,11 @@ def _caption(path):
         return ""
 
 
-def read_utf8(path: pathlib.Path) -> str:
-    """The text of a file, its ends of lines as they are, without a byte order mark.
-
-    Raises UsageError, naming the file, if it is of another encoding.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8, save it as that: {error}") from None
-
-
 def _caption_lines(file, count):
     path = pathlib.Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"--captions {str(file)!r} does not exist")
-    lines = read_utf8(path).splitlines()
+    lines = split_lines(read_utf8(path))
     lines = [line.strip() for line in lines if line.strip()]
     if len(lines) != count:
         raise UsageError(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.errors import UsageError
+from unclip_jax.files import split_lines
 from unclip_jax.generation import checks
 from unclip_jax.images import find_images, fit, read_image
 
@@ -26,7 +27,7 @@ def prompts(options: Mapping[str, Any]) -> list[str]:
             text = pathlib.Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"--prompts_file {file!r} is not UTF-8: {error}") from None
-        found += [line.strip() for line in text.splitlines() if line.strip()]
+        found += [line.strip() for line in split_lines(text) if line.strip()]
     if not found:
         raise UsageError('no prompts: give --prompt="..." or --prompts_file=FILE')
     return repeat(found, options.get("samples", 1))
