@@ -145,7 +145,7 @@ def test_only_regular_files_are_images(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert [p.name for p in find_images([tmp_path])] == ["a.png", "e.png"]
     assert "3 names are no readable files" in caplog.text
-    for name, problem in (("b", "a FIFO"), ("c", "a device"), ("d", "a link to noth")):
+    for name, problem in (("b", "a FIFO"), ("c", "a device"), ("d", "a link to n")):
         path = tmp_path / f"{name}.png"
         with pytest.raises(ValueError, match=f"{name}.png.*is {problem}"):
             read_image(path)

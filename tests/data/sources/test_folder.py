@@ -175,18 +175,18 @@ def test_a_suffix_in_capitals_is_one_too(numbered, suffix):
 
 
 def test_names_that_are_not_utf8_become_text(numbered, picture):
-    name = os.fsdecode(b"caf\xe9")
+    name = os.fsdecode(b"caff\xe9")
     (numbered / f"{name}.png").write_bytes(picture(5))
     (numbered / f"{name}.txt").write_text("coffee")
     data = source(numbered)
-    assert keys(data) == ["0", "1", "2", "caf\ufffd"]
+    assert keys(data) == ["0", "1", "2", "caff\ufffd"]
     (numbered / f"{name}.png").write_bytes(b"torn")
     with pytest.raises(BadRecord) as caught:
         data[3]
     str(caught.value).encode()
 
 
-@pytest.mark.parametrize("text", ["it\u2019s", "caf\xe9", "na\xefve"])
+@pytest.mark.parametrize("text", ["it\u2019s", "r\xe9sum\xe9", "na\xefve"])
 def test_a_text_of_another_encoding_is_one_unreadable_example(numbered, text):
     (numbered / "1.txt").write_bytes(text.encode("cp1252"))
     data = source(numbered)
@@ -225,7 +225,7 @@ def test_tables_may_write_names_in_another_way(numbered, picture):
     [
         ("file_name,text\n0.png,a cat, asleep\n", "row 2: has more fields"),
         ("file_name,text\n0.png,a\n1.png,b,,\n", "row 3: has more fields"),
-        ("file_name,text\n0.png,caf\xe9\n", "metadata.csv is not UTF-8"),
+        ("file_name,text\n0.png,caff\xe9\n", "metadata.csv is not UTF-8"),
         ('{"file": ["0.png"], "text": "a"}', r"row 1: there is no picture \['0"),
         ('{"file": "0.png", "text": {"en": "a"}}', "row 1: .* is neither a caption"),
         ('{"file": ' + 20000 * "[", "row 1: not JSON"),
