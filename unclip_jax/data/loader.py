@@ -34,6 +34,7 @@ from unclip_jax.data.readers import (
 from unclip_jax.data.sources import (
     RecordSource,
     Source,
+    check_not_empty,
     has_random_crops,
     make_source,
 )
@@ -72,8 +73,7 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
             f"config.data.feed {feed!r}: expected one of {', '.join(FEEDS)}"
         )
     source = make_source(config_data)
-    if len(source) < 1:
-        raise UsageError(f"config.data.source {config_data['source']!r} is empty")
+    check_not_empty(source, f"config.data.source {config_data['source']!r}")
     if config_data.get("degradation") and source.image_size is None:
         raise UsageError("config.data.degradation: the records hold no images")
     if has_random_crops(source) and feed == "arrays":

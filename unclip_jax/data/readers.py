@@ -81,6 +81,7 @@ class ReplacingReader:
         """Keeps the reader and the number of its examples."""
         self._reader, self._size = reader, num_examples
         self.bad: dict[str, str] = {}
+        self._bad_numbers: set[int] = set()
         self.left_out: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
@@ -108,30 +109,32 @@ class ReplacingReader:
 
     def _replacement(self, i, bad, names, caption_indices, positions):
         """The first readable example after number i, which is bad."""
-        self._count(bad)
-        for place in range(i + 1, i + self._size):
+        self._count(i, bad)
+        for number in range(i + 1, i + self._size):
+            number %= self._size
             (example,) = self._reader.read_batch(
-                [place % self._size], names, caption_indices, positions
+                [number], names, caption_indices, positions
             )
             if not isinstance(example, BadRecord):
                 return example
-            self._count(example)
+            self._count(number, example)
         why = ", ".join(sorted(self.left_out) + sorted(set(self.bad.values()))[:3])
         raise UsageError(
             f"none of the {self._size} examples can be used ({why}): repair the data, "
             "or let config.data leave fewer out"
         )
 
-    def _count(self, bad: BadRecord) -> None:
+    def _count(self, i: int, bad: BadRecord) -> None:
         with self._lock:
             if isinstance(bad, LeftOut):
                 self.left_out[bad.reason] += 1
                 count = self.left_out[bad.reason]
-            elif bad.key in self.bad:
+            elif i in self._bad_numbers:
                 return
             else:
+                self._bad_numbers.add(i)  # keys may be there more than once
+                count = len(self._bad_numbers)
                 self.bad[bad.key] = bad.reason
-                count = len(self.bad)
         if isinstance(bad, LeftOut):
             if count in (1, 1000, 1_000_000):
                 logger.warning("%s left out so far for %s", f"{count:,}", bad.reason)

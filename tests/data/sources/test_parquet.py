@@ -1,11 +1,13 @@
 """Parquet of img2dataset, of Hugging Face and of one's own."""
 
 import logging
+import os
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources import BadRecord, make_source
 
 COUNT = 12
@@ -125,3 +127,123 @@ def test_damaged_files_are_named(img2dataset):
     with pytest.raises(BadRecord, match="row group 0 of 00001.parquet is damaged"):
         data[8]
     data[0]  # another file's
+
+
+def images(picture, count=4):
+    return [{"bytes": picture(i), "path": None} for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ["a 0", "a 1", "a 2", "a 3"],
+        [b"a 0", b"a 1", b"a 2", b"a 3"],
+        [[f"a {i}"] for i in range(4)],
+        [[f"a {i}".encode(), None] for i in range(4)],
+        pa.array(["a 0", "a 1", "a 2", "a 3"]).dictionary_encode(),
+        pa.array([f"a {i}" for i in range(4)], pa.large_string()),
+    ],
+)
+def test_captions_are_texts_or_lists_of_them(tmp_path, picture, captions):
+    write(tmp_path / "a.parquet", {"image": images(picture), "caption": captions})
+    data = source(tmp_path)
+    assert data.captions() == [f"a {i}" for i in range(4)]
+    assert data[3]["captions"] == ("a 3",)
+
+
+@pytest.mark.parametrize(
+    "captions, message",
+    [
+        ([{"raw": "a", "id": i} for i in range(4)], "one of caption/raw, caption/id"),
+        ([[{"en": "a"}]] * 4, "holds structs, not captions"),
+        ([1, 2, 3, 4], "holds int64, not captions"),
+        ([0.5] * 4, "holds double, not captions"),
+        ([[["a"]]] * 4, "holds list<.*list<.*not captions"),
+        (pa.array([[("a", "b")]] * 4, pa.map_(pa.string(), pa.string())), "holds map"),
+    ],
+)
+def test_columns_that_hold_no_captions_are_refused(
+    tmp_path, picture, captions, message
+):
+    write(tmp_path / "a.parquet", {"image": images(picture), "caption": captions})
+    with pytest.raises(ValueError, match=f"a.parquet: column 'caption' .*{message}"):
+        source(tmp_path)
+
+
+def test_a_field_of_a_struct_can_be_named(tmp_path, picture):
+    rows = [{"raw": [f"a {i}", f"b {i}"], "ids": [1]} for i in range(4)]
+    write(tmp_path / "a.parquet", {"image": images(picture), "sentences": rows})
+    data = source(tmp_path, caption="sentences/raw")
+    assert data[2]["captions"] == ("a 2", "b 2")
+    with pytest.raises(ValueError, match="has no column 'sentences/row'"):
+        source(tmp_path, caption="sentences/row")
+
+
+@pytest.mark.parametrize(
+    "column, message",
+    [
+        (["0.jpg"] * 4, "holds string, .*are they paths"),
+        ([[1, 2]] * 4, "holds list<"),
+        ([1] * 4, "holds int64, not the bytes"),
+        ([{"url": "x"}] * 4, "holds struct<"),
+    ],
+)
+def test_columns_that_hold_no_images_are_refused(tmp_path, column, message):
+    write(tmp_path / "a.parquet", {"image": column, "caption": ["a"] * 4})
+    with pytest.raises(ValueError, match=f"a.parquet: column 'image' {message}"):
+        source(tmp_path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path, picture):
+    names = ["image", "caption", "caption"]
+    table = pa.table([images(picture), ["a"] * 4, ["b"] * 4], names=names)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="several columns 'caption'"):
+        source(tmp_path, caption="caption")
+
+
+@pytest.mark.parametrize("ids", [[None] * 200, [7] * 200, [i % 3 for i in range(200)]])
+@pytest.mark.parametrize("feed", ["tf", "arrays"])
+def test_damaged_rows_are_counted_whatever_their_keys(tmp_path, picture, ids, feed):
+    rows = [{"bytes": b"torn" if i % 2 else picture(0)} for i in range(200)]
+    columns = {"image": rows, "caption": ["c"] * 200, "id": pa.array(ids, pa.int64())}
+    write(tmp_path / "a.parquet", columns)
+    options = {"source": "parquet", "path": str(tmp_path), "image_size": 8}
+    data = open_data({**options, "feed": feed})
+    with pytest.raises(ValueError, match="17 of 200 examples cannot be read"):
+        list(zip(range(20), data.batches(["image"], 0, 20), strict=False))
+
+
+def test_damaged_text_in_a_column_is_named(tmp_path, picture):
+    text = pa.array([b"a", b"\xff\xfe", b"c", b"d"]).cast(pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 4, text.buffers())
+    write(tmp_path / "a.parquet", {"image": images(picture), "caption": column})
+    data = source(tmp_path)
+    with pytest.raises(BadRecord, match="a-0-1.*its caption is damaged"):
+        data[1]
+    assert data.captions() == ["a", "c", "d"]
+
+
+def test_images_beside_the_file_are_regular_files(tmp_path, picture):
+    os.mkfifo(tmp_path / "fifo.png")
+    os.symlink("/dev/zero", tmp_path / "zero.png")
+    rows = [{"bytes": None, "path": name} for name in ("fifo.png", "zero.png", None)]
+    write(tmp_path / "a.parquet", {"image": rows, "caption": ["a"] * 3})
+    data = source(tmp_path)
+    for i, why in enumerate(("is a FIFO", "is a device", "is a folder")):
+        with pytest.raises(BadRecord, match=why):
+            data[i]
+
+
+def test_links_to_a_parent_end(tmp_path, picture):
+    write(
+        tmp_path / "deep" / "a.parquet", {"image": images(picture), "text": ["a"] * 4}
+    )
+    for name in ("up", "again"):
+        os.symlink("..", tmp_path / "deep" / name)
+    os.symlink("nowhere", tmp_path / "deep" / "b.parquet")
+    os.mkfifo(tmp_path / "deep" / "c.parquet")
+    assert len(source(tmp_path)) == 4
+    assert len(source(tmp_path, files="*/*.parquet")) == 4
+    with pytest.raises(FileNotFoundError, match="matches config.data.files"):
+        source(tmp_path, files="*.parquet")

@@ -1,5 +1,6 @@
 """Tars are read at random through an index that is made once."""
 
+import errno
 import io
 import json
 import os
@@ -7,7 +8,8 @@ import tarfile
 
 import pytest
 
-from unclip_jax.data.sources import BadRecord, make_source, tar_index
+from unclip_jax.data.loader import open_data
+from unclip_jax.data.sources import BadRecord, LeftOut, make_source, tar_index
 
 
 def source(path, **options):
@@ -75,12 +77,35 @@ def test_the_index_goes_where_it_may(tars, tmp_path):
         source(tars, cache=str(tmp_path / "file" / "x"))
 
 
-def test_many_tars_are_not_kept_open(tars, monkeypatch, number_of):
-    from unclip_jax.data.sources import webdataset
+def test_data_that_nobody_can_write_to_has_its_index_elsewhere(
+    tars, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "read-only").mkdir()
+    for tar in tars.glob("*.tar"):
+        tar.rename(tmp_path / "read-only" / tar.name)
+    write = tar_index.files.atomic_write
 
-    monkeypatch.setattr(webdataset, "MANY_FILES", 1)
+    def refuse(path, content):
+        if "read-only" in str(path):
+            raise OSError(30, "Read-only file system", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(tar_index.files, "atomic_write", refuse)
+    with caplog.at_level("WARNING"):
+        data = source(tmp_path / "read-only")
+    assert len(data) == 12 and "Read-only file system" in caplog.text
+    assert list((tmp_path / "home" / "unclip_jax").glob("*.npy"))
+    monkeypatch.setattr(tar_index, "scan", None)
+    assert source(tmp_path / "read-only").fingerprint == data.fingerprint
+
+
+def test_many_tars_are_not_kept_open(tars, monkeypatch, number_of):
+    monkeypatch.setattr("unclip_jax.data.open_files._share", lambda: 1)
     data = source(tars)
-    assert [number_of(data[i]["image"]) for i in (0, 7)] == [0, 7] and not data._open
+    for i in (0, 7, 1, 8):
+        assert number_of(data[i]["image"]) == i
+        assert len(data._files._readers) == 1
 
 
 def test_long_and_nested_names(tmp_path, picture):
@@ -125,3 +150,185 @@ def test_what_breaks_later_is_a_bad_record(tars):
     with pytest.raises(BadRecord, match="'000000001'.*image is damaged"):
         data[1]
     data[0]
+
+
+def pairs(picture, count=4, name="{}", image=".jpg", text=".txt"):
+    for i in range(count):
+        yield name.format(i) + image, picture(i, kind="JPEG")
+        yield name.format(i) + text, f"number {i}".encode()
+
+
+def numbered(data):
+    return data.captions() == [f"number {i}" for i in range(4)]
+
+
+def test_a_field_of_json_counts_where_it_is_named(tmp_path, picture):
+    members = []
+    for name, data in pairs(picture):
+        members.append((name, data))
+        if name.endswith(".txt"):
+            fields = {"caption": "IMG.JPG", "blip": f"blip {name[0]}"}
+            members.append((f"{name[0]}.json", json.dumps(fields).encode()))
+    write_tar(tmp_path / "a.tar", members)
+    assert numbered(source(tmp_path))
+    assert source(tmp_path, caption="blip")[2]["caption"] == "blip 2"
+    assert source(tmp_path, caption="caption")[2]["caption"] == "IMG.JPG"
+    with pytest.raises(ValueError, match="no .json in .* field 'blop'.* blip, caption"):
+        source(tmp_path, caption="blop")
+
+
+@pytest.mark.parametrize("field", ["text", "alt", "Caption"])
+def test_a_json_without_captions_is_refused(tmp_path, picture, field):
+    members = [
+        (name, json.dumps({field: "a"}).encode() if name.endswith("json") else data)
+        for name, data in pairs(picture, text=".json")
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(ValueError, match=f"they have {field}: set config.data.caption"):
+        source(tmp_path)
+
+
+HALF = "\\ud83d"  # of an emoji, as JSON may write it
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (f'"a cat {HALF}"', ("a cat \ufffd",)),
+        (f'"{HALF} cat"', ("\ufffd cat",)),
+        (f'"{HALF}\\ude00 cat"', ("\U0001f600 cat",)),
+        (f'["a", null, NaN, "{HALF}"]', ("a", "\ufffd")),
+        ("7", ("7",)),
+        ("null", LeftOut),
+        ("NaN", LeftOut),
+        ('""', LeftOut),
+        ("[]", LeftOut),
+        ('[null, " "]', LeftOut),
+        ('{"en": "x"}', BadRecord),
+        ('[["a"]]', BadRecord),
+        ('[{"en": "x"}]', BadRecord),
+    ],
+)
+def test_captions_in_json_become_text_or_are_named(tmp_path, picture, value, shown):
+    fields = f'{{"caption": {value}}}'.encode()
+    write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.json", fields)])
+    data = source(tmp_path)
+    if isinstance(shown, tuple):
+        assert data[0]["captions"] == shown and data.captions() == [*shown]
+        return
+    with pytest.raises(BadRecord, match="'x'.*caption") as caught:
+        data[0]
+    assert type(caught.value) is shown and data.captions() == []
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b"7", b"[" * 100_000])
+def test_damaged_json_is_named(tmp_path, picture, text):
+    write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.json", text)])
+    with pytest.raises(BadRecord, match="'x'.*its caption is damaged"):
+        source(tmp_path)[0]
+
+
+def test_an_empty_text_beside_json_is_none(tmp_path, picture):
+    fields = b'{"caption": "of the json"}'
+    members = [("x.png", picture(1)), ("x.txt", b""), ("x.json", fields)]
+    write_tar(tmp_path / "a.tar", [*members, ("y.png", picture(2)), ("y.txt", b"")])
+    data = source(tmp_path)
+    assert len(data) == 2 and data[0]["caption"] == "of the json"
+    with pytest.raises(LeftOut, match="no caption"):
+        data[1]
+
+
+def test_members_may_lie_apart_and_come_twice(tmp_path, picture, number_of):
+    members = list(pairs(picture))
+    later = [("1.txt", b"number 1"), ("2.jpg", picture(2, kind="JPEG"))]
+    members[3], members[4] = ("1.txt", b"old"), ("2.jpg", b"old")
+    write_tar(tmp_path / "a.tar", [*members[1::2], *members[::2], *later])
+    data = source(tmp_path)
+    assert numbered(data) and len(data) == 4
+    assert [number_of(data[i]["image"]) for i in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "image, text",
+    [
+        (".input.jpg", ".outputs.txt"),
+        (".JPG", ".Caption.TXT"),
+        (".left.jpeg", ".txt"),
+        (".jpg", ".meta.txt"),
+    ],
+)
+def test_suffixes_of_two_parts(tmp_path, picture, image, text):
+    write_tar(tmp_path / "a.tar", pairs(picture, image=image, text=text))
+    assert numbered(source(tmp_path))
+
+
+def test_a_suffix_of_one_part_comes_first(tmp_path, picture, number_of):
+    others = [("x.mask.png", picture(5)), ("x.old.txt", b"old")]
+    write_tar(
+        tmp_path / "a.tar",
+        [*others, ("x.png", picture(3)), ("x.txt", b"new"), ("x.z.jpg", picture(6))],
+    )
+    (example,) = [source(tmp_path)[0]]
+    assert example["caption"] == "new" and number_of(example["image"]) == 3
+
+
+def test_what_a_mac_adds_is_no_data(tmp_path, picture):
+    members = []
+    for name, data in pairs(picture):
+        members += [(f"./._{name}", b"\0\5\x16\7"), (f"./{name}", data)]
+    write_tar(tmp_path / "a.tar", members)
+    data = source(tmp_path)
+    assert numbered(data) and data.failed == {}
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_names_that_are_not_utf8(tmp_path, picture, format):
+    with tarfile.open(
+        tmp_path / "a.tar", "w", format=format, encoding="latin-1"
+    ) as tar:
+        for name, data in pairs(picture, name="caff\xe9{}"):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    data = source(tmp_path)
+    assert numbered(data) and data[1]["key"] == "caff\ufffd1"
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_tars_are_told_from_damaged_ones(tmp_path, picture, kind):
+    with tarfile.open(tmp_path / "a.tar", f"w:{kind}") as tar:
+        tar.addfile(tarfile.TarInfo("x"), io.BytesIO())
+    tool = {"gz": "gunzip", "bz2": "bunzip2", "xz": "unxz"}[kind]
+    with pytest.raises(ValueError, match=f"is compressed: unpack it with {tool}"):
+        source(tmp_path)
+
+
+@pytest.mark.parametrize("gap", [0, 512, 10240])
+def test_joined_tars_are_refused(tmp_path, picture, gap):
+    write_tar(tmp_path / "a.tar", pairs(picture))
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole + bytes(gap) + whole)
+    with pytest.raises(ValueError, match="more follows behind its end mark"):
+        source(tmp_path)
+
+
+def test_a_source_without_examples_says_what_it_holds(tmp_path, picture):
+    write_tar(tmp_path / "a.tar", [("a.png", picture(0)), ("b.txt", b"b")])
+    config = {"source": "webdataset", "path": str(tmp_path), "image_size": 8}
+    what = "is empty; what it holds are no examples .1: no caption in .*1: no image in"
+    for data in (config, {"source": "mixture", "sources": {"a": config}}):
+        with pytest.raises(ValueError, match=what):
+            open_data(data)
+
+
+def test_storage_that_is_away_is_no_damaged_image(tars, monkeypatch):
+    data = source(tars)
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            data[3]
+    assert data[3]["key"] == "000000003"

@@ -88,6 +88,17 @@ class CroppingSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class CountingSource(Source, Protocol):
+    """A source that says what it found besides its examples.
+
+    Attributes:
+      failed: {reason: how many} are no examples.
+    """
+
+    failed: Mapping[str, int]
+
+
 class BatchReader(Protocol):
     """Reads the arrays of several examples at once."""
 
@@ -152,6 +163,19 @@ class LeftOut(BadRecord):
 def captions_of(example: Mapping[str, Any]) -> Sequence[str]:
     """Returns all captions of a source's example, at least one."""
     return example.get("captions") or (example["caption"],)
+
+
+def failed_of(source: Source) -> Mapping[str, int]:
+    """Returns {reason: how many} of what a source found that are no examples."""
+    return source.failed if isinstance(source, CountingSource) else {}
+
+
+def check_not_empty(source: Source, name: str) -> None:
+    """Raises UsageError for a source without examples, and says what it has."""
+    if not len(source):
+        reasons = [f"{count:,}: {why}" for why, count in failed_of(source).items()]
+        found = f"; what it holds are no examples ({', '.join(reasons)})"
+        raise UsageError(f"{name} is empty{found if reasons else ''}")
 
 
 def has_random_crops(source: Source) -> bool:

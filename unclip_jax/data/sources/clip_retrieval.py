@@ -10,17 +10,20 @@ norms, are made again (text_emb only proves that it is the same CLIP).
 """
 
 import bisect
+import contextlib
 import functools
 import hashlib
 import itertools
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from unclip_jax.data.sources import BadRecord
+from unclip_jax.data.sources import BadRecord, LeftOut
+from unclip_jax.data.sources.image_source import clean_caption
 from unclip_jax.errors import UsageError
 
 FOLDERS = {"image": "img_emb", "text": "text_emb", "metadata": "metadata"}
@@ -82,11 +85,7 @@ class ClipRetrieval:
             raise UsageError(f"{path}: embeddings of several widths, {sorted(widths)}")
         (self.embed_dim,) = widths
         self._ends = list(itertools.accumulate(counts))
-        norms = np.linalg.norm(
-            self._parts[0]["image"][:1000].astype(np.float32), axis=1
-        )
-        unit = np.allclose(norms[np.isfinite(norms)], 1, atol=0.01)
-        self.embedding_convention = "unit" if unit else "raw"
+        self.embedding_convention = _convention(p["image"] for p in self._parts)
         digest.update(caption.encode())
         self.fingerprint = digest.hexdigest()
         self._table = functools.lru_cache(maxsize=4)(self._read_table)
@@ -103,14 +102,17 @@ class ClipRetrieval:
         part = self._parts[number]
         keys, captions = self._table(number)
         key = f"{number}-{row}" if keys is None else str(keys[row].as_py())
-        example = {"key": key, "caption": captions[row].as_py()}
-        if not isinstance(example["caption"], str) or not example["caption"].strip():
-            raise BadRecord(key, "it has no caption")
+        caption = clean_caption(captions[row].as_py(), key)
+        if not caption:
+            raise LeftOut(key, "no caption")
+        example: dict[str, Any] = {"key": key, "caption": caption}
         for what in ("image", "text"):
             if what in part:
                 vector = part[what][row].astype(np.float32)
                 if not np.isfinite(vector).all():
                     raise BadRecord(key, f"its {what} embedding is not finite")
+                if self.embedding_convention == "unit" and not vector.any():
+                    raise BadRecord(key, f"its {what} embedding is zero")
                 example[f"clip_{what}"] = vector
         return example
 
@@ -119,8 +121,9 @@ class ClipRetrieval:
         found = []
         for i in range(len(self) if n is None else min(n, len(self))):
             number, row = self._find(i)
-            found.append(self._table(number)[1][row].as_py() or "")
-        return found
+            with contextlib.suppress(BadRecord):
+                found.append(clean_caption(self._table(number)[1][row].as_py(), ""))
+        return [caption for caption in found if caption]
 
     def _find(self, i):
         if not 0 <= i < len(self):
@@ -135,6 +138,19 @@ class ClipRetrieval:
         table = opened.read(columns=[self._caption, *([key] if key else [])])
         table = table.combine_chunks()
         return table[key] if key else None, table[self._caption]
+
+
+def _convention(parts) -> str:
+    """Whether the first thousand embeddings, but for zeros, have norm 1."""
+    norms, count = [], 0
+    for part in parts:
+        norm = np.linalg.norm(part[: 1000 - count].astype(np.float32), axis=1)
+        norms.append(norm[np.isfinite(norm) & (norm > 0)])
+        count += len(norms[-1])
+        if count >= 1000:
+            break
+    is_unit = count > 0 and np.allclose(np.concatenate(norms), 1, atol=0.01)
+    return "unit" if is_unit else "raw"
 
 
 def _numbered(folder) -> dict[int, pathlib.Path]:

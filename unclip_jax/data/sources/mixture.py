@@ -14,6 +14,7 @@ example of every source at least once.
 Sources of records mix too, when one CLIP and one tokenizer made them.
 """
 
+import collections
 import math
 from typing import cast
 
@@ -27,6 +28,8 @@ from unclip_jax.data.sources import (
     CroppingSource,
     RecordSource,
     Source,
+    check_not_empty,
+    failed_of,
     has_random_crops,
     make_source,
 )
@@ -69,8 +72,7 @@ def make_mixture(
                     f"config.data.sources.{name}.{key}: set config.data.{key}"
                 )
         members[name] = make_source(options)
-        if not len(members[name]):
-            raise UsageError(f"config.data.sources.{name} is empty")
+        check_not_empty(members[name], f"config.data.sources.{name}")
     if all(isinstance(source, RecordSource) for source in members.values()):
         return RecordMixture(members, weights, num_examples, seed)
     return Mixture(members, weights, num_examples, seed)
@@ -113,6 +115,9 @@ class Mixture:
             StridedEpochs(name, source, self.counts[name], order.make_key(seed, number))
             for number, (name, source) in enumerate(sources.items())
         ]
+        self.failed: collections.Counter[str] = collections.Counter()
+        for source in sources.values():
+            self.failed.update(failed_of(source))
         parts = [(n, s.fingerprint, self.counts[n]) for n, s in sources.items()]
         self.fingerprint = sha256_json(["mixture", parts, seed])
 

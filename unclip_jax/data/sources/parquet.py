@@ -2,9 +2,10 @@
 
     config.data = dict(source="parquet", path="data/emoji64", files="train*.parquet")
 
-One row is an example. The picture is a column of bytes ("jpg", "png", "image" ...) or
-Hugging Face's struct {bytes, path}; captions are strings or lists of them. Rows that
-img2dataset marked as failed are not examples.
+One row is an example. The image is a column of bytes ("jpg", "png", "image" ...) or
+Hugging Face's struct {bytes, path}; captions are strings or lists of them, or a
+field of a struct ("sentences/raw"). Rows that img2dataset marked as failed are not
+examples.
 
 A row group is what can be read at once, so those used last are kept in memory, up to
 `cache_mb`. Reading in order (embedding) is fast whatever their size; a larger data set
@@ -18,15 +19,18 @@ import hashlib
 import itertools
 import logging
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute as pc
 from pyarrow import parquet
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.image_source import ImageSource, Raw
+from unclip_jax.data.sources.image_source import ImageSource, Raw, unreadable
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
 from unclip_jax.errors import UsageError
+from unclip_jax.files import why_not_regular
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
 CAPTIONS = ("captions", "caption", "text", "txt", "TEXT", "sentences")
@@ -76,6 +80,7 @@ class Parquet(ImageSource):
             opened = _open(file)
             for column in self._columns.values():
                 _choose(opened, file, "", column, ())
+            _check_types(opened, file, self._columns)
             for number in range(opened.metadata.num_row_groups):
                 group = opened.metadata.row_group(number)
                 rows = self._good_rows(opened, number)
@@ -108,16 +113,18 @@ class Parquet(ImageSource):
         """Key, image bytes and captions of example i."""
         table, row, where, folder = self._find(i)
         image = table["image"][row].as_py()
-        key = str(table["key"][row].as_py()) if "key" in table else where
+        key = where
+        if "key" in table and (named := table["key"][row].as_py()) is not None:
+            key = str(named)
         if isinstance(image, dict):  # Hugging Face's
             data = image.get("bytes")
-            image = data or _read_file(folder / (image.get("path") or ""), key)
-        return Raw(key, image or b"", _as_list(table["caption"][row].as_py()))
+            image = data or _read_file(folder, image.get("path"), key)
+        return Raw(key, image or b"", _captions(table["caption"][row], key))
 
     def find_captions(self, i: int):
         """The captions of example i, without reading its image."""
-        table, row, *_ = self._find(i)
-        return _as_list(table["caption"][row].as_py())
+        table, row, where, _ = self._find(i)
+        return _captions(table["caption"][row], where)
 
     def _find(self, i):
         """(row group, row in it, "file:row", folder of the file) of example i."""
@@ -134,8 +141,9 @@ class Parquet(ImageSource):
 
     def _read(self, number):
         file, group, *_ = self._groups[number]
-        table = _open(file).read_row_group(group, columns=[*self._columns.values()])
-        return {what: table[name] for what, name in self._columns.items()}
+        names = {name.partition("/")[0] for name in self._columns.values()}
+        table = _open(file).read_row_group(group, columns=[*names])
+        return {what: _field(table, name) for what, name in self._columns.items()}
 
     def _good_rows(self, opened, number):
         """Numbers of a group's rows with a picture; None where nobody says."""
@@ -183,13 +191,15 @@ def _open(file):
 
 
 def _choose(opened, file, what, name, usual) -> str:
-    """The column `name` or, for "", the first of the usual ones."""
+    """The column `name`, or "name/field", or for "" the first of the usual ones."""
     names = opened.schema_arrow.names
-    if name in names:
+    if names.count(name) > 1:
+        raise UsageError(f"{file} has several columns {name!r}: rename all but one")
+    if _type_of(opened, name) is not None:
         return name
     if not name:
         for name in usual:
-            if name in names:
+            if names.count(name) == 1:
                 return name
         raise UsageError(
             f"{file} has no column of {what}s by a usual name ({', '.join(usual)}): "
@@ -198,14 +208,87 @@ def _choose(opened, file, what, name, usual) -> str:
     raise UsageError(f"{file} has no column {name!r}, only {', '.join(names)}")
 
 
-def _read_file(file, key) -> bytes:
+def _type_of(opened, name) -> Any:
+    """The type of a column, or of the field of a struct in one; None without it."""
+    schema = opened.schema_arrow
+    first, _, rest = name.partition("/")
+    if name in schema.names:
+        return schema.field(name).type
+    if not rest or first not in schema.names:
+        return None
+    outer = schema.field(first).type
+    if not pa.types.is_struct(outer) or outer.get_field_index(rest) < 0:
+        return None
+    return outer.field(rest).type
+
+
+def _field(table, name):
+    """The column of a table, or the field of a struct in one."""
+    if name in table.column_names:
+        return table[name]
+    first, _, rest = name.partition("/")
+    return pc.call_function("struct_field", [table[first]], pc.StructFieldOptions(rest))
+
+
+def _check_types(opened, file, columns) -> None:
+    """Refuses columns that hold neither images nor captions."""
+    image, caption = (_type_of(opened, columns[w]) for w in ("image", "caption"))
+    fields = {field.name for field in image} if pa.types.is_struct(image) else set()
+    if not (_is_bytes(image) or fields & {"bytes", "path"}):
+        why = "; are they paths? Only bytes can be read" if _is_text(image) else ""
+        raise UsageError(
+            f"{file}: column {columns['image']!r} holds {image}, not the bytes of "
+            f"images{why}: set config.data.image to another column"
+        )
+    inner = caption.value_type if _is_list(caption) else caption
+    if pa.types.is_struct(inner):
+        fields = ", ".join(f"{columns['caption']}/{f.name}" for f in inner)
+        raise UsageError(
+            f"{file}: column {columns['caption']!r} holds structs, not captions: set "
+            f"config.data.caption to one of {fields}"
+        )
+    if not (_is_text(inner) or _is_bytes(inner) or pa.types.is_null(inner)):
+        raise UsageError(
+            f"{file}: column {columns['caption']!r} holds {caption}, not captions: set "
+            "config.data.caption to a column of texts or of lists of texts"
+        )
+
+
+def _is_text(kind) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_bytes(kind) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_list(kind) -> bool:
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _read_file(folder, name, key) -> bytes:
+    file = folder / (name or "")
+    if problem := why_not_regular(file):
+        raise BadRecord(key, f"its image is not there ({file} is {problem})")
     try:
         return file.read_bytes()
     except OSError as error:
-        raise BadRecord(key, f"its image is not there ({error})") from error
+        raise unreadable(key, str(file), error, folder) from error
 
 
-def _as_list(captions) -> list[str]:
-    if captions is None:
-        return []
-    return [captions] if isinstance(captions, str) else [c for c in captions if c]
+def _captions(value, key) -> list:
+    try:
+        captions = value.as_py()
+    except UnicodeDecodeError as error:
+        raise BadRecord(key, f"its caption is damaged ({error})") from error
+    return captions if isinstance(captions, list) else [captions]

@@ -2,24 +2,32 @@
 
     config.data = dict(source="webdataset", path="data/laion", files="*.tar")
 
-Members a.jpg and a.txt (or a.json with a field "caption") are example "a". Nothing is
-unpacked: an index of where the members lie is made once, with one pass over the tars'
-headers, and kept beside them or in `cache`; from then on any example is two short
-reads. Changed, added or removed tars make a new index.
+Members a.jpg and a.txt (or a.json with a field "caption") are example "a"; where
+`caption` names a field, the .json counts, whatever is in the .txt. Nothing is unpacked:
+an index of where the members lie is made once, with one pass over the tars' headers,
+and kept beside them or in `cache`; from then on any example is two short reads.
+Changed, added or removed tars make a new index.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import threading
 
+import numpy as np
+
+from unclip_jax.data import open_files
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.image_source import ImageSource, Raw
+from unclip_jax.data.sources.image_source import (
+    ImageSource,
+    Raw,
+    printable,
+    unreadable,
+)
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
-from unclip_jax.data.sources.tar_index import open_index
-
-MANY_FILES = 512  # kept open; with more tars each read opens its own
+from unclip_jax.data.sources.tar_index import TEXTS, open_index
+from unclip_jax.errors import UsageError
 
 
 class WebDataset(ImageSource):
@@ -33,84 +41,101 @@ class WebDataset(ImageSource):
         self,
         path: str,  # a folder or one file
         files: str = "**/*.tar",  # those of the folder
-        caption: str = "caption",  # field of .json members
-        cache: str = "",  # folder of the index; "" is beside the tars
+        caption: str = "",  # field of .json members; "" is the .txt, or "caption"
+        cache: str = "",  # folder of the index; "" is beside the tars, or ~/.cache
         **common,  # see ImageSource
     ):
         """Reads the index, or makes it.
 
         Raises:
           FileNotFoundError: no tars.
-          UsageError: damaged or compressed tars, all of them named.
+          UsageError: damaged or compressed tars, all of them named; no .json that has
+            the field of captions.
           PermissionError: the index cannot be written.
         """
         super().__init__(**common)
         self._tars = find_files(path, files, "a .tar file")
         root = pathlib.Path(path)
-        folder = cache or (root if root.is_dir() else root.parent)
-        self._index, self.failed = open_index(self._tars, folder)
-        self._caption = caption
-        self._open: dict[int, int] = {}  # tar number -> file descriptor
-        self._lock = threading.Lock()
-        digest = hashlib.sha256(self._index[:: _step(self)].tobytes())
+        folders = [cache or (root if root.is_dir() else root.parent)]
+        if not cache:  # the data may lie where nobody can write
+            user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+            folders.append(pathlib.Path(user, "unclip_jax"))
+        texts = TEXTS[::-1] if caption else TEXTS
+        self._index, self.failed = open_index(self._tars, folders, texts)
+        self._caption = caption or "caption"
+        self._root = root
+        self._files = open_files.Readers(len(self._tars), self._open)
+        self._check_field()
+        step = max(1, len(self) // 1000)  # a thousand samples stand for all
         self.set_fingerprint(
             files=names_and_sizes(self._tars, path),
             count=len(self),
-            samples=digest.hexdigest(),
-            caption=caption,
+            samples=hashlib.sha256(self._index[::step].tobytes()).hexdigest(),
+            caption=self._caption,
         )
 
     def __len__(self):
         return len(self._index)
 
     def load(self, i: int) -> Raw:
-        """Key, image bytes and captions of example i."""
+        """Returns key, image bytes and captions of example i."""
         row = self._index[i]
-        key = row["key"].decode()
+        key = _text(row["key"])
         image = self._read(row["tar"], row["image_at"], row["image_size"], key)
         return Raw(key, image, self._captions_of(row, key))
 
     def find_captions(self, i: int):
-        """The captions of example i, without reading its image."""
+        """Returns the captions of example i, without reading its image."""
         row = self._index[i]
-        return self._captions_of(row, row["key"].decode())
+        return self._captions_of(row, _text(row["key"]))
 
     def _captions_of(self, row, key):
+        if not row["is_json"]:
+            text = self._read(row["tar"], row["text_at"], row["text_size"], key)
+            try:
+                return [text.decode("utf-8-sig")]
+            except UnicodeDecodeError as error:
+                raise BadRecord(key, f"its caption is damaged ({error})") from error
+        caption = self._fields(row, key).get(self._caption)
+        return caption if isinstance(caption, list) else [caption]
+
+    def _fields(self, row, key) -> dict:
+        """What a .json member holds."""
         text = self._read(row["tar"], row["text_at"], row["text_size"], key)
         try:
-            if not row["is_json"]:
-                return [text.decode("utf-8")]
-            found = json.loads(text).get(self._caption)
-        except (ValueError, AttributeError) as error:
+            fields = json.loads(text or "{}")
+        except (ValueError, RecursionError) as error:
             raise BadRecord(key, f"its caption is damaged ({error})") from error
-        if isinstance(found, list):
-            return [str(item) for item in found]
-        return [] if found is None else [str(found)]
+        if not isinstance(fields, dict):
+            raise BadRecord(key, "its caption is damaged (its .json is no {...})")
+        return fields
+
+    def _check_field(self) -> None:
+        """Refuses a field of captions that the first readable .json members lack."""
+        numbers = np.flatnonzero(self._index["is_json"][:100_000])[:100]
+        known: set[str] = set()
+        for i in numbers.tolist():
+            with contextlib.suppress(BadRecord):
+                known |= set(self._fields(self._index[i], ""))
+        if known and self._caption not in known:
+            raise UsageError(
+                f"no .json in {self._root} has a field {self._caption!r}; they have "
+                f"{', '.join(sorted(known)[:20])}: set config.data.caption to one"
+            )
 
     def _read(self, tar, at, size, key) -> bytes:
         file = self._tars[tar]
         try:
-            data = self._pread(int(tar), int(size), int(at))
+            data = os.pread(self._files[int(tar)].fileno(), int(size), int(at))
         except OSError as error:
-            raise BadRecord(key, f"{file.name} cannot be read ({error})") from error
+            raise unreadable(key, printable(file.name), error, self._root) from error
         if len(data) != size:
-            raise BadRecord(key, f"{file.name} ends before it")
+            raise BadRecord(key, f"{printable(file.name)} ends before it")
         return data
 
-    def _pread(self, tar, size, at):
-        if len(self._tars) > MANY_FILES:
-            with open(self._tars[tar], "rb", buffering=0) as file:
-                return os.pread(file.fileno(), size, at)
-        with self._lock:
-            if tar not in self._open:
-                self._open[tar] = os.open(self._tars[tar], os.O_RDONLY)
-        return os.pread(self._open[tar], size, at)
-
-    def __del__(self):
-        for handle in getattr(self, "_open", {}).values():
-            os.close(handle)
+    def _open(self, tar):
+        return open(self._tars[tar], "rb", buffering=0)  # closed when it is let go
 
 
-def _step(source) -> int:
-    """A thousand samples stand for all in the fingerprint."""
-    return max(1, len(source) // 1000)
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
