@@ -113,7 +113,7 @@ def make_file(path, kind):
         return "EPS, not pixels"
     if kind == "html":
         path.write_text("<html>gone</html>")
-        return "not a picture"
+        return "not an image"
     Image.new("L", (300, 300)).save(path, "PNG")  # "huge": with a limit of 100 pixels
     return "more than the 200 pixels"
 
@@ -229,7 +229,7 @@ def test_one_pixel_and_long_strips(tmp_path):
 def test_a_picture_that_claims_to_be_huge(tmp_path, monkeypatch):
     Image.new("L", (40, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="too large a picture"):
+    with pytest.raises(ValueError, match="too large an image"):
         read_image(tmp_path / "a.png", 8)
 
 
@@ -239,7 +239,7 @@ def test_folders_become_their_pictures(tmp_path):
     found = find_images([tmp_path, tmp_path / "notes.txt"])
     assert [f.name for f in found] == ["a.JPG", "b.png", "notes.txt"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+    with pytest.raises(FileNotFoundError, match="holds no images"):
         find_images([tmp_path / "empty"])
     with pytest.raises(FileNotFoundError, match="does not exist"):
         find_images([tmp_path / "none.png"])
@@ -249,15 +249,15 @@ def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_image(tmp_path / "none.png", 8)
     (tmp_path / "a.png").write_text("")
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         read_image(tmp_path / "a.png", 8)
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         read_image(tmp_path / "a.png", 8)
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "b.png")
     data = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         read_image(tmp_path / "b.png", 8)
 
 

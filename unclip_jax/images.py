@@ -37,7 +37,7 @@ class UnreadableImage(UsageError):
     """
 
     def __init__(self, name: str, reason: str):
-        super().__init__(f"{name!r} is not a readable picture: {reason}")
+        super().__init__(f"{name!r} is not a readable image: {reason}")
         self.reason = reason
 
 
@@ -56,14 +56,14 @@ def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
             inside = [path / name for name in names if name != "grid.png"]
             if not inside:
                 raise FileNotFoundError(
-                    f"folder {str(path)!r} holds no pictures (expected "
+                    f"folder {str(path)!r} holds no images (expected "
                     f"{', '.join(SUFFIXES)})"
                 )
             files += inside
         elif not path.exists():
-            raise FileNotFoundError(f"picture {str(path)!r} does not exist")
+            raise FileNotFoundError(f"image {str(path)!r} does not exist")
         elif problem := why_not_regular(path):
-            raise UsageError(f"picture {str(path)!r} is {problem}, not a regular file")
+            raise UsageError(f"image {str(path)!r} is {problem}, not a regular file")
         else:
             files.append(path)
     return files
@@ -123,11 +123,11 @@ def opened(
     except UsageError:
         raise
     except FileNotFoundError:
-        raise FileNotFoundError(f"picture {name!r} does not exist") from None
+        raise FileNotFoundError(f"image {name!r} does not exist") from None
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         reason = (
-            f"too large a picture: it says that it has more than the {limit:,} pixels "
+            f"too large an image: it says that it has more than the {limit:,} pixels "
             "that Pillow reads, as a few bytes can claim billions; make it smaller"
         )
         raise UnreadableImage(name, reason) from error
@@ -149,7 +149,7 @@ def _explain(file, error: Exception) -> str:
         if start == _LFS_POINTER:
             return "it is a pointer of Git LFS, not the file: run `git lfs pull`"
     # without the address of the buffer that some messages name
-    return "not a picture" if "cannot identify" in str(error) else str(error)
+    return "not an image" if "cannot identify" in str(error) else str(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -266,7 +266,7 @@ def check_image(image: Any) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(
-            f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
+            f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
         )
     return image
 

@@ -262,6 +262,17 @@ def test_missing_and_truncated_shards_are_named(own_records):
         RecordReader(own_records)
 
 
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\3\4 cut", None])
+def test_damaged_statistics_are_named(own_records, content):
+    file = own_records / "statistics.npz"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match="statistics.npz is missing or damaged"):
+        RecordReader(own_records)
+
+
 def test_folders_that_are_no_records_are_refused(own_records, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist.*unclip_jax.embed"):
         make_source({"source": "records", "path": str(tmp_path / "none")})
@@ -277,9 +288,10 @@ def test_folders_that_are_no_records_are_refused(own_records, tmp_path):
     manifest.write_text(text.replace('"version": 1', '"version": 2'))
     with pytest.raises(ValueError, match="this code reads"):
         RecordReader(own_records)
-    manifest.write_text(text[:100])
-    with pytest.raises(ValueError, match="not a manifest"):
-        RecordReader(own_records)
+    for damaged in (text[:100], "[1]", "{}", 100_000 * "["):
+        manifest.write_text(damaged)
+        with pytest.raises(ValueError, match="not a manifest"):
+            RecordReader(own_records)
 
 
 def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):

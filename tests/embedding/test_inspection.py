@@ -28,7 +28,7 @@ def test_a_folder_of_pictures(tmp_path):
     assert "4 examples; 4 of them looked at" in text
     assert "besides, 1 that are no examples: no caption" in text
     assert "1 left out for a side below min_size 8" in text
-    assert "1 unreadable: its image is damaged (not a picture)" in text
+    assert "1 unreadable: its image is damaged (not an image)" in text
     assert "captions: 1.50 per example (1 to 2)" in text
     assert "the most frequent caption, 2 times: 'red'" in text
     sheet = np.asarray(Image.open(tmp_path / "work" / "inspection" / "train.png"))

@@ -59,10 +59,10 @@ def test_refusals(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="not there"):
         open_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture"):
+    with pytest.raises(FileNotFoundError, match="no image"):
         open_images(tmp_path / "empty")
     (folder / "3.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match="3.png. is not a readable picture"):
+    with pytest.raises(ValueError, match="3.png. is not a readable image"):
         FolderImages(folder)[3:]
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3)))
     with pytest.raises(ValueError, match="uint8"):

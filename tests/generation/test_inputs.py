@@ -171,7 +171,7 @@ def test_broken_pictures_are_named(run, tmp_path, capsys, kind):
     assert run("--mode=variations", f"--image={file}", f"--out={out}") == 2
     said = capsys.readouterr().err
     assert not out.exists()
-    assert file.name in said and "not a readable picture" in said
+    assert file.name in said and "not a readable image" in said
     assert "Traceback" not in said
 
 

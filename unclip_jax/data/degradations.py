@@ -1,4 +1,4 @@
-"""Crops for the upsamplers, and the degraded pictures that 256 -> 1024 learns from.
+"""Crops for the upsamplers, and the degraded images that 256 -> 1024 learns from.
 
     config.data.degradation = dict(kind="crop", crop=64)
     config.data.degradation = dict(kind="bsr", crop=256, scale=4)
@@ -106,7 +106,7 @@ def random_crop(image, side: int, rng):
 
 
 def bsr(image, scale: int, rng):
-    """A small, degraded copy of a picture.
+    """A small, degraded copy of an image.
 
     25% are halved first; then, in random order: a blur, a first down-sampling, the rest
     of it, noise and (90%) JPEG; JPEG again at the end.

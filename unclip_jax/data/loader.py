@@ -17,6 +17,7 @@ step, row) too.
 
 import functools
 import itertools
+import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -35,6 +36,7 @@ from unclip_jax.data.sources import (
     RecordSource,
     Source,
     check_not_empty,
+    failed_of,
     has_random_crops,
     make_source,
 )
@@ -45,6 +47,8 @@ from unclip_jax.tokenizer import Tokenizer
 FEEDS = ("tf", "arrays")
 CLIP_VOCAB_SIZE = 49408
 SAMPLE_SIZE = 100_000  # embeddings that a codebook's quantiles are taken from
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
@@ -60,7 +64,7 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         context_length: tokens per caption; None is the tokenizer's own or, for one
           trained here, what the longest caption needs rounded up to a multiple of 4;
         vocab_size: at most so many, when one is trained (default CLIP's 49408);
-        degradation: crops and degraded small pictures (see data.degradations).
+        degradation: crops and degraded small images (see data.degradations).
       tokenizer_dir: where a tokenizer trained or fetched is kept; None is in memory.
 
     Raises:
@@ -74,6 +78,13 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
         )
     source = make_source(config_data)
     check_not_empty(source, f"config.data.source {config_data['source']!r}")
+    for reason, count in failed_of(source).items():
+        logger.warning(
+            "besides the %s examples, %s are none: %s",
+            f"{len(source):,}",
+            f"{count:,}",
+            reason,
+        )
     if config_data.get("degradation") and source.image_size is None:
         raise UsageError("config.data.degradation: the records hold no images")
     if has_random_crops(source) and feed == "arrays":

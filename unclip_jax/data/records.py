@@ -24,6 +24,7 @@ import json
 import math
 import pathlib
 import threading
+import zipfile
 from collections.abc import Iterable, Sequence
 
 import msgpack
@@ -82,8 +83,7 @@ class RecordReader:
         self.tokenizer_folder = str(self.path / TOKENIZER)
         self.statistics = None
         if self.manifest["embed_dim"] is not None:
-            with np.load(self.path / STATISTICS) as file:
-                self.statistics = dict(file)
+            self.statistics = _read_statistics(self.path / STATISTICS)
         counts = [shard["count"] for shard in self.manifest["shards"]]
         self._ends = list(itertools.accumulate(counts))
         self._readers = open_files.Readers(len(counts), self._open)
@@ -250,7 +250,7 @@ def read_manifest(folder) -> dict:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         got = (manifest["format"], manifest["version"])
         claimed = manifest["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not a manifest of records ({error})") from error
     if got != (FORMAT, VERSION):
         raise UsageError(f"{file} is {got}, this code reads {(FORMAT, VERSION)}")
@@ -258,6 +258,17 @@ def read_manifest(folder) -> dict:
     if files.sha256_json(rest) != claimed:
         raise UsageError(f"{file} was changed after it was written; {REMEDY} again")
     return manifest
+
+
+def _read_statistics(file) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{file} is missing or damaged ({error}); copy it again, or remove the "
+            f"folder and {REMEDY}"
+        ) from error
 
 
 class _Shard:

@@ -25,7 +25,7 @@ def folder(tmp_path, picture):
     for i, name in enumerate(["b.png", "a.JPG", "more/c.png", "d.png"]):
         kind = "JPEG" if name.endswith("JPG") else "PNG"
         (root / name).write_bytes(picture(i, kind=kind))
-    (root / "notes.md").write_text("not a picture")
+    (root / "notes.md").write_text("not an image")
     return root
 
 
@@ -66,7 +66,7 @@ def test_tables(folder, number_of):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ('{"file": "x.png", "text": "a"}', "row 1: there is no picture 'x.png'"),
+        ('{"file": "x.png", "text": "a"}', "row 1: there is no image 'x.png'"),
         ('{"file": "a.JPG"}', "row 1: none of the columns captions, caption, text"),
         ('{"file": "a.JPG", "text": 3}', "row 1: 3 is neither a caption"),
         ("nonsense", "row 1: not JSON"),
@@ -79,14 +79,14 @@ def test_mistakes_in_tables_are_named(folder, line, message):
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="none of the 4 pictures"):
+    with pytest.raises(FileNotFoundError, match="none of the 4 images"):
         source(folder)
     with pytest.raises(FileNotFoundError, match="table .*/t.csv' does not exist"):
         source(folder, table="t.csv")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture in"):
+    with pytest.raises(FileNotFoundError, match="no image in"):
         source(tmp_path / "empty")
     write_texts(folder)
     (folder / "a.JPG").write_bytes((folder / "a.JPG").read_bytes()[:200])
@@ -226,7 +226,7 @@ def test_tables_may_write_names_in_another_way(numbered, picture):
         ("file_name,text\n0.png,a cat, asleep\n", "row 2: has more fields"),
         ("file_name,text\n0.png,a\n1.png,b,,\n", "row 3: has more fields"),
         ("file_name,text\n0.png,caff\xe9\n", "metadata.csv is not UTF-8"),
-        ('{"file": ["0.png"], "text": "a"}', r"row 1: there is no picture \['0"),
+        ('{"file": ["0.png"], "text": "a"}', r"row 1: there is no image \['0"),
         ('{"file": "0.png", "text": {"en": "a"}}', "row 1: .* is neither a caption"),
         ('{"file": ' + 20000 * "[", "row 1: not JSON"),
     ],

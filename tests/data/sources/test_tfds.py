@@ -89,7 +89,7 @@ def test_labels_and_slices(prepared, number_of):
     "options, message",
     [
         (dict(split="test"), "no split 'test': train"),
-        (dict(image="label"), "'label' of tiny_captions holds no pictures"),
+        (dict(image="label"), "'label' of tiny_captions holds no images"),
         (dict(caption="captions/txt"), "no field 'captions/txt'"),
         (dict(name="old"), "at random. Prepare it with tfds.build"),
     ],

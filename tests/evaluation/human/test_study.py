@@ -254,7 +254,7 @@ def test_pages_of_a_study_that_was_not_finished_do_not_stay(folders, tmp_path):
     broken = folders[1] / "000007.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:60])
-    with pytest.raises(ValueError, match="000007.png' is not a readable picture"):
+    with pytest.raises(ValueError, match="000007.png' is not a readable image"):
         make_study(tmp_path / "s", *folders, options=StudyOptions(page=1), log=len)
     assert len(list((tmp_path / "s/pages").iterdir())) < 12
     (tmp_path / "s/pages/photorealism_12.html").write_text("of another time")

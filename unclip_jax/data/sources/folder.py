@@ -1,12 +1,12 @@
-"""A folder of picture files with captions.
+"""A folder of image files with captions.
 
     config.data = dict(source="folder", path="data/mine")
 
-The captions are in a text file beside each picture (cat.jpg, cat.txt: one caption a
+The captions are in a text file beside each image (cat.jpg, cat.txt: one caption a
 line), or in one table in the folder: metadata.jsonl, metadata.csv or another named by
-`table`. A table names the picture (column "file_name", "file", "image" or "path") and
-the caption ("caption", "captions" or "text"); a picture on several rows, or a list in
-jsonl, has several captions. Pictures without any are not examples.
+`table`. A table names the image (column "file_name", "file", "image" or "path") and
+the caption ("caption", "captions" or "text"); an image on several rows, or a list in
+jsonl, has several captions. Images without any are not examples.
 """
 
 import csv
@@ -35,10 +35,10 @@ CAPTIONS = ("captions", "caption", "text")
 
 
 class Folder(ImageSource):
-    """A source of picture files (see the module), sorted by name.
+    """A source of image files (see the module), sorted by name.
 
     Attributes:
-      failed: {"no caption": pictures that are no examples}.
+      failed: {"no caption": images that are no examples}.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Folder(ImageSource):
         """Lists the folder and reads the captions.
 
         Raises:
-          FileNotFoundError: no folder, no picture in it, or no table.
+          FileNotFoundError: no folder, no image in it, or no table.
           UsageError: a table that cannot be read or names files that are not there.
         """
         super().__init__(**common)
@@ -61,7 +61,7 @@ class Folder(ImageSource):
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         if not images:
             raise FileNotFoundError(
-                f"no picture in {str(path)!r} (expected {', '.join(SUFFIXES)})"
+                f"no image in {str(path)!r} (expected {', '.join(SUFFIXES)})"
             )
         tables = [name for name in TABLES if (self._root / name).is_file()]
         if table or tables:
@@ -80,7 +80,7 @@ class Folder(ImageSource):
             self.failed = {"no caption": without}
         if not self._names:
             raise FileNotFoundError(
-                f"none of the {len(images)} pictures in {str(path)!r} has a caption: "
+                f"none of the {len(images)} images in {str(path)!r} has a caption: "
                 "put name.txt beside name.jpg, or metadata.csv with columns file_name "
                 "and caption into the folder"
             )
@@ -132,7 +132,7 @@ def _read_table(table, images) -> dict[str, list[str]]:
         name, caption = _field(row, FILES, where), _field(row, CAPTIONS, where)
         if not isinstance(name, str) or _normalized(name) not in normal:
             raise UsageError(
-                f"{where}: there is no picture {name!r} below {table.parent}"
+                f"{where}: there is no image {name!r} below {table.parent}"
             )
         texts = [caption] if isinstance(caption, str) else caption
         if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):

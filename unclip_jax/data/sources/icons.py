@@ -2,7 +2,7 @@
 
 The glyphs are the 7,296 Material Design icons of the PyPI package
 fonticon-materialdesignicons7 (Apache-2.0), a font with a name for each glyph. Example i
-is a function of (seed, i): reading one costs O(1) wherever it is, and no picture is
+is a function of (seed, i): reading one costs O(1) wherever it is, and no image is
 stored. About 15% of all (noun, colour, background) combinations, chosen by a hash of
 the three words alone, are held out: the split "train" never draws them and
 "validation" draws nothing else, so that composition can be measured.
@@ -117,7 +117,7 @@ class Icons:
         colours="all",  # of the glyph: "all", the first n, or a list of names
         backgrounds="all",  # likewise
         seed: int = 0,
-        size: float = 0.875,  # side of the glyph's square, a fraction of the picture's
+        size: float = 0.875,  # side of the glyph's square, a fraction of the image's
         jitter: float = 0.0,  # 0: centred; j: scaled by [1 - j, 1] and shifted
         num_examples: int | None = None,  # None: each combination in each wording
     ):

@@ -1,4 +1,4 @@
-"""What every source of picture files shares: from encoded bytes to a square, captions.
+"""What every source of image files shares: from encoded bytes to a square, captions.
 
 A source of this kind says where the bytes and captions of example i are (`load`); this
 file decodes them. Any file that Pillow opens will do, see images.py. The largest
@@ -42,10 +42,10 @@ class Raw:
 
 
 class ImageSource:
-    """Examples from encoded pictures; subclasses have __len__, load and find_captions.
+    """Examples from encoded images; subclasses have __len__, load and find_captions.
 
     Attributes:
-      image_size: side of the pictures it gives.
+      image_size: side of the images it gives.
       crop: which square the loader asks for in training, see `cropped`.
       fingerprint: str.
     """
@@ -83,7 +83,7 @@ class ImageSource:
         raise NotImplementedError
 
     def find_captions(self, i: int) -> Sequence[str]:
-        """The captions of example i, without its picture; BadRecord as in load."""
+        """The captions of example i, without its image; BadRecord as in load."""
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> dict:
@@ -176,10 +176,10 @@ def decode(
     max_aspect: float = 0.0,
     position: float | None = None,
 ) -> np.ndarray:
-    """The square of an encoded picture, see `to_square`: uint8 (size, size, 3).
+    """The square of an encoded image, see `to_square`: uint8 (size, size, 3).
 
     Raises:
-      BadRecord: not a picture, truncated or otherwise damaged.
+      BadRecord: not an image, truncated or otherwise damaged.
       LeftOut: shorter than min_size or longer than max_aspect times its shorter side.
     """
     if not data:

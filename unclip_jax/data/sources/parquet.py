@@ -1,4 +1,4 @@
-"""Parquet files with pictures inside: img2dataset's, Hugging Face's and the like.
+"""Parquet files with images inside: img2dataset's, Hugging Face's and the like.
 
     config.data = dict(source="parquet", path="data/emoji64", files="train*.parquet")
 
@@ -35,7 +35,7 @@ from unclip_jax.files import why_not_regular
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
 CAPTIONS = ("captions", "caption", "text", "txt", "TEXT", "sentences")
 KEYS = ("key", "__key__", "id", "image_id", "url")
-STATUS = "status"  # img2dataset's: "success", or why there is no picture
+STATUS = "status"  # img2dataset's: "success", or why there is no image
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Parquet(ImageSource):
         return {what: _field(table, name) for what, name in self._columns.items()}
 
     def _good_rows(self, opened, number):
-        """Numbers of a group's rows with a picture; None where nobody says."""
+        """Numbers of a group's rows with an image; None where nobody says."""
         if STATUS not in opened.schema_arrow.names:
             return None
         status = opened.read_row_group(number, columns=[STATUS])[STATUS].to_pylist()

@@ -1,4 +1,4 @@
-"""Any TensorFlow Datasets data set that has pictures, by name.
+"""Any TensorFlow Datasets data set that has images, by name.
 
     config.data = dict(source="tfds", name="coco_captions/2014", split="train",
                        caption="captions/text", data_dir="data/tfds")
@@ -7,7 +7,7 @@ It must lie prepared on disk in the format ArrayRecord, which can be read at ran
 
     tfds.builder(name, data_dir=..., file_format="array_record").download_and_prepare()
 
-Captions are a text, a list of texts (each picture of COCO has five or more), or a class
+Captions are a text, a list of texts (each image of COCO has five or more), or a class
 label, which is put into `template`.
 """
 
@@ -53,7 +53,7 @@ class Tfds(ImageSource):
         self._image, self._key, self._split = image, key, split
         if type(_feature(features, image)).__name__ != "Image":
             raise UsageError(
-                f"field {image!r} of {name} holds no pictures: set config.data.image "
+                f"field {image!r} of {name} holds no images: set config.data.image "
                 f"to one of {', '.join(features)}"
             )
         found = [c for c in CAPTIONS if _feature(features, c) is not None]
@@ -130,7 +130,7 @@ def _find(name, data_dir):
 
 
 def _open(builder, split):
-    """The split as a random-access sequence whose pictures stay encoded."""
+    """The split as a random-access sequence whose images stay encoded."""
     import tensorflow_datasets as tfds
 
     skip = {

@@ -1,4 +1,4 @@
-"""Tar files of pictures and captions: WebDataset's, as img2dataset writes them.
+"""Tar files of images and captions: WebDataset's, as img2dataset writes them.
 
     config.data = dict(source="webdataset", path="data/laion", files="*.tar")
 

@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_named():
         with pytest.raises(BadRecord, match="'the key'") as caught:
             decode(data, 16, "the key")
         assert not isinstance(caught.value, LeftOut)
-    with pytest.raises(BadRecord, match="not a picture"):
+    with pytest.raises(BadRecord, match="not an image"):
         decode(b"<html>gone</html>", 16, "k")
 
 
