@@ -169,6 +169,10 @@ def test_a_field_of_json_counts_where_it_is_named(tmp_path, picture):
         if name.endswith(".txt"):
             fields = {"caption": "IMG.JPG", "blip": f"blip {name[0]}"}
             members.append((f"{name[0]}.json", json.dumps(fields).encode()))
+    write_tar(tmp_path / "a.tar", pairs(picture))
+    assert numbered(source(tmp_path, caption="caption"))
+    with pytest.raises(ValueError, match="'blip' is a field of .json .* have none"):
+        source(tmp_path, caption="blip")
     write_tar(tmp_path / "a.tar", members)
     assert numbered(source(tmp_path))
     assert source(tmp_path, caption="blip")[2]["caption"] == "blip 2"
@@ -214,7 +218,8 @@ def test_captions_in_json_become_text_or_are_named(tmp_path, picture, value, sho
     write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.json", fields)])
     data = source(tmp_path)
     if isinstance(shown, tuple):
-        assert data[0]["captions"] == shown and data.captions() == [*shown]
+        assert data[0]["captions"] == shown == data.find_captions(0)
+        assert data.captions() == [*shown]
         return
     with pytest.raises(BadRecord, match="'x'.*caption") as caught:
         data[0]

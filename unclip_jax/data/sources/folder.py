@@ -101,9 +101,9 @@ class Folder(ImageSource):
             data = (self._root / name).read_bytes()
         except OSError as error:
             raise unreadable(key, printable(name), error, self._root) from error
-        return Raw(key, data, self.find_captions(i))
+        return Raw(key, data, self.load_captions(i))
 
-    def find_captions(self, i: int) -> list[str]:
+    def load_captions(self, i: int) -> list[str]:
         """Returns the captions of example i, without reading its image."""
         name = self._names[i]
         captions = self._captions[name]

@@ -6,6 +6,7 @@ centered square is cut out and scaled to `image_size`; with crop="random", train
 takes one anywhere instead.
 """
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -38,11 +39,11 @@ class Raw:
 
     key: str
     image: bytes
-    captions: Sequence[str]
+    captions: Sequence[Any]  # `clean_caption` makes texts of them
 
 
 class ImageSource:
-    """Examples from encoded images; subclasses have __len__, load and find_captions.
+    """Examples from encoded images; subclasses have __len__, load and load_captions.
 
     Attributes:
       image_size: side of the images it gives.
@@ -79,15 +80,15 @@ class ImageSource:
         raise NotImplementedError
 
     def load(self, i: int) -> Raw:
-        """Example i; BadRecord when it cannot be read."""
+        """Returns example i; BadRecord when it cannot be read."""
         raise NotImplementedError
 
-    def find_captions(self, i: int) -> Sequence[str]:
-        """The captions of example i, without its image; BadRecord as in load."""
+    def load_captions(self, i: int) -> Sequence[Any]:
+        """Returns the captions that `load` does, without reading the image."""
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> dict:
-        """{"key", "image" uint8 (S, S, 3), "caption", "captions" (tuple of str)}.
+        """Returns {"key", "image" uint8 (S, S, 3), "caption", "captions" (tuple)}.
 
         "caption" is the first of "captions". Raises IndexError outside [0, len),
         BadRecord for what cannot be read, LeftOut for what min_size or max_aspect
@@ -96,7 +97,7 @@ class ImageSource:
         return self.cropped(i, None)
 
     def cropped(self, i: int, position: float | None) -> dict:
-        """As source[i], but with the square at `position`, see `to_square`."""
+        """Returns source[i] with the square at `position`, see `to_square`."""
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
         raw = self.load(int(i))
@@ -110,15 +111,17 @@ class ImageSource:
             "captions": captions,
         }
 
+    def find_captions(self, i: int) -> tuple[str, ...]:
+        """Returns the captions of source[i], without decoding its image."""
+        return self._usable(self.load_captions(i), f"example {i}")
+
     def captions(self, n: int | None = None) -> list[str]:
-        """All captions of the first n examples (None: of all) that can be read."""
-        found = []
+        """Returns all captions of the first n examples (None: of all)."""
+        texts: list[str] = []
         for i in range(len(self) if n is None else min(n, len(self))):
-            try:
-                found += self._usable(self.find_captions(i), "")
-            except BadRecord:
-                continue
-        return found
+            with contextlib.suppress(BadRecord):
+                texts += self.find_captions(i)
+        return texts
 
     def set_fingerprint(self, **what) -> None:
         """Names the examples by JSON-able facts and the common options."""

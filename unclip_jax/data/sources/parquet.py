@@ -121,7 +121,7 @@ class Parquet(ImageSource):
             image = data or _read_file(folder, image.get("path"), key)
         return Raw(key, image or b"", _captions(table["caption"][row], key))
 
-    def find_captions(self, i: int):
+    def load_captions(self, i: int):
         """The captions of example i, without reading its image."""
         table, row, where, _ = self._find(i)
         return _captions(table["caption"][row], where)

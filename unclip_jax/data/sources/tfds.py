@@ -93,7 +93,7 @@ class Tfds(ImageSource):
             key = _text(_value(example, self._key))
         return Raw(key, _value(example, self._image), self._captions_of(example))
 
-    def find_captions(self, i: int):
+    def load_captions(self, i: int):
         """The captions of example i, without reading its image."""
         return self._captions_of(self._example(i))
 

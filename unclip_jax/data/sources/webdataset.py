@@ -84,7 +84,7 @@ class WebDataset(ImageSource):
         image = self._read(row["tar"], row["image_at"], row["image_size"], key)
         return Raw(key, image, self._captions_of(row, key))
 
-    def find_captions(self, i: int):
+    def load_captions(self, i: int):
         """Returns the captions of example i, without reading its image."""
         row = self._index[i]
         return self._captions_of(row, _text(row["key"]))
@@ -113,6 +113,11 @@ class WebDataset(ImageSource):
     def _check_field(self) -> None:
         """Refuses a field of captions that the first readable .json members lack."""
         numbers = np.flatnonzero(self._index["is_json"][:100_000])[:100]
+        if not len(numbers) and len(self) and self._caption != "caption":
+            raise UsageError(
+                f"config.data.caption {self._caption!r} is a field of .json members, "
+                f"but the tars in {self._root} have none; leave it out"
+            )
         known: set[str] = set()
         for i in numbers.tolist():
             with contextlib.suppress(BadRecord):
