@@ -353,7 +353,7 @@ def test_dissimilar_captions_are_left_out_and_counted(tmp_path, clip):
     reader = RecordReader(whole)
     cosines = {}
     for i in range(len(reader)):
-        found = reader.read(i, ["clip_image", "clip_text"], caption_index=None)
+        found = reader.read_batch([i], ["clip_image", "clip_text"])[0]
         image, text = found["clip_image"], found["clip_text"]
         norms = np.linalg.norm(image) * np.linalg.norm(text, axis=1)
         example = reader[i]

@@ -17,7 +17,6 @@ step, row) too.
 
 import functools
 import itertools
-import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -35,8 +34,7 @@ from unclip_jax.data.readers import (
 from unclip_jax.data.sources import (
     RecordSource,
     Source,
-    check_not_empty,
-    failed_of,
+    check_examples,
     has_random_crops,
     make_source,
 )
@@ -47,8 +45,6 @@ from unclip_jax.tokenizer import Tokenizer
 FEEDS = ("tf", "arrays")
 CLIP_VOCAB_SIZE = 49408
 SAMPLE_SIZE = 100_000  # embeddings that a codebook's quantiles are taken from
-
-logger = logging.getLogger(__name__)
 
 
 def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
@@ -77,14 +73,7 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
             f"config.data.feed {feed!r}: expected one of {', '.join(FEEDS)}"
         )
     source = make_source(config_data)
-    check_not_empty(source, f"config.data.source {config_data['source']!r}")
-    for reason, count in failed_of(source).items():
-        logger.warning(
-            "besides the %s examples, %s are none: %s",
-            f"{len(source):,}",
-            f"{count:,}",
-            reason,
-        )
+    check_examples(source, f"config.data.source {config_data['source']!r}")
     if config_data.get("degradation") and source.image_size is None:
         raise UsageError("config.data.degradation: the records hold no images")
     if has_random_crops(source) and feed == "arrays":

@@ -103,16 +103,6 @@ class RecordReader:
         names = [*self.arrays] if self.image_size is None else ["image", *self.arrays]
         return {**texts, **self._decode(i, record, names, 0)}
 
-    def read(
-        self, i: int, names: Iterable[str], caption_index: int | None = 0
-    ) -> dict[str, np.ndarray]:
-        """Reads only the named arrays of example i ("image" or a stored one).
-
-        Of PER_CAPTION, those of one caption, modulo their number; None stacks those of
-        all: (m, ...).
-        """
-        return self._decode(i, self._record(i), names, caption_index)
-
     def read_batch(
         self,
         indices: Sequence[int] | np.ndarray,

@@ -10,7 +10,14 @@ import pathlib
 import numpy as np
 
 from unclip_jax.data.records import MANIFEST, RecordReader
-from unclip_jax.data.sources import BadRecord, LeftOut, captions_of, make_source
+from unclip_jax.data.sources import (
+    BadRecord,
+    LeftOut,
+    RecordSource,
+    captions_of,
+    failed_of,
+    make_source,
+)
 from unclip_jax.grids import caption_grid
 from unclip_jax.images import save_image
 
@@ -63,9 +70,9 @@ def examine(source) -> tuple[list[dict], list[str]]:
         except BadRecord as bad:
             skipped[f"unreadable: {bad.reason}"] += 1
     lines = [f"{len(source):,} examples; {len(numbers):,} of them looked at"]
-    for reason, count in getattr(source, "failed", {}).items():
+    for reason, count in failed_of(source).items():
         lines.append(f"besides, {count:,} that are no examples: {reason}")
-    manifest = getattr(source, "manifest", {})
+    manifest = source.manifest if isinstance(source, RecordSource) else {}
     if bad := manifest.get("skipped"):
         lines.append(f"when embedding, {len(bad):,} were unreadable, e.g. {bad[0]}")
     for reason, count in manifest.get("left_out", {}).items():

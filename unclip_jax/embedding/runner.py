@@ -43,8 +43,11 @@ from unclip_jax.data.record_writer import RecordWriter
 from unclip_jax.data.sources import (
     PER_CAPTION,
     BadRecord,
+    EmbeddingSource,
     LeftOut,
     captions_of,
+    check_examples,
+    has_random_crops,
     make_source,
 )
 from unclip_jax.embedding import codes, given
@@ -110,9 +113,10 @@ def embed(
         for split, options in config["splits"].items()
     }
     for split, source in sources.items():
-        if getattr(source, "crop", "center") != "center":
+        check_examples(source, f"the source of {split}")
+        if has_random_crops(source):
             raise UsageError(
-                f"config.data.crop {source.crop!r} of split {split!r}: records hold "
+                f"config.data.crop 'random' of split {split!r}: records hold "
                 "the middle square of each image; random ones are for training"
             )
     fingerprints = {split: source.fingerprint for split, source in sources.items()}
@@ -164,7 +168,7 @@ def embed_source(
     """
     module = clip.part.module
     chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
-    is_given = hasattr(source, "embedding_convention")  # no images: see given.py
+    is_given = isinstance(source, EmbeddingSource)  # no images: see given.py
     make_examples = given.examples if is_given else _examples
     total = len(source)
     if total == 0:
@@ -179,7 +183,7 @@ def embed_source(
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
             clip_fingerprint=clip.fingerprint,
-            embedding_convention=getattr(source, "embedding_convention", "raw"),
+            embedding_convention=source.embedding_convention if is_given else "raw",
             extra={
                 "image_format": image_format,
                 "shard_size": shard_size,

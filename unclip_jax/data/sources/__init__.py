@@ -8,6 +8,7 @@ one of image files is an ImageSource (image_source.py).
 
 import importlib
 import inspect
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -42,6 +43,8 @@ LOADER_KEYS = (
 
 # Arrays of an example that it has one of per caption.
 PER_CAPTION = ("tokens", "clip_text", "text_states")
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -97,6 +100,17 @@ class CountingSource(Source, Protocol):
     """
 
     failed: Mapping[str, int]
+
+
+@runtime_checkable
+class EmbeddingSource(Source, Protocol):
+    """A source of embeddings that another program made, without images.
+
+    Attributes:
+      embedding_convention: "raw" or "unit", see data/records.py.
+    """
+
+    embedding_convention: str
 
 
 class BatchReader(Protocol):
@@ -170,12 +184,14 @@ def failed_of(source: Source) -> Mapping[str, int]:
     return source.failed if isinstance(source, CountingSource) else {}
 
 
-def check_not_empty(source: Source, name: str) -> None:
-    """Raises UsageError for a source without examples, and says what it has."""
+def check_examples(source: Source, name: str) -> None:
+    """Warns of what in a source is no example; UsageError when it has none."""
+    failed = ", ".join(f"{n:,}: {why}" for why, n in failed_of(source).items())
     if not len(source):
-        reasons = [f"{count:,}: {why}" for why, count in failed_of(source).items()]
-        found = f"; what it holds are no examples ({', '.join(reasons)})"
-        raise UsageError(f"{name} is empty{found if reasons else ''}")
+        found = f"; what it holds are no examples ({failed})" if failed else ""
+        raise UsageError(f"{name} is empty{found}")
+    if failed:
+        logger.warning("%s: besides %d examples, %s", name, len(source), failed)
 
 
 def has_random_crops(source: Source) -> bool:

@@ -28,7 +28,7 @@ from unclip_jax.data.sources import (
     CroppingSource,
     RecordSource,
     Source,
-    check_not_empty,
+    check_examples,
     failed_of,
     has_random_crops,
     make_source,
@@ -72,7 +72,7 @@ def make_mixture(
                     f"config.data.sources.{name}.{key}: set config.data.{key}"
                 )
         members[name] = make_source(options)
-        check_not_empty(members[name], f"config.data.sources.{name}")
+        check_examples(members[name], f"config.data.sources.{name}")
     if all(isinstance(source, RecordSource) for source in members.values()):
         return RecordMixture(members, weights, num_examples, seed)
     return Mixture(members, weights, num_examples, seed)
