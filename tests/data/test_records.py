@@ -317,6 +317,24 @@ def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):
         assert np.array_equal(batch[row]["clip_text"], wanted)
 
 
+def test_records_that_are_away_are_not_damaged(own_records, tmp_path, monkeypatch):
+    reader = RecordReader(own_records)
+    reader[0]  # its shard is open
+
+    def refuse(_):
+        raise RuntimeError("read failed")
+
+    shard = reader._readers[0]
+    monkeypatch.setattr(shard, "read", refuse)
+    own_records.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError, match="shard-00000"):
+        reader.read_batch([0, 1], ["tokens"])
+    (tmp_path / "away").rename(own_records)
+    assert bad_rows(reader.read_batch([0, 1, 30], ["tokens"])) == [0, 1]
+    monkeypatch.undo()
+    assert bad_rows(reader.read_batch([0, 1, 30], ["tokens"])) == []
+
+
 def test_rows_whose_bytes_are_wrong_are_told_apart(records, monkeypatch):
     reader, unpackb = RecordReader(records), msgpack.unpackb
     broken = {3: {"image": b"GIF89a"}, 5: {"clip_text": b"1234"}, 8: {"caption": None}}

@@ -1,11 +1,12 @@
 """The data room: where examples come from and in which order they are read.
 
-  sources/      random-access sequences of examples (icons; records are one too)
-  tokenizer.py  CLIP-format byte-pair encoding: train, load, encode, save
-  records.py    ArrayRecord shards of examples with their CLIP embeddings, read here
-                and written by record_writer.py
-  order.py      which examples a step reads: a pure function of (seed, step)
-  loader.py     two feeds of the same batches: tf.data, or arrays in memory
+  sources/    random-access sequences of examples: folders, tars, tables, icons ...
+  records.py  ArrayRecord shards of examples with their CLIP embeddings, read here and
+              written by record_writer.py: a source too
+  order.py    which examples a step reads: a pure function of (seed, step)
+  readers.py  from examples to arrays; what cannot be read is replaced
+  tf_feed.py  the feed "tf": a tf.data pipeline
+  loader.py   `open_data`, and the two feeds of the same batches
 
 Importing this room imports no TensorFlow; only the feed "tf" ever does.
 """

@@ -213,6 +213,7 @@ def _read_each(shard, places) -> list[bytes | Exception]:
         return shard.read(places)
     except _DAMAGE as error:
         if len(places) == 1:
+            open_files.check_readable(shard.path)  # the disk may be away
             return [error]
         return [_read_each(shard, [place])[0] for place in places]
 
@@ -265,7 +266,7 @@ class _Shard:
     """An open shard, whose reads wait for each other: they share one position."""
 
     def __init__(self, folder, shard):
-        path = folder / shard["file"]
+        self.path = path = folder / shard["file"]
         self._reader, self._lock = record_files.open_shard(path), threading.Lock()
         count = self._reader.num_records()
         if count != shard["count"]:

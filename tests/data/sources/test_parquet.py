@@ -1,5 +1,6 @@
 """Parquet of img2dataset, of Hugging Face and of one's own."""
 
+import errno
 import logging
 import os
 
@@ -212,6 +213,17 @@ def test_damaged_rows_are_counted_whatever_their_keys(tmp_path, picture, ids, fe
     data = open_data({**options, "feed": feed})
     with pytest.raises(ValueError, match="17 of 200 examples cannot be read"):
         list(zip(range(20), data.batches(["image"], 0, 20), strict=False))
+
+
+def test_storage_that_is_away_is_no_damaged_row_group(img2dataset, monkeypatch):
+    data = source(img2dataset)
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(data._cache, "_read", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        data[3]
 
 
 def test_damaged_text_in_a_column_is_named(tmp_path, picture):

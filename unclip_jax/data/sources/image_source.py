@@ -160,15 +160,20 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def unreadable(key: str, name: str, error: OSError, root: pathlib.Path) -> BadRecord:
-    """Returns that a file of an example cannot be read.
+def check_storage(error: Exception, root: pathlib.Path) -> None:
+    """Raises an error that is not one example's.
 
-    Raises the error itself when it is not the example's: the whole storage is away,
-    or no file at all can be opened.
+    The whole storage is away, or no file at all can be opened.
     """
-    if error.errno in _NOT_THE_EXAMPLE or not root.exists():
-        raise error
-    return BadRecord(key, f"{name} cannot be read ({error.strerror})")
+    if isinstance(error, OSError):
+        if error.errno in _NOT_THE_EXAMPLE or not root.exists():
+            raise error
+
+
+def unreadable(key: str, name: str, error: OSError, root: pathlib.Path) -> BadRecord:
+    """Returns that a file of an example cannot be read; see `check_storage`."""
+    check_storage(error, root)
+    return BadRecord(key, f"{name} cannot be read ({error.strerror or error})")
 
 
 def decode(

@@ -25,7 +25,6 @@ from unclip_jax.data import order
 from unclip_jax.data.sources import (
     LOADER_KEYS,
     BadRecord,
-    CroppingSource,
     RecordSource,
     Source,
     check_examples,
@@ -133,7 +132,7 @@ class Mixture:
         epochs, place = self._find(i)
         source = epochs.source
         try:
-            if isinstance(source, CroppingSource) and source.crop == "random":
+            if epochs.random_crops:
                 example = source.cropped(place, position)
             else:
                 example = source[place]
@@ -215,11 +214,13 @@ class StridedEpochs:
     Attributes:
       name, source: of the mixture.
       count: examples of the source in the mixture.
+      random_crops: whether it is one of random crops.
     """
 
     def __init__(self, name: str, source, count: int, key):
         """Takes the first example from `key`."""
         self.name, self.source, self.count = name, source, count
+        self.random_crops = has_random_crops(source)
         size = len(source)
         self._offset = int(key) % size
         stride = max(1, round(size * 0.6180339887))  # golden: any part is spread out

@@ -27,7 +27,12 @@ from pyarrow import compute as pc
 from pyarrow import parquet
 
 from unclip_jax.data.sources import BadRecord
-from unclip_jax.data.sources.image_source import ImageSource, Raw, unreadable
+from unclip_jax.data.sources.image_source import (
+    ImageSource,
+    Raw,
+    check_storage,
+    unreadable,
+)
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
 from unclip_jax.errors import UsageError
 from unclip_jax.files import why_not_regular
@@ -136,6 +141,7 @@ class Parquet(ImageSource):
         try:
             return self._cache.get(number), row, where, file.parent
         except (pa.ArrowException, OSError) as error:
+            check_storage(error, file.parent)
             reason = f"row group {group} of {file.name} is damaged ({error})"
             raise BadRecord(where, reason) from error
 
