@@ -103,3 +103,29 @@ def test_the_hash_of_a_folder_knows_names_and_contents(tmp_path):
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a\n", ["a"]),
+        ("a\r\nb\rc\n\nd", ["a", "b", "c", "", "d"]),
+        (
+            "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\nh",
+            ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg", "h"],
+        ),
+    ],
+)
+def test_lines_end_at_line_ends_only(text, lines):
+    assert files.split_lines(text) == lines
+
+
+def test_prompts_are_not_split_where_only_unicode_ends_a_line(tmp_path):
+    from unclip_jax.generation.cli import listings
+
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\u2028asleep\n\na dog\x0bawake\r\n", newline="")
+    options = {"prompt": [], "prompts_file": str(file)}
+    assert listings.prompts(options) == ["a cat\u2028asleep", "a dog\x0bawake"]
