@@ -29,6 +29,7 @@ training config recommended (docs/sampling.md), and is printed before drawing st
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.generation import options
 
 FLAGS = {
     "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
@@ -40,88 +41,9 @@ FLAGS = {
     "mask": (str, "inpaint: an image that is white where to draw anew"),
     "samples": (int, "images per prompt or input image (default 1; typographic 3)"),
     "seed": (0, "seed of all randomness"),
-    "prior": (
-        str,
-        "diffusion, autoregressive, or auto: whichever the export has (default auto)",
-    ),
-    "prior_guidance": (
-        float,
-        "guidance scale of the prior; 1 is none (default the export's, else 4)",
-    ),
-    "prior_steps": (
-        str,
-        "sampling steps of the prior: a number, or a respacing such as ddim25 or "
-        "10,10,3,2,2 (default the export's, else 64)",
-    ),
-    "prior_sampler": (
-        str,
-        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
-    ),
-    "prior_variance": (
-        str,
-        "variance of the prior's ddpm steps; see --decoder_variance",
-    ),
-    "num_candidates": (
-        int,
-        "embeddings that the prior draws per prompt; the one closest to the text "
-        "embedding is decoded (default 2)",
-    ),
-    "temperature": (
-        float,
-        "autoregressive prior: softmax temperature; 0 takes the likeliest code "
-        "(default 1)",
-    ),
-    "top_k": (
-        int,
-        "autoregressive prior: sample among the k likeliest codes; 0 is all "
-        "(default 0)",
-    ),
-    "top_p": (
-        float,
-        "autoregressive prior: nucleus sampling with this probability (default 1)",
-    ),
-    "dot_quantile": (
-        float,
-        "autoregressive prior: condition on dot products of image and text embedding "
-        "above this quantile (default 0.5)",
-    ),
-    "decoder_guidance": (
-        float,
-        "guidance scale of the decoder; 1 is none (default the export's, else 8; 1 "
-        "from inverted noise)",
-    ),
-    "decoder_steps": (
-        str,
-        "sampling steps of the decoder, as --prior_steps (default the export's, else "
-        "50; 250 from inverted noise)",
-    ),
-    "decoder_sampler": (
-        str,
-        "as --prior_sampler (default the export's, else ddim)",
-    ),
-    "decoder_variance": (
-        str,
-        "variance of ddpm steps: fixed_small, fixed_large, learned_range, or analytic, "
-        "which needs unclip_jax.estimate_variance first (default the export's)",
-    ),
-    "decoder_guidance_interval": (
-        str,
-        "FIRST,LAST: guide these timesteps only (default all)",
-    ),
-    "decoder_guidance_rescale": (
-        float,
-        "0 to 1: how much of the contrast that guidance adds is removed (default 0)",
-    ),
-    "dynamic_threshold": (
-        float,
-        "quantile for dynamic thresholding of the predicted x_0, e.g. 0.995 (default "
-        "off: clip to [-1, 1])",
-    ),
-    "upsampler_steps": (
-        str,
-        "sampling steps of each upsampler (default the export's, else 27)",
-    ),
-    "eta": (float, "eta of DDIM: 0 is deterministic (default 0; variations 1)"),
+    **options.flags(options.PriorOptions),
+    **options.flags(options.DecoderOptions),
+    **options.flags(options.UpsamplerOptions),
     "inverted": (bool, "variations: start from the image's own inverted noise"),
     "corrections": (
         int,

@@ -15,6 +15,7 @@ from unclip_jax import models
 from unclip_jax.evaluation import inputs, priors
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.options import PriorOptions, names
 from unclip_jax.models import codebook
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/icons/priors.py"
@@ -121,4 +122,4 @@ def test_mistakes_before_anything_is_drawn(model, tmp_path, monkeypatch):
 
 def test_unclip_takes_what_the_config_may_set():
     offered = inspect.signature(UnCLIP.sample_embeddings).parameters
-    assert {*priors.OPTIONS, "prompts", "seed"} <= {*offered}
+    assert {*names(PriorOptions), "prompts", "seed"} <= {*offered}

@@ -10,7 +10,7 @@ import pytest
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.loading import check_together, load_stack
-from unclip_jax.generation.options import Drawing
+from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.interop import components, native
 
 PROMPTS = ["a red heart", "a blue cat on teal"]
@@ -88,7 +88,7 @@ def test_the_last_network_takes_the_last_step_alone(networks):
     def enlarge(params, last, steps):
         inputs = images, np.uint32(0), np.zeros(1, np.int32)
         run = sampling.enlarge_images
-        drawing = Drawing(steps, "ddpm")
+        drawing = SamplerOptions(steps, "ddpm")
         return run(first, params, *inputs, last, drawing=drawing, rounded=False)
 
     a, b = first.params, last.params

@@ -14,7 +14,8 @@ import pytest
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, sampling
-from unclip_jax.generation.options import settle
+from unclip_jax.generation.options import UpsamplerOptions
+from unclip_jax.generation.resolve import resolve_options
 from unclip_jax.interop.diffusers import CLASSES
 
 from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
@@ -156,5 +157,5 @@ def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
 def test_what_their_pipeline_takes_is_what_ours_takes_by_default(ours):
     expected = {"prior": 25, "decoder": 25, f"upsampler_{LARGE}": 7}
     for part, steps in expected.items():
-        drawing = settle(ours.stack, part)[1]
+        drawing = resolve_options(ours.stack, part, UpsamplerOptions())[1]
         assert (drawing.steps, drawing.sampler) == (steps, "ddpm")

@@ -16,31 +16,13 @@ from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.gathering import gather_exactly
 from unclip_jax.evaluation.image_sets import Images
 from unclip_jax.files import sha256_array
+from unclip_jax.generation.options import DecoderOptions, PriorOptions, defaults
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.images import open_rgb, read_image
 from unclip_jax.progress import ProgressLine
 
 # Options of UnCLIP.text2image that a config may set; None leaves the model's own.
-GENERATION_KEYS = (
-    "prior_guidance",
-    "decoder_guidance",
-    "num_candidates",
-    "prior_steps",
-    "decoder_steps",
-    "prior_sampler",
-    "decoder_sampler",
-    "prior_variance",
-    "decoder_variance",
-    "decoder_guidance_interval",
-    "decoder_guidance_rescale",
-    "dynamic_threshold",
-    "eta",
-    "prior",
-    "temperature",
-    "top_k",
-    "top_p",
-    "dot_quantile",
-)
+GENERATION_KEYS = tuple(defaults(PriorOptions, DecoderOptions))
 
 
 class GeneratedImages(Images):

@@ -28,21 +28,10 @@ from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs
 from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
 from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.options import PriorOptions, names
 from unclip_jax.versions import versions
 
 KEYS = ("model", "data", "count", "seed", "batch_size", "priors")
-OPTIONS = (
-    "prior",
-    "guidance",
-    "num_candidates",
-    "steps",
-    "sampler",
-    "variance",
-    "temperature",
-    "top_k",
-    "top_p",
-    "dot_quantile",
-)
 
 
 def compare_priors(config, workdir, *, model=None, log=print):
@@ -104,7 +93,7 @@ def check_config(config) -> None:
     if not config.priors:
         raise UsageError("config.priors is empty: name at least one row")
     for name, options in config.priors.items():
-        config_lib.check_keys(options, OPTIONS, f"config.priors.{name}")
+        config_lib.check_keys(options, names(PriorOptions), f"config.priors.{name}")
 
 
 def references(model, true, text):

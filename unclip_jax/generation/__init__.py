@@ -1,5 +1,17 @@
 """The frozen stack that turns text or images into images."""
 
-from unclip_jax.generation.unclip import UnCLIP
+import typing
+
+if typing.TYPE_CHECKING:
+    from unclip_jax.generation.unclip import UnCLIP
 
 __all__ = ["UnCLIP"]
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Imports UnCLIP when it is first used: the options alone are cheap."""
+    if name == "UnCLIP":
+        from unclip_jax.generation.unclip import UnCLIP
+
+        return UnCLIP
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

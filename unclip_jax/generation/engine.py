@@ -10,9 +10,16 @@ from jax.sharding import Mesh
 from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
-from unclip_jax.generation.options import settle, settle_guidance
+from unclip_jax.generation.options import (
+    DecoderOptions,
+    PriorOptions,
+    UpsamplerOptions,
+)
+from unclip_jax.generation.resolve import resolve_guidance, resolve_options
 from unclip_jax.interop import native
 from unclip_jax.progress import Progress
+
+EXPORTS_OWN = UpsamplerOptions()
 
 
 class Engine:
@@ -78,30 +85,27 @@ class Engine:
             self._params[kind] = self._programs.place_params(part.params)
         return self._params[kind]
 
-    def prior(self, prior, *, guidance, num_candidates, diffusion, codes, report=None):
-        """The part that `prior` means, and what draws from it.
+    def prior(self, options: PriorOptions, report=None):
+        """The part that `options.prior` means, and what draws from it.
 
         That is (clip params, its params, tokens, seed, indices) -> embeddings.
-        `diffusion` and `codes` are the options that only one kind of prior has.
         """
         self.stack.part("clip")
-        kind = checks.prior(prior, self.stack.parts)
-        static = {
-            "num_candidates": checks.integer("num_candidates", num_candidates, 1, 1024)
-        }
+        kind = checks.prior(options.prior, self.stack.parts)
+        count = checks.integer("num_candidates", options.num_candidates, 1, 1024)
         encode = self.program(sampling.encode_text, "clip")
         if kind == "prior":
-            draw = self._diffusion_prior(guidance, static, report, **diffusion)
+            draw = self._diffusion_prior(options, count, report)
         else:
-            draw = self._code_prior(guidance, static, **codes)
+            draw = self._code_prior(options, count)
 
         def run(clip, prior, tokens, seed, indices):
             return draw(clip, prior, tokens, encode(clip, tokens), seed, indices)
 
         return kind, run
 
-    def _diffusion_prior(self, guidance, static, report, **options):
-        scale, drawing = settle(self.stack, "prior", guidance=guidance, **options)
+    def _diffusion_prior(self, options, num_candidates, report):
+        scale, drawing = resolve_options(self.stack, "prior", options)
         text_states = self.program(sampling.text_states, "clip")
         on_states = self.stack.part("prior").module.caption == "clip_states"
         draw = self.program(
@@ -109,7 +113,7 @@ class Engine:
             "prior",
             drawing=drawing,
             report=report,
-            **static,
+            num_candidates=num_candidates,
         )
 
         def run(clip, prior, tokens, text, seed, indices):
@@ -118,21 +122,21 @@ class Engine:
 
         return run
 
-    def _code_prior(self, guidance, static, temperature, top_k, top_p, dot_quantile):
+    def _code_prior(self, options, num_candidates):
         buckets = self.stack.part("ar_prior").module.num_buckets
-        scale = settle_guidance(self.stack, "ar_prior", guidance)
+        scale = resolve_guidance(self.stack, "ar_prior", options.guidance)
         values = (
-            np.float32(checks.number("temperature", temperature, 0)),
-            np.int32(checks.integer("top_k", top_k, 0, buckets)),
-            np.float32(checks.number("top_p", top_p, 0, 1)),
-            np.float32(checks.number("dot_quantile", dot_quantile, 0, 1)),
+            np.float32(checks.number("temperature", options.temperature, 0)),
+            np.int32(checks.integer("top_k", options.top_k, 0, buckets)),
+            np.float32(checks.number("top_p", options.top_p, 0, 1)),
+            np.float32(checks.number("dot_quantile", options.dot_quantile, 0, 1)),
         )
         draw = self.program(
             prior_sampling.draw_embeddings_by_codes,
             "ar_prior",
             guided=scale != 1,
-            truncated=top_k > 0 or top_p < 1,
-            **static,
+            truncated=options.top_k > 0 or options.top_p < 1,
+            num_candidates=num_candidates,
         )
 
         def run(clip, prior, tokens, text, seed, indices):
@@ -140,12 +144,20 @@ class Engine:
 
         return run
 
-    def decoder(self, *, upsampler_steps=None, report=None, **options):
-        """What paints: the decoder by `options` (see options.settle), and upsamplers.
+    def decoder(
+        self,
+        options: DecoderOptions,
+        upsampler: UpsamplerOptions = EXPORTS_OWN,
+        *,
+        inverted: bool = False,
+        report=None,
+    ):
+        """What paints: the decoder by `options`, and upsamplers.
 
-        That is (params of painters, conditions, seed, indices, eta, canvas) -> images.
+        That is (params of painters, conditions, seed, indices, canvas) -> images.
         """
-        scale, drawing = settle(self.stack, "decoder", **options)
+        scale, drawing = resolve_options(self.stack, "decoder", options, inverted)
+        eta = np.float32(options.eta)
         draw = self.program(
             sampling.draw_images,
             "decoder",
@@ -158,14 +170,14 @@ class Engine:
             self.program(
                 sampling.enlarge_images,
                 name,
-                drawing=settle(self.stack, name, steps=upsampler_steps)[1],
+                drawing=resolve_options(self.stack, name, upsampler)[1],
                 rounded=self.painters[-1] == name,
                 report=report,
             )
             for name in names
         ]
 
-        def run(params, conditions, seed, indices, eta, canvas):
+        def run(params, conditions, seed, indices, canvas):
             first, *rest = params
             images = draw(first, *read(conditions), seed, indices, scale, eta, canvas)
             for name, enlarge, weights in zip(names, larger, rest, strict=True):

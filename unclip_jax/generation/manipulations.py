@@ -12,7 +12,8 @@ import numpy as np
 
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
-from unclip_jax.generation.options import settle
+from unclip_jax.generation.options import DecoderOptions
+from unclip_jax.generation.resolve import resolve_options
 from unclip_jax.generation.slerp import rotate, slerp
 from unclip_jax.images import fit
 from unclip_jax.progress import StepsOnly
@@ -245,8 +246,8 @@ class Manipulations:
           prior: options of `sample_embeddings`, for the prompt's embedding.
         """
         options = dict(guidance=guidance, steps=steps, sampler=sampler, **drawing)
-        settle(self.stack, "decoder", **options)  # complain before anything is drawn
-        checks.number("eta", eta, 0)
+        # complain before anything is drawn
+        resolve_options(self.stack, "decoder", DecoderOptions(**options, eta=eta))
         pixels = self.fit_for_decoder(images)
         n = len(pixels)
         masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
@@ -299,8 +300,10 @@ class Manipulations:
                 f"sampler {drawing['sampler']!r}: latents are drawn by ddim; leave it "
                 "out, or draw with decode"
             )
-        settle(self.stack, "decoder", **drawing)
-        if corrections and not drawing.get("inverted"):
+        inverted = drawing.get("inverted", False)
+        options = {k: v for k, v in drawing.items() if k != "inverted"}
+        resolve_options(self.stack, "decoder", DecoderOptions(**options), inverted)
+        if corrections and not inverted:
             raise UsageError(
                 f"corrections={corrections}, which are the inversion's, but noise that "
                 "is drawn"

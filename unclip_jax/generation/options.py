@@ -1,199 +1,229 @@
-"""How a diffusion part of a stack draws: what was asked for, checked and completed.
+"""The options of sampling: each one's default, type, flag and help stand here only.
 
-What is not asked for is as the part's export recommends (its config's "diffusion", from
-the training config), else as these tables say.
+The arguments of UnCLIP.text2image, the flags of unclip_jax.sample, the defaults of its
+modes and the keys of an evaluation's `generation` are read off these classes. What may
+be None is then as the export recommends; generation.resolve checks and completes it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 
-from unclip_jax.diffusion.samplers.ancestral import VARIANCES
-from unclip_jax.errors import UsageError
-from unclip_jax.generation import checks
-from unclip_jax.generation.loading import Stack
-
-USUAL_STEPS = {"prior": 64, "decoder": 50}  # 27 for upsamplers
-USUAL_SAMPLER = {"prior": "ddpm"}  # "ddim" for others
-USUAL_GUIDANCE = {"prior": 4.0, "ar_prior": 4.0, "decoder": 8.0}  # 1 for upsamplers
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """What a program that draws is compiled for; equal ones share a program.
-
-    Attributes:
-      steps: sampling steps, or a respacing of diffusion.schedule.respace.
-      sampler: a name in diffusion.samplers.SAMPLERS.
-      variance: of the steps of "ddpm", see diffusion.samplers.ancestral; None for
-        other samplers.
-      guided: whether the guidance is not 1.
-      guidance_interval, guidance_rescale: see diffusion.guidance.
-      dynamic_threshold: see diffusion.process; None is a fixed bound on |x0|.
-      inverted: whether the noise to start from is what DDIM inversion found, see
-        sampling.invert_images.
-    """
-
-    steps: int | str
-    sampler: str
-    variance: str | None = None
-    guided: bool = False
-    guidance_interval: tuple[int, int] | None = None
-    guidance_rescale: float = 0.0
-    dynamic_threshold: float | None = None
-    inverted: bool = False
-
-
-def settle(
-    stack: Stack,
-    kind: str,
-    *,
-    guidance: float | None = None,
-    steps: int | str | None = None,
-    sampler: str | None = None,
-    variance: str | None = None,
-    guidance_interval: Sequence[int] | None = None,
-    guidance_rescale: float = 0.0,
-    dynamic_threshold: float | None = None,
-    inverted: bool = False,
-) -> tuple[np.float32, Drawing]:
-    """The scale of guidance, and everything else, for drawing with the part `kind`.
-
-    Raises:
-      UsageError: what is wrong with an argument, under the part's name.
-      FileNotFoundError: there is no such part, or variance "analytic" without a table;
-        the message names the command that adds it.
-    """
-    part = stack.part(kind)
-    diffusion = part.config["diffusion"]
-    most = diffusion["num_steps"]
-    scale = settle_guidance(stack, kind, guidance)
-    if steps is None:
-        steps = diffusion.get("sampling_steps")
-    if steps is None:
-        steps = min(USUAL_STEPS.get(kind, 27), most)
-    if sampler is None:
-        sampler = diffusion.get("sampler") or USUAL_SAMPLER.get(kind, "ddim")
-    sampler = checks.sampler(f"{kind} sampler", sampler)
-    if inverted and sampler != "ddim":
-        raise UsageError(f"inverted noise is undone by ddim only, not by {sampler}")
-    interval = _interval(f"{kind} guidance interval", guidance_interval, most)
-    rescale = checks.number(f"{kind} guidance rescale", guidance_rescale, 0, 1)
-    if dynamic_threshold is not None:
-        dynamic_threshold = checks.number("dynamic threshold", dynamic_threshold, 0, 1)
-        if not dynamic_threshold:
-            raise UsageError("dynamic threshold must be more than 0, got 0")
-    drawing = Drawing(
-        steps=checks.steps(f"{kind} steps", steps, most),
-        sampler=sampler,
-        variance=_variance(stack, part, sampler, variance),
-        dynamic_threshold=dynamic_threshold,
-        inverted=inverted,
-    )
-    if scale != 1:
-        drawing = dataclasses.replace(
-            drawing, guided=True, guidance_interval=interval, guidance_rescale=rescale
-        )
-    return scale, drawing
-
-
-def settle_guidance(stack: Stack, kind: str, guidance: float | None) -> np.float32:
-    """The scale of guidance for drawing with the part `kind`."""
-    if guidance is None:
-        guidance = stack.part(kind).config.get("diffusion", {}).get("guidance")
-    if guidance is None:
-        guidance = USUAL_GUIDANCE.get(kind, 1.0)
-    return np.float32(checks.number(f"{kind} guidance", guidance))
-
-
-def resolve(
-    stack: Stack, kinds: Sequence[str], options: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """How parts of a stack draw with the given options of UnCLIP.text2image.
+def option(default: Any, flag: str, kind: type, text: str) -> Any:
+    """Declares an option of a part.
 
     Args:
-      stack: the parts.
-      kinds: of the parts, in native.KINDS; those that the stack lacks are left out.
-      options: arguments of text2image, of any part or of none.
+      default: None leaves the choice to the export.
+      flag: its name where options of several parts stand side by side.
+      kind: type of the flag; str for what is written as text and parsed.
+      text: help of the flag.
+    """
+    return dataclasses.field(
+        default=default, metadata={"flag": flag, "kind": kind, "help": text}
+    )
 
-    Returns:
-      part -> {"sampler", "steps", "variance", "guidance", ...}, JSON-able, without what
-      does not apply; of an autoregressive prior, its guidance alone.
 
-    Raises what `settle` does.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorOptions:
+    """How image embeddings are sampled for captions, by whichever prior."""
+
+    prior: str = option(
+        "auto",
+        "prior",
+        str,
+        "diffusion, autoregressive, or auto: whichever the export has (default auto)",
+    )
+    guidance: float | None = option(
+        None,
+        "prior_guidance",
+        float,
+        "guidance scale of the prior; 1 is none (default the export's, else 4)",
+    )
+    steps: int | str | None = option(
+        None,
+        "prior_steps",
+        str,
+        "sampling steps of the prior: a number, or a respacing such as ddim25 or "
+        "10,10,3,2,2 (default the export's, else 64)",
+    )
+    sampler: str | None = option(
+        None,
+        "prior_sampler",
+        str,
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
+    )
+    variance: str | None = option(
+        None,
+        "prior_variance",
+        str,
+        "variance of the prior's ddpm steps; see --decoder_variance",
+    )
+    num_candidates: int = option(
+        2,
+        "num_candidates",
+        int,
+        "embeddings that the prior draws per prompt; the one closest to the text "
+        "embedding is decoded (default 2)",
+    )
+    temperature: float = option(
+        1.0,
+        "temperature",
+        float,
+        "autoregressive prior: softmax temperature; 0 takes the likeliest code "
+        "(default 1)",
+    )
+    top_k: int = option(
+        0,
+        "top_k",
+        int,
+        "autoregressive prior: sample among the k likeliest codes; 0 is all "
+        "(default 0)",
+    )
+    top_p: float = option(
+        1.0,
+        "top_p",
+        float,
+        "autoregressive prior: nucleus sampling with this probability (default 1)",
+    )
+    dot_quantile: float = option(
+        0.5,
+        "dot_quantile",
+        float,
+        "autoregressive prior: condition on dot products of image and text embedding "
+        "above this quantile (default 0.5)",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderOptions:
+    """How images are sampled for embeddings."""
+
+    guidance: float | None = option(
+        None,
+        "decoder_guidance",
+        float,
+        "guidance scale of the decoder; 1 is none (default the export's, else 8; 1 "
+        "from inverted noise)",
+    )
+    steps: int | str | None = option(
+        None,
+        "decoder_steps",
+        str,
+        "sampling steps of the decoder, as --prior_steps (default the export's, else "
+        "50; 250 from inverted noise)",
+    )
+    sampler: str | None = option(
+        None,
+        "decoder_sampler",
+        str,
+        "as --prior_sampler (default the export's, else ddim)",
+    )
+    variance: str | None = option(
+        None,
+        "decoder_variance",
+        str,
+        "variance of ddpm steps: fixed_small, fixed_large, learned_range, or analytic, "
+        "which needs unclip_jax.estimate_variance first (default the export's)",
+    )
+    guidance_interval: tuple[int, int] | None = option(
+        None,
+        "decoder_guidance_interval",
+        str,
+        "FIRST,LAST: guide these timesteps only (default all)",
+    )
+    guidance_rescale: float = option(
+        0.0,
+        "decoder_guidance_rescale",
+        float,
+        "0 to 1: how much of the contrast that guidance adds is removed (default 0)",
+    )
+    dynamic_threshold: float | None = option(
+        None,
+        "dynamic_threshold",
+        float,
+        "quantile for dynamic thresholding of the predicted x_0, e.g. 0.995 (default "
+        "off: clip to [-1, 1])",
+    )
+    eta: float = option(
+        0.0,
+        "eta",
+        float,
+        "eta of DDIM: 0 is deterministic (default 0; variations 1)",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpsamplerOptions:
+    """How images are enlarged."""
+
+    steps: int | str | None = option(
+        None,
+        "upsampler_steps",
+        str,
+        "sampling steps of each upsampler (default the export's, else 27)",
+    )
+
+
+OPTIONS = (PriorOptions, DecoderOptions, UpsamplerOptions)  # of text2image
+
+
+def names(cls: type) -> tuple[str, ...]:
+    """The names of a class's options, without the part's."""
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+def defaults(*classes: type) -> dict[str, Any]:
+    """Returns {flag: default} of the options of these classes."""
+    fields = [field for cls in classes for field in dataclasses.fields(cls)]
+    return {field.metadata["flag"]: field.default for field in fields}
+
+
+def flags(cls: type) -> dict[str, tuple[type, str]]:
+    """Returns {flag: (its type, its help)}, as config.run takes them."""
+    metadata = [field.metadata for field in dataclasses.fields(cls)]
+    return {each["flag"]: (each["kind"], each["help"]) for each in metadata}
+
+
+def select(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {name: value} of those `values`, named by flag, that `cls` has."""
+    fields = [(f.name, f.metadata["flag"]) for f in dataclasses.fields(cls)]
+    return {name: values[flag] for name, flag in fields if flag in values}
+
+
+def build(values: Mapping[str, Any], *classes: type) -> tuple[Any, ...]:
+    """Returns an instance of each class, from `values` named by flag.
+
+    Raises TypeError for a name that is no option of any.
+    """
+    if unknown := [*{*values} - {*defaults(*classes)}]:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    return tuple(cls(**select(cls, values)) for cls in classes)
+
+
+def takes(*classes: type, by_flag: bool = False) -> Callable:
+    """Decorates a method with `**options`: its signature then lists their options.
+
+    Args:
+      classes: whose options.
+      by_flag: whether the options have the names of their flags.
     """
 
-    def asked(part):
-        names = ("steps", "sampler", "variance", "guidance")
-        names += ("guidance_interval", "guidance_rescale")
-        keys = {f"{part}_{name}": name for name in names}
-        return {name: options[key] for key, name in keys.items() if key in options}
+    def decorate(method):
+        signature = inspect.signature(method)
+        own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        fields = [field for cls in classes for field in dataclasses.fields(cls)]
+        options = [
+            inspect.Parameter(
+                field.metadata["flag"] if by_flag else field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field.type,
+            )
+            for field in fields
+        ]
+        method.__signature__ = signature.replace(parameters=[*own, *options])
+        return method
 
-    resolved = {}
-    if "prior" in kinds and not {"prior", "ar_prior"}.isdisjoint(stack.parts):
-        kind = checks.prior(options.get("prior", "auto"), stack.parts)
-        if kind == "prior":
-            resolved[kind] = _plain(*settle(stack, kind, **asked("prior")))
-        else:
-            scale = settle_guidance(stack, kind, options.get("prior_guidance"))
-            resolved[kind] = {"guidance": float(scale)}
-    if "decoder" in kinds and "decoder" in stack.parts:
-        threshold = options.get("dynamic_threshold")
-        own = settle(stack, "decoder", **asked("decoder"), dynamic_threshold=threshold)
-        resolved["decoder"] = _plain(*own)
-    if "upsampler" in kinds:
-        steps = options.get("upsampler_steps")
-        for name in stack.upsamplers:
-            resolved[name] = _plain(*settle(stack, name, steps=steps))
-    return resolved
-
-
-def _plain(scale: np.float32, drawing: Drawing) -> dict[str, Any]:
-    values = dataclasses.asdict(drawing)
-    values["guidance"] = float(scale)
-    del values["guided"]
-    return {
-        k: v for k, v in values.items() if v not in (None, False) or k == "guidance"
-    }
-
-
-def _variance(stack, part, sampler, variance):
-    """The variance of the steps, checked; None for samplers that have no choice."""
-    name = f"{part.kind} variance {variance!r}"
-    learned = getattr(part.module, "learned_sigma", False)
-    if variance is None:
-        if sampler != "ddpm":
-            return None
-        variance = part.config["diffusion"].get("variance")
-        name = (
-            f"{part.kind} variance {variance!r}, which its training config recommends,"
-        )
-    if variance is None:
-        return "learned_range" if learned else "fixed_small"
-    if variance not in VARIANCES:
-        raise UsageError(f"{name}: expected one of {', '.join(VARIANCES)}")
-    if sampler != "ddpm":
-        raise UsageError(f"{name} is an option of the sampler ddpm, not of {sampler}")
-    if variance == "learned_range" and not learned:
-        raise UsageError(f"{name}: this {part.kind} does not predict its variance")
-    if variance == "analytic" and part.analytic is None:
-        raise FileNotFoundError(
-            f"{name} needs a table that the {part.kind} of {stack.origin} lacks; add "
-            f"it with `python -m unclip_jax.estimate_variance --model={stack.origin} "
-            f"--records=FOLDER_OF_RECORDS`, or ask for another variance, one of "
-            f"{', '.join(VARIANCES)}"
-        )
-    return variance
-
-
-def _interval(name, value, most):
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or len(value) != 2:
-        raise UsageError(f"{name} must be (first, last) timestep, got {value!r}")
-    first, last = (checks.integer(name, i, 0, most - 1) for i in value)
-    if first > last:
-        raise UsageError(f"{name} {value!r} is reversed: it is (first, last)")
-    return first, last
+    return decorate

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from unclip_jax.diffusion import samplers
 from unclip_jax.generation import sampling
-from unclip_jax.generation.options import Drawing
+from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.interop.components import Component
 from unclip_jax.models import ar_sampling
 
@@ -26,7 +26,7 @@ def draw_embeddings(
     scale,
     text_states=None,
     *,
-    drawing: Drawing,
+    drawing: SamplerOptions,
     num_candidates: int,
     report: Callable | None = None,
 ):

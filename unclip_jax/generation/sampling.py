@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
-from unclip_jax.generation.options import Drawing
+from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.interop.components import Component
 
 # Streams of randomness of one picture.
@@ -87,7 +87,7 @@ def draw_images(
     eta,
     canvas: Canvas,
     *,
-    drawing: Drawing,
+    drawing: SamplerOptions,
     rounded: bool = True,
     report: Callable | None = None,
 ):
@@ -155,7 +155,7 @@ def invert_images(
     clip_caption,
     scale,
     *,
-    drawing: Drawing,
+    drawing: SamplerOptions,
     corrections: int = 0,
     report: Callable | None = None,
 ):
@@ -195,14 +195,14 @@ def _bound_by_noise(eta):
     return lambda x_0: x_0 + jnp.minimum(eta, 1) * (x_0.clip(-1, 1) - x_0)
 
 
-def timesteps_of(part: Component, drawing: Drawing):
+def timesteps_of(part: Component, drawing: SamplerOptions):
     """The timesteps (n,) that `drawing` visits, descending."""
     least = MIN_SIGNAL if drawing.inverted else 0.0
     sched = schedule_of(part)
     return samplers.timesteps(drawing.sampler, sched, drawing.steps, least)
 
 
-def _ends_early(decoder: Component, drawing: Drawing) -> bool:
+def _ends_early(decoder: Component, drawing: SamplerOptions) -> bool:
     """Whether inversion leaves out the step between x_0 and the last timestep.
 
     It puts the model's x_0 in place of x, which cannot be undone; what guidance has
@@ -296,7 +296,7 @@ def enlarge_images(
     indices,
     last=None,
     *,
-    drawing: Drawing,
+    drawing: SamplerOptions,
     rounded: bool = True,
     report: Callable | None = None,
 ):

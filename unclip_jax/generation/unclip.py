@@ -1,6 +1,5 @@
 """UnCLIP: text to images, images to images, and CLIP's two encoders."""
 
-import inspect
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +15,15 @@ from unclip_jax.generation import checks, sampling
 from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
-from unclip_jax.generation.options import resolve, settle
+from unclip_jax.generation.options import (
+    OPTIONS,
+    DecoderOptions,
+    PriorOptions,
+    build,
+    defaults,
+    takes,
+)
+from unclip_jax.generation.resolve import resolve_all, resolve_options
 from unclip_jax.images import fit
 from unclip_jax.interop import diffusers, native
 from unclip_jax.parallel.mesh import make_mesh
@@ -102,9 +109,8 @@ class UnCLIP(Manipulations):
         Raises what text2image does for the options; UsageError for unknown names.
         """
         check_keys(dict.fromkeys(parts), native.KINDS, "parts")
-        known = inspect.signature(self.text2image).parameters
-        check_keys(options, known, "options of text2image")
-        return resolve(self.stack, parts, options)
+        check_keys(options, defaults(*OPTIONS), "options of text2image")
+        return resolve_all(self.stack, parts, options)
 
     def tokenize(self, prompts: str | Sequence[str]) -> np.ndarray:
         """N captions -> int32 (N, L)."""
@@ -126,31 +132,15 @@ class UnCLIP(Manipulations):
         arrays = (self.tokenize(prompts),)
         return self.engine.map(encode, ("clip",), arrays, progress)
 
+    @takes(*OPTIONS, by_flag=True)
     def text2image(
         self,
         prompts: str | Sequence[str],
         seed: int = 0,
-        prior_guidance: float | None = None,
-        decoder_guidance: float | None = None,
-        num_candidates: int = 2,
-        prior_steps: int | str | None = None,
-        decoder_steps: int | str | None = None,
-        upsampler_steps: int | str | None = None,
-        prior_sampler: str | None = None,
-        decoder_sampler: str | None = None,
-        prior_variance: str | None = None,
-        decoder_variance: str | None = None,
-        decoder_guidance_interval: Sequence[int] | None = None,
-        decoder_guidance_rescale: float = 0.0,
-        dynamic_threshold: float | None = None,
-        eta: float = 0.0,
-        prior: str = "auto",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        dot_quantile: float = 0.5,
+        *,
         first: int = 0,
         progress: Progress | None = None,
+        **options,
     ) -> np.ndarray:
         """Draws one picture per prompt.
 
@@ -197,36 +187,10 @@ class UnCLIP(Manipulations):
           UsageError: what is wrong with an argument.
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
+        prior, decoder, upsampler = build(options, *OPTIONS)
         report = self.engine.listening(progress)
-        kind, embed = self.engine.prior(
-            prior,
-            guidance=prior_guidance,
-            num_candidates=num_candidates,
-            diffusion={
-                "steps": prior_steps,
-                "sampler": prior_sampler,
-                "variance": prior_variance,
-            },
-            codes={
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "dot_quantile": dot_quantile,
-            },
-            report=report,
-        )
-        decode = self.engine.decoder(
-            guidance=decoder_guidance,
-            steps=decoder_steps,
-            sampler=decoder_sampler,
-            variance=decoder_variance,
-            guidance_interval=decoder_guidance_interval,
-            guidance_rescale=decoder_guidance_rescale,
-            dynamic_threshold=dynamic_threshold,
-            upsampler_steps=upsampler_steps,
-            report=report,
-        )
-        eta = np.float32(checks.number("eta", eta, 0))
+        kind, embed = self.engine.prior(prior, report)
+        decode = self.engine.decoder(decoder, upsampler, report=report)
         seed = _seed(seed)
         tokens = self.tokenize(prompts)
 
@@ -234,44 +198,26 @@ class UnCLIP(Manipulations):
             *painters, tokens, null, indices = rest
             z = embed(clip, prior, tokens, seed, indices)
             canvas = sampling.Canvas()
-            return decode(painters, (z, null, tokens), seed, indices, eta, canvas)
+            return decode(painters, (z, null, tokens), seed, indices, canvas)
 
         n = len(tokens)
         arrays = tokens, np.zeros(n, bool), _indices(first, n)
         kinds = "clip", kind, *self.engine.painters
         return self.engine.map(draw, kinds, arrays, progress)
 
+    @takes(PriorOptions)
     def sample_embeddings(
         self,
         prompts: str | Sequence[str],
         seed: int = 0,
-        guidance: float | None = None,
-        num_candidates: int = 2,
-        steps: int | str | None = None,
-        sampler: str | None = None,
-        variance: str | None = None,
-        prior: str = "auto",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        dot_quantile: float = 0.5,
+        *,
         first: int = 0,
         progress: Progress | None = None,
+        **options,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32."""
-        kind, embed = self.engine.prior(
-            prior,
-            guidance=guidance,
-            num_candidates=num_candidates,
-            diffusion={"steps": steps, "sampler": sampler, "variance": variance},
-            codes={
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "dot_quantile": dot_quantile,
-            },
-            report=self.engine.listening(progress),
-        )
+        report = self.engine.listening(progress)
+        kind, embed = self.engine.prior(PriorOptions(**options), report)
         seed, tokens = _seed(seed), self.tokenize(prompts)
 
         def draw(clip, prior, tokens, indices):
@@ -280,25 +226,20 @@ class UnCLIP(Manipulations):
         arrays = tokens, _indices(first, len(tokens))
         return self.engine.map(draw, ("clip", kind), arrays, progress)
 
+    @takes(DecoderOptions)
     def decode(
         self,
         embeddings: np.ndarray | None,
         prompts: str | Sequence[str] | None = None,
         seed: int = 0,
-        guidance: float | None = None,
-        steps: int | str | None = None,
-        sampler: str | None = None,
-        variance: str | None = None,
-        guidance_interval: Sequence[int] | None = None,
-        guidance_rescale: float = 0.0,
-        dynamic_threshold: float | None = None,
-        eta: float = 0.0,
+        *,
         first: int = 0,
         indices: Sequence[int] | None = None,
         noise: np.ndarray | None = None,
         inverted: bool = False,
         keep: tuple[np.ndarray, np.ndarray] | None = None,
         progress: Progress | None = None,
+        **options,
     ) -> np.ndarray:
         """The second half of text2image: pictures of raw embeddings (N, D).
 
@@ -328,22 +269,14 @@ class UnCLIP(Manipulations):
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
             canvas = canvas._replace(known=known, keep=mask)
-        run = self.engine.decoder(
-            guidance=guidance,
-            steps=steps,
-            sampler=sampler,
-            variance=variance,
-            guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale,
-            dynamic_threshold=dynamic_threshold,
-            inverted=inverted,
-            report=self.engine.listening(progress),
-        )
-        eta, seed = np.float32(checks.number("eta", eta, 0)), _seed(seed)
+        report = self.engine.listening(progress)
+        options = DecoderOptions(**options)
+        run = self.engine.decoder(options, inverted=inverted, report=report)
+        seed = _seed(seed)
 
         def draw(*rest):
             *painters, conditions, indices, canvas = rest
-            return run(painters, conditions, seed, indices, eta, canvas)
+            return run(painters, conditions, seed, indices, canvas)
 
         indices = _indices(first, n) if indices is None else checks.indices(indices, n)
         arrays = rows, indices, canvas
@@ -379,8 +312,8 @@ class UnCLIP(Manipulations):
         rows = self._conditions(embeddings, prompts)
         if len(images) != len(rows[0]):
             raise UsageError(f"{len(rows[0])} embeddings for {len(images)} images")
-        options = dict(guidance=guidance, steps=steps, sampler="ddim", inverted=True)
-        scale, drawing = settle(self.stack, "decoder", **options)
+        options = DecoderOptions(guidance=guidance, steps=steps, sampler="ddim")
+        scale, drawing = resolve_options(self.stack, "decoder", options, inverted=True)
         run = self.engine.program(
             sampling.invert_images,
             "decoder",

@@ -41,7 +41,7 @@ def sample(args: types.SimpleNamespace) -> None:
         for flag, value in vars(args).items()
         if flag not in COMMON and value not in (None, [])
     }
-    options = modes.settle(args.mode, given)
+    options = modes.resolve_flags(args.mode, given)
     _check(args, options)
     settings = {"mode": args.mode, "model": str(args.model), **options}
     options["seed"] = args.seed

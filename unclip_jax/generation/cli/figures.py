@@ -99,7 +99,6 @@ def typographic(model, options, progress) -> Figure:
     drawn = model.variations(
         listings.repeat(pictures, samples),
         options["seed"],
-        eta=options["eta"],
         progress=progress,
         **listings.decoder_options(options),
     )
@@ -117,12 +116,7 @@ def conditioning(model, options, progress) -> Figure:
     embedding; the caption and an image embedding from the prior.
     """
     prompts, seed = listings.prompts(options), options["seed"]
-    paint = {
-        "sampler": options["decoder_sampler"],
-        "variance": options["decoder_variance"],
-        "eta": options["eta"],
-        **listings.decoder_options(options),
-    }
+    paint = listings.decoder_options(options)
     text = model.encode_text(prompts)
     with_prior = model.text2image(
         prompts, seed, progress=progress, **listings.text_options(options)

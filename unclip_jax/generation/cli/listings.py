@@ -9,9 +9,14 @@ import numpy as np
 from unclip_jax.errors import UsageError
 from unclip_jax.files import split_lines
 from unclip_jax.generation import checks
+from unclip_jax.generation.options import (
+    OPTIONS,
+    DecoderOptions,
+    PriorOptions,
+    defaults,
+    select,
+)
 from unclip_jax.images import find_images, fit, read_image
-
-_PRIOR = ("prior", "temperature", "top_k", "top_p", "dot_quantile", "num_candidates")
 
 
 def prompts(options: Mapping[str, Any]) -> list[str]:
@@ -52,7 +57,6 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
     return model.variations(
         [read_image(file) for file in _files(options)[rows]],
         options["seed"],
-        eta=options["eta"],
         inverted=options["inverted"],
         corrections=options["corrections"],
         first=rows.start,
@@ -76,18 +80,12 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     given = options["prompt"]
     if len(given) > 1:
         raise UsageError(f"--mode=inpaint takes one --prompt, got {len(given)}")
-    prior = {k: options[k] for k in _PRIOR} | {
-        k: options[f"prior_{k}"] for k in ("guidance", "steps", "sampler", "variance")
-    }
     return model.inpaint(
         pictures,
         fit(read_image(options["mask"]), model.draw_size).mean(-1) > 127,
         given[0] if given else None,
         options["seed"],
-        sampler=options["decoder_sampler"],
-        variance=options["decoder_variance"],
-        eta=options["eta"],
-        prior=prior,
+        prior=select(PriorOptions, options),
         first=rows.start,
         progress=progress,
         **decoder_options(options),
@@ -96,20 +94,13 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 def text_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of UnCLIP.text2image, of those flags that a mode has."""
-    own = ("guidance", "steps", "sampler", "variance")
-    keys = [f"{part}_{key}" for part in ("prior", "decoder") for key in own]
-    keys += [*_PRIOR, "upsampler_steps", "decoder_guidance_rescale"]
-    keys += ["dynamic_threshold", "eta"]
-    found = {key: options[key] for key in keys if key in options}
-    return found | {"decoder_guidance_interval": _interval(options)}
+    values = {flag: options[flag] for flag in defaults(*OPTIONS) if flag in options}
+    return values | {"decoder_guidance_interval": _interval(options)}
 
 
 def decoder_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of the methods that only decode, of those flags that all modes have."""
-    keys = ("guidance", "steps", "guidance_rescale")
-    found = {key: options[f"decoder_{key}"] for key in keys}
-    found["dynamic_threshold"] = options["dynamic_threshold"]
-    return found | {"guidance_interval": _interval(options)}
+    """The same of the methods that only decode."""
+    return select(DecoderOptions, options) | {"guidance_interval": _interval(options)}
 
 
 def drawn_with(model, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

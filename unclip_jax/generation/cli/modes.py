@@ -12,33 +12,26 @@ from typing import Any
 from unclip_jax.errors import UsageError
 from unclip_jax.generation.cli import figures, listings
 from unclip_jax.generation.manipulations import INVERTED as EXACT
+from unclip_jax.generation.options import (
+    DecoderOptions,
+    PriorOptions,
+    UpsamplerOptions,
+    defaults,
+)
 
 NEEDED = object()
 
 TEXTS = {"prompt": (), "prompts_file": ""}
 IMAGES = {"image": NEEDED}
-PRIOR = {
-    "prior": "auto",
-    "prior_guidance": None,
-    "prior_steps": None,
-    "prior_sampler": None,
-    "prior_variance": None,
-    "num_candidates": 2,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "dot_quantile": 0.5,
+PRIOR = defaults(PriorOptions)
+DECODER = defaults(DecoderOptions)
+STEPPED = {k: v for k, v in DECODER.items() if k != "decoder_guidance"}
+LATENTS = {  # drawn by ddim
+    k: v
+    for k, v in DECODER.items()
+    if k not in ("decoder_sampler", "decoder_variance", "eta")
 }
-GUIDED = {
-    "decoder_steps": None,
-    "decoder_guidance_interval": None,
-    "decoder_guidance_rescale": 0.0,
-    "dynamic_threshold": None,
-}
-STEPPED = {**GUIDED, "decoder_sampler": None, "decoder_variance": None, "eta": 0.0}
-DECODER = {"decoder_guidance": None, **GUIDED}
-PAINT = {**DECODER, **STEPPED}
-CORRECTED = {**DECODER, "corrections": 0}
+CORRECTED = {**LATENTS, "corrections": 0}
 INVERTED = {**CORRECTED, **{f"decoder_{key}": value for key, value in EXACT.items()}}
 
 
@@ -63,7 +56,7 @@ class Mode:
 MODES = {
     "text2image": Mode(
         "pictures of prompts",
-        {**TEXTS, "samples": 1, **PRIOR, **PAINT, "upsampler_steps": None},
+        {**TEXTS, "samples": 1, **PRIOR, **DECODER} | defaults(UpsamplerOptions),
         listings.text2image,
         listings.prompts,
     ),
@@ -81,7 +74,7 @@ MODES = {
     ),
     "inpaint": Mode(
         "pictures painted anew where the mask is white",
-        {**IMAGES, "mask": NEEDED, "prompt": (), "samples": 1, **PRIOR, **PAINT},
+        {**IMAGES, "mask": NEEDED, "prompt": (), "samples": 1, **PRIOR, **DECODER},
         listings.inpaint,
         listings.names,
     ),
@@ -108,7 +101,7 @@ MODES = {
     ),
     "pca": Mode(
         "pictures from few principal components of their embeddings",
-        {**IMAGES, "dims": "20,30,40,80,120,160,200,320", **DECODER},
+        {**IMAGES, "dims": "20,30,40,80,120,160,200,320", **LATENTS},
         figures.pca,
     ),
     "zero_shot": Mode(
@@ -119,12 +112,12 @@ MODES = {
     "typographic": Mode(
         "CLIP's labels of attacked pictures, beside variations of them",
         {**IMAGES, "label": NEEDED, "template": ("{}",), "samples": 3}
-        | {**DECODER, "eta": 1.0},
+        | {**LATENTS, "eta": 1.0},
         figures.typographic,
     ),
     "conditioning": Mode(
         "a prompt by caption, by text embedding and by the prior's embedding",
-        {**TEXTS, **PRIOR, **PAINT},
+        {**TEXTS, **PRIOR, **DECODER},
         figures.conditioning,
     ),
     "guidance": Mode(
@@ -142,7 +135,7 @@ def find_mode(name: str) -> Mode:
     return MODES[name]
 
 
-def settle(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_flags(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a mode: what was given, else its defaults.
 
     Args:
