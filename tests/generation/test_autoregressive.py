@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.sampling import CODES, PRIOR, keys_of
+from unclip_jax.generation.sampling import CODES, PRIOR, fold_keys
 from unclip_jax.models.ar_sampling import sample
 
 PROMPTS = [f"a picture number {chr(97 + i) * (i + 1)}" for i in range(11)]
@@ -31,7 +31,7 @@ def test_embeddings_are_those_of_the_models_own_sampling(model, stack, drawn):
 
     @jax.jit
     def draw(tokens, text):
-        keys = keys_of(np.uint32(5), jnp.arange(8), PRIOR, CODES)
+        keys = fold_keys(np.uint32(5), jnp.arange(8), PRIOR, CODES)
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)  # candidate 0
         codes = sample(part.module, part.params, tokens, text, keys, scale=4.0)
         return part.module.apply({"params": part.params}, codes, method="decode")

@@ -87,9 +87,9 @@ def test_the_last_network_takes_the_last_step_alone(networks):
     @functools.partial(jax.jit, static_argnums=2)
     def enlarge(params, last, steps):
         inputs = images, np.uint32(0), np.zeros(1, np.int32)
-        run = sampling.enlarge_images
-        drawing = SamplerOptions(steps, "ddpm")
-        return run(first, params, *inputs, last, drawing=drawing, rounded=False)
+        run = sampling.upsample
+        options = SamplerOptions(steps, "ddpm")
+        return run(first, params, *inputs, last, options=options, rounded=False)
 
     a, b = first.params, last.params
     alone = enlarge(a, None, 3)

@@ -118,10 +118,10 @@ def test_guidance_can_be_limited_rescaled_and_thresholded(model):
     for option in ({"guidance_rescale": 1.0}, {"dynamic_threshold": 0.5}):
         assert np.abs(decode(**option).astype(int) - guided).mean() > 0.1, option
     # what is not guided has no use for a program of its own
-    before = dict(model.engine._programs._compiled)
+    before = dict(model.pipeline._programs._compiled)
     idle = {"guidance_interval": (0, 3), "guidance_rescale": 0.5}
     close(model.decode(z, PROMPTS, guidance=1.0, steps=3, **idle), plain)
-    assert model.engine._programs._compiled == before
+    assert model.pipeline._programs._compiled == before
 
 
 def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):

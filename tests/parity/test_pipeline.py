@@ -34,7 +34,7 @@ def fold(keys, i):
 
 def our_noise(stream, what, shape, step=None):
     """(B, *shape) of the pictures 0, 1, ... as generation draws it."""
-    keys = sampling.keys_of(np.uint32(SEED), np.arange(len(PROMPTS)), *stream, what)
+    keys = sampling.fold_keys(np.uint32(SEED), np.arange(len(PROMPTS)), *stream, what)
     if stream == (sampling.PRIOR,):
         keys = fold(keys, 0)  # the only candidate
     if step is not None:

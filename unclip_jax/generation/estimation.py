@@ -1,5 +1,7 @@
-"""What a part predicts of examples: the errors that analytic variance is made from, and
-the likelihood of images."""
+"""Measures predictions of a component on examples.
+
+They are the errors that analytic variance is made from, and the likelihood of images.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -53,15 +55,16 @@ def square_epsilon(
       UsageError, FileNotFoundError: rows that do not fit, a part that is not there
         or predicts what is not finite.
     """
-    program = {"prior": of_embeddings, "decoder": of_images}[kind]
-    run = model.engine.program(
-        program,
+    errors = _map_examples(
+        model,
         kind,
+        {"prior": embedding_errors, "decoder": image_errors}[kind],
+        (prompts, embeddings, images),
+        seed,
+        first,
+        progress,
         timesteps=tuple(map(int, timesteps)),
-        report=model.engine.listening(progress),
     )
-    examples = prompts, embeddings, images
-    errors = _map_examples(model, kind, run, examples, seed, first, progress)
     if not np.isfinite(errors).all():
         raise UsageError(f"the {kind}'s epsilon is not finite at some timesteps")
     return errors
@@ -85,34 +88,33 @@ def bits_per_dim(
     Returns:
       float32 (N,): upper bounds of -log2 P(image | caption, embedding) per dimension.
     """
-    report = model.engine.listening(progress)
-    run = model.engine.program(bits_of_images, "decoder", report=report)
     examples = prompts, embeddings, images
+    run = image_bits
     return _map_examples(model, "decoder", run, examples, seed, first, progress)
 
 
-def _map_examples(model, kind, run, examples, seed, first, progress):
-    """`run` over batches of (prompts, embeddings, images), checked."""
-    engine, (prompts, embeddings, images) = model.engine, examples
-    module = engine.stack.part(kind).module
+def _map_examples(model, kind, function, examples, seed, first, progress, **static):
+    """`function` over batches of (prompts, embeddings, images), checked."""
+    pipeline, (prompts, embeddings, images) = model.pipeline, examples
+    module = pipeline.stack.part(kind).module
     embeddings = checks.embeddings(embeddings, module.embed_dim)
     rows = [embeddings, model.tokenize(prompts)]
     if kind == "decoder":
         rows.append(checks.images(images, model.draw_size, "the decoder"))
     indices = np.arange(first, first + len(embeddings), dtype=np.int32)
-    encode = engine.program(sampling.encode_text, "clip")
-    states = engine.program(sampling.text_states, "clip")
-    on_states, seed = module.caption == "clip_states", np.uint32(seed)
+    seed = np.uint32(seed)
 
-    def estimate(clip, params, rows, indices):
-        text = encode(clip, rows[1])
-        caption = text, states(clip, rows[1]) if on_states else None
-        return run(params, *rows, caption, seed, indices)
+    def estimate(rows, indices):
+        tokens = rows[1]
+        caption = pipeline.encode_text(tokens), pipeline.encode_states(kind, tokens)
+        return pipeline.run_steps(
+            function, kind, *rows, caption, seed, indices, **static
+        )
 
-    return engine.map(estimate, ("clip", kind), (tuple(rows), indices), progress)
+    return pipeline.map(estimate, (tuple(rows), indices), progress)
 
 
-def of_embeddings(
+def embedding_errors(
     prior: Component,
     params,
     clip_image,
@@ -130,7 +132,7 @@ def of_embeddings(
     return _estimate(prior, model, condition, x_0, seed, indices, timesteps, report)
 
 
-def of_images(
+def image_errors(
     decoder: Component,
     params,
     clip_image,
@@ -149,7 +151,7 @@ def of_images(
     return _estimate(decoder, model, condition, x_0, seed, indices, timesteps, report)
 
 
-def bits_of_images(
+def image_bits(
     decoder: Component,
     params,
     clip_image,
@@ -167,7 +169,7 @@ def bits_of_images(
     predict = _predictor(decoder, model, condition, len(x_0), clip=1.0)
     sched = sampling.schedule_of(decoder)
     predict = sampling.reported(predict, range(sched.num_steps), report, "decoder")
-    keys = sampling.keys_of(seed, indices, BITS)
+    keys = sampling.fold_keys(seed, indices, BITS)
     return bound.bits_per_dim(predict, sched, x_0, keys).total
 
 
@@ -192,6 +194,6 @@ def _predictor(part, model, condition, rows, clip=None):
 def _estimate(part, model, condition, x_0, seed, indices, timesteps, report):
     predict = _predictor(part, model, condition, len(x_0))
     predict = sampling.reported(predict, timesteps, report, part.kind)
-    keys = sampling.keys_of(seed, indices, ESTIMATE)
+    keys = sampling.fold_keys(seed, indices, ESTIMATE)
     sched = sampling.schedule_of(part)
     return analytic.square_epsilon(predict, sched, x_0, timesteps, keys)

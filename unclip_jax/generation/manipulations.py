@@ -234,7 +234,7 @@ class Manipulations:
     ) -> np.ndarray:
         """Pictures painted anew where the mask is True; the rest stays.
 
-        One pass in which known pixels take their own path (see pipeline.draw_images):
+        One pass in which known pixels take their own path (sampling.sample_decoder):
         no training for it, and no return steps, so that seams may show.
 
         Args:

@@ -16,7 +16,7 @@ from unclip_jax.models import ar_sampling
 PRIOR_CLIP = {"standardize": 5.0}
 
 
-def draw_embeddings(
+def sample_prior(
     prior: Component,
     params,
     tokens,
@@ -26,7 +26,7 @@ def draw_embeddings(
     scale,
     text_states=None,
     *,
-    drawing: SamplerOptions,
+    options: SamplerOptions,
     num_candidates: int,
     report: Callable | None = None,
 ):
@@ -42,27 +42,26 @@ def draw_embeddings(
       clip_text: (B, D) raw text embeddings.
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      scale: guidance; unused unless `drawing.guided`.
+      scale: guidance; unused unless `options.guided`.
       text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
-      drawing, num_candidates, report: static; see sampling.run_sampler.
+      options, num_candidates, report: static; see sampling.run_sampler.
 
     Returns:
       (B, D) raw image embeddings.
     """
-    many = num_candidates
     condition = tokens, clip_text, text_states
-    condition = jax.tree.map(lambda a: jnp.repeat(a, many, axis=0), condition)
+    condition = jax.tree.map(lambda a: jnp.repeat(a, num_candidates, axis=0), condition)
     bound = prior.config["diffusion"].get("clip")
     bound = bound or PRIOR_CLIP.get(prior.config["embedding"])
     predict = sampling.denoiser(
-        prior, prior_model(prior, params), condition, scale, drawing, bound
+        prior, prior_model(prior, params), condition, scale, options, bound
     )
-    start = candidate_keys(seed, indices, many, sampling.START)
+    start = candidate_keys(seed, indices, num_candidates, sampling.START)
     z_T = samplers.normal(start, clip_text.shape[1:])
-    keys = candidate_keys(seed, indices, many, sampling.STEPS)
-    z = sampling.run_sampler(prior, drawing, predict, z_T, keys, report)
+    keys = candidate_keys(seed, indices, num_candidates, sampling.STEPS)
+    z = sampling.run_sampler(prior, options, predict, z_T, keys, report)
     z = prior.module.apply({"params": params}, z, method="denormalize")
-    return nearest_to_text(z, clip_text, many)
+    return nearest_to_text(z, clip_text, num_candidates)
 
 
 def prior_model(prior: Component, params):
@@ -76,7 +75,7 @@ def prior_model(prior: Component, params):
     return model
 
 
-def draw_embeddings_by_codes(
+def sample_ar_prior(
     prior: Component,
     params,
     tokens,
@@ -97,19 +96,18 @@ def draw_embeddings_by_codes(
 
     Args:
       prior, params, tokens, clip_text, seed, indices, scale, guided, num_candidates: as
-        for draw_embeddings.
+        for sample_prior.
       temperature, top_k, top_p, dot_quantile, truncated: see models.ar_sampling.sample.
 
     Returns:
       (B, D) raw image embeddings.
     """
-    many = num_candidates
     codes = ar_sampling.sample(
         prior.module,
         params,
-        jnp.repeat(tokens, many, axis=0),
-        jnp.repeat(clip_text, many, axis=0),
-        candidate_keys(seed, indices, many, sampling.CODES),
+        jnp.repeat(tokens, num_candidates, axis=0),
+        jnp.repeat(clip_text, num_candidates, axis=0),
+        candidate_keys(seed, indices, num_candidates, sampling.CODES),
         scale=scale,
         temperature=temperature,
         top_k=top_k,
@@ -119,18 +117,18 @@ def draw_embeddings_by_codes(
         truncated=truncated,
     )
     z = prior.module.apply({"params": params}, codes, method="decode")
-    return nearest_to_text(z, clip_text, many)
+    return nearest_to_text(z, clip_text, num_candidates)
 
 
-def candidate_keys(seed, indices, many: int, stream: int):
-    """(B * many,) keys of a prior's stream, those of one picture together."""
-    keys = sampling.keys_of(seed, indices, sampling.PRIOR, stream)  # (B,)
+def candidate_keys(seed, indices, num_candidates: int, stream: int):
+    """(B * num_candidates,) keys of a prior's stream, those of one picture together."""
+    keys = sampling.fold_keys(seed, indices, sampling.PRIOR, stream)  # (B,)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return jax.vmap(fold, (0, None))(keys, jnp.arange(many)).reshape(-1)
+    return jax.vmap(fold, (0, None))(keys, jnp.arange(num_candidates)).reshape(-1)
 
 
-def nearest_to_text(z, clip_text, many: int):
-    """Of z (B * many, D), `many` candidates per caption, the best by angle: (B, D)."""
-    z = z.reshape(-1, many, z.shape[-1])  # (B, K, D)
+def nearest_to_text(z, clip_text, num_candidates: int):
+    """Returns (B, D): of the candidates z (B * num_candidates, D) the best by angle."""
+    z = z.reshape(-1, num_candidates, z.shape[-1])  # (B, K, D)
     score = (z * clip_text[:, None]).sum(-1) / jnp.linalg.norm(z, axis=-1).clip(1e-12)
     return jnp.take_along_axis(z, score.argmax(1)[:, None, None], axis=1)[:, 0]

@@ -28,7 +28,7 @@ MIN_SIGNAL = 0.03
 LAST_NOISE = 2.0
 
 
-def keys_of(seed, indices, *path: int):
+def fold_keys(seed, indices, *path: int):
     """(B,) keys: key(seed) folded with each index, then with `path`."""
 
     def one(index):
@@ -42,7 +42,7 @@ def keys_of(seed, indices, *path: int):
 
 def start_keys(seed, indices):
     """(B,) keys of the decoder's x_T."""
-    return keys_of(seed, indices, DECODER, START)
+    return fold_keys(seed, indices, DECODER, START)
 
 
 def encode_image(clip: Component, params, images):
@@ -60,7 +60,7 @@ def text_states(clip: Component, params, tokens):
     return clip.module.apply({"params": params}, tokens, method="text_states")
 
 
-class Canvas(NamedTuple):
+class Inpainting(NamedTuple):
     """What a picture is painted on, where not on noise drawn from its key.
 
     Attributes:
@@ -74,7 +74,7 @@ class Canvas(NamedTuple):
     keep: jax.Array | None = None
 
 
-def draw_images(
+def sample_decoder(
     decoder: Component,
     params,
     clip_image,
@@ -85,9 +85,9 @@ def draw_images(
     indices,
     scale,
     eta,
-    canvas: Canvas,
+    inpainting: Inpainting,
     *,
-    drawing: SamplerOptions,
+    options: SamplerOptions,
     rounded: bool = True,
     report: Callable | None = None,
 ):
@@ -109,10 +109,10 @@ def draw_images(
         caption is "clip_states", else (None, None).
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
-      scale: guidance; unused unless `drawing.guided`.
+      scale: guidance; unused unless `options.guided`.
       eta: noise of the DDIM steps; unused by other samplers.
-      canvas: what to start from and what to keep.
-      drawing, rounded, report: static; see run_sampler.
+      inpainting: what to start from and what to keep.
+      options, rounded, report: static; see run_sampler.
 
     Returns:
       uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
@@ -121,27 +121,29 @@ def draw_images(
     condition = clip_image, no_clip, tokens, clip_caption
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
-    exact = drawing.inverted and not drawing.guided
+    exact = options.inverted and not options.guided
     bound = _bound_by_noise(eta) if exact else 1.0
     model = decoder_model(decoder, params)
-    denoise = denoiser(decoder, model, condition, scale, drawing, bound)
+    denoise = denoiser(decoder, model, condition, scale, options, bound)
 
     def predict(x, t):
         pred = denoise(x, t)
-        if canvas.known is None:
+        if inpainting.known is None:
             return pred
-        x0 = jnp.where(canvas.keep > 0, canvas.known, pred.x0)
+        x0 = jnp.where(inpainting.keep > 0, inpainting.known, pred.x0)
         kept = process.interpret(sched, "x0", x, t, x0, None)
         return kept._replace(variance=pred.variance)
 
     side = decoder.module.image_size
-    x_T = canvas.x_T
+    x_T = inpainting.x_T
     if x_T is None:
         x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
-    keys = keys_of(seed, indices, DECODER, STEPS)
-    options = {"bound": 1.0, "pixels": LAST_NOISE}
-    options["to_x0"] = not (exact and _ends_early(decoder, drawing))
-    images = run_sampler(decoder, drawing, predict, x_T, keys, report, eta, **options)
+    keys = fold_keys(seed, indices, DECODER, STEPS)
+    to_x0 = not (exact and _ends_early(decoder, options))
+    bounds = {"bound": 1.0, "pixels": LAST_NOISE}
+    images = run_sampler(
+        decoder, options, predict, x_T, keys, report, eta, to_x0, **bounds
+    )
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
@@ -155,7 +157,7 @@ def invert_images(
     clip_caption,
     scale,
     *,
-    drawing: SamplerOptions,
+    options: SamplerOptions,
     corrections: int = 0,
     report: Callable | None = None,
 ):
@@ -166,9 +168,9 @@ def invert_images(
 
     Args:
       images: float32 (B, S, S, 3) in [-1, 1].
-      drawing: of inverted noise, as draw_images will use it.
+      options: of inverted noise, as sample_decoder will use it.
       corrections: static; see samplers.ddim_inversion.
-      others: as for `draw_images`.
+      others: as for `sample_decoder`.
 
     Returns:
       x_T, float32 (B, S, S, 3).
@@ -176,9 +178,9 @@ def invert_images(
     sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
     model = decoder_model(decoder, params)
-    predict = denoiser(decoder, model, condition, scale, drawing, None)
-    timesteps = timesteps_of(decoder, drawing)
-    to_x0 = not _ends_early(decoder, drawing)
+    predict = denoiser(decoder, model, condition, scale, options, None)
+    timesteps = timesteps_of(decoder, options)
+    to_x0 = not _ends_early(decoder, options)
     visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
     predict = reported(predict, visited, report, "inversion")
     return samplers.ddim_inversion(
@@ -195,26 +197,26 @@ def _bound_by_noise(eta):
     return lambda x_0: x_0 + jnp.minimum(eta, 1) * (x_0.clip(-1, 1) - x_0)
 
 
-def timesteps_of(part: Component, drawing: SamplerOptions):
-    """The timesteps (n,) that `drawing` visits, descending."""
-    least = MIN_SIGNAL if drawing.inverted else 0.0
+def timesteps_of(part: Component, options: SamplerOptions):
+    """The timesteps (n,) that `options` visits, descending."""
+    least = MIN_SIGNAL if options.inverted else 0.0
     sched = schedule_of(part)
-    return samplers.timesteps(drawing.sampler, sched, drawing.steps, least)
+    return samplers.timesteps(options.sampler, sched, options.steps, least)
 
 
-def _ends_early(decoder: Component, drawing: SamplerOptions) -> bool:
+def _ends_early(decoder: Component, options: SamplerOptions) -> bool:
     """Whether inversion leaves out the step between x_0 and the last timestep.
 
     It puts the model's x_0 in place of x, which cannot be undone; what guidance has
     pushed out of the range of pictures needs that.
     """
-    return not drawing.guided and len(timesteps_of(decoder, drawing)) > 1
+    return not options.guided and len(timesteps_of(decoder, options)) > 1
 
 
 def decoder_model(decoder: Component, params):
     """(x_t, t, condition, drop) -> what the decoder predicts.
 
-    The condition is (clip_image, no_clip, tokens, clip_caption) of draw_images.
+    The condition is (clip_image, no_clip, tokens, clip_caption) of sample_decoder.
     """
 
     def model(x, t, condition, drop):
@@ -231,25 +233,25 @@ def schedule_of(part: Component) -> schedule.Schedule:
     return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
 
 
-def denoiser(part, model, condition, scale, drawing, bound):
+def denoiser(part, model, condition, scale, options, bound):
     """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound."""
     sched, kind = schedule_of(part), part.config["diffusion"]["prediction"]
-    denoise = guidance.classifier_free(
+    guided = guidance.classifier_free(
         model,
         condition,
-        scale if drawing.guided else 1,
-        interval=drawing.guidance_interval,
-        rescale=drawing.guidance_rescale,
+        scale if options.guided else 1,
+        interval=options.guidance_interval,
+        rescale=options.guidance_rescale,
     )
-    if drawing.dynamic_threshold is not None:
-        bound = process.dynamic_threshold(drawing.dynamic_threshold)
-    return lambda x, t: process.interpret(sched, kind, x, t, denoise(x, t), bound)
+    if options.dynamic_threshold is not None:
+        bound = process.dynamic_threshold(options.dynamic_threshold)
+    return process.make_denoiser(guided, sched, kind, bound)
 
 
 def run_sampler(
-    part, drawing, predict, x_T, keys, report, eta=0.0, to_x0=True, **bounds
+    part, options, predict, x_T, keys, report, eta=0.0, to_x0=True, **bounds
 ):
-    """x_0 of a part, by the sampler, steps and variance of `drawing`.
+    """x_0 of a part, by the sampler, steps and variance of `options`.
 
     Args:
       report: None, or called on the host as (part, step, steps) when a step starts, by
@@ -257,18 +259,18 @@ def run_sampler(
       eta, to_x0: of DDIM.
       **bounds: of diffusion.analytic.reverse_variance.
     """
-    sched, options = schedule_of(part), {}
-    if drawing.sampler == "ddim":
-        options |= {"eta": eta, "to_x0": to_x0}
-    if drawing.sampler == "ddpm":
-        options["variance"] = drawing.variance
-    if drawing.variance == "analytic":
-        options |= {"statistic": part.analytic, **bounds}
-    timesteps = timesteps_of(part, drawing)
-    visited = timesteps if options.get("to_x0", True) else timesteps[:-1]
+    sched, own = schedule_of(part), {}  # own: of this sampler alone
+    if options.sampler == "ddim":
+        own |= {"eta": eta, "to_x0": to_x0}
+    if options.sampler == "ddpm":
+        own["variance"] = options.variance
+    if options.variance == "analytic":
+        own |= {"statistic": part.analytic, **bounds}
+    timesteps = timesteps_of(part, options)
+    visited = timesteps if own.get("to_x0", True) else timesteps[:-1]
     predict = reported(predict, visited, report, part.kind)
-    run = samplers.SAMPLERS[drawing.sampler]
-    return run(predict, sched, x_T, timesteps, keys, **options)
+    run = samplers.SAMPLERS[options.sampler]
+    return run(predict, sched, x_T, timesteps, keys, **own)
 
 
 def reported(predict, timesteps, report, what):
@@ -288,7 +290,7 @@ def reported(predict, timesteps, report, what):
     return telling
 
 
-def enlarge_images(
+def upsample(
     upsampler: Component,
     params,
     images,
@@ -296,7 +298,7 @@ def enlarge_images(
     indices,
     last=None,
     *,
-    drawing: SamplerOptions,
+    options: SamplerOptions,
     rounded: bool = True,
     report: Callable | None = None,
 ):
@@ -309,14 +311,14 @@ def enlarge_images(
       seed: () uint32.
       indices: (B,) int32, the pictures' numbers.
       last: parameters that take the final step instead (Karlo's second network).
-      drawing, rounded, report: static; see run_sampler.
+      options, rounded, report: static; see run_sampler.
 
     Returns:
       uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module, diffusion = upsampler.module, upsampler.config["diffusion"]
     sched = schedule_of(upsampler)
-    last_t = timesteps_of(upsampler, drawing)[-1]
+    last_t = timesteps_of(upsampler, options)[-1]
 
     def predict(x, t):
         weights = params
@@ -329,7 +331,7 @@ def enlarge_images(
     scale = module.image_size // module.low_res_size
     shape = (scale * images.shape[1], scale * images.shape[2], 3)
     stream = UPSAMPLER, module.image_size
-    x_T = samplers.normal(keys_of(seed, indices, *stream, START), shape)
-    keys = keys_of(seed, indices, *stream, STEPS)
-    large = run_sampler(upsampler, drawing, predict, x_T, keys, report)
+    x_T = samplers.normal(fold_keys(seed, indices, *stream, START), shape)
+    keys = fold_keys(seed, indices, *stream, STEPS)
+    large = run_sampler(upsampler, options, predict, x_T, keys, report)
     return process.to_uint8(large) if rounded else large.clip(-1, 1)

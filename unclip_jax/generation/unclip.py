@@ -12,18 +12,19 @@ from unclip_jax.config import check_keys
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks, sampling
-from unclip_jax.generation.engine import Engine
 from unclip_jax.generation.loading import Stack, load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.generation.options import (
     OPTIONS,
     DecoderOptions,
     PriorOptions,
+    UpsamplerOptions,
     build,
     defaults,
     takes,
 )
-from unclip_jax.generation.resolve import resolve_all, resolve_options
+from unclip_jax.generation.pipeline import Pipeline
+from unclip_jax.generation.resolve import resolve_all
 from unclip_jax.images import fit
 from unclip_jax.interop import diffusers, native
 from unclip_jax.parallel.mesh import make_mesh
@@ -46,7 +47,7 @@ class UnCLIP(Manipulations):
         checks.integer("batch_size", batch_size, 1, 2**20)
         self.stack = stack
         self.tokenizer = stack.tokenizer
-        self.engine = Engine(stack, mesh or make_mesh(), batch_size)
+        self.pipeline = Pipeline(stack, mesh or make_mesh(), batch_size)
 
     @classmethod
     def load(
@@ -85,7 +86,8 @@ class UnCLIP(Manipulations):
     @property
     def image_size(self) -> int:
         """Side of the pictures that text2image and variations draw, enlarged."""
-        return self.stack.part(self.engine.painters[-1]).module.image_size
+        last = ("decoder", *self.stack.upsamplers)[-1]
+        return self.stack.part(last).module.image_size
 
     @property
     def clip_image_size(self) -> int:
@@ -123,14 +125,14 @@ class UnCLIP(Manipulations):
     def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
         images = checks.images(images, self.clip_image_size, "CLIP")
-        encode = self.engine.program(sampling.encode_image, "clip")
-        return self.engine.map(encode, ("clip",), (images,), progress)
+        self.stack.part("clip")
+        return self.pipeline.map(self.pipeline.encode_image, (images,), progress)
 
     def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
-        encode = self.engine.program(sampling.encode_text, "clip")
-        arrays = (self.tokenize(prompts),)
-        return self.engine.map(encode, ("clip",), arrays, progress)
+        self.stack.part("clip")
+        tokens = self.tokenize(prompts)
+        return self.pipeline.map(self.pipeline.encode_text, (tokens,), progress)
 
     @takes(*OPTIONS, by_flag=True)
     def text2image(
@@ -188,22 +190,18 @@ class UnCLIP(Manipulations):
           FileNotFoundError: the export lacks a part; the message says how to add it.
         """
         prior, decoder, upsampler = build(options, *OPTIONS)
-        report = self.engine.listening(progress)
-        kind, embed = self.engine.prior(prior, report)
-        decode = self.engine.decoder(decoder, upsampler, report=report)
-        seed = _seed(seed)
-        tokens = self.tokenize(prompts)
+        pipeline = self.pipeline
+        pipeline.check(prior, decoder, upsampler)
+        seed, tokens = _seed(seed), self.tokenize(prompts)
 
-        def draw(clip, prior, *rest):
-            *painters, tokens, null, indices = rest
-            z = embed(clip, prior, tokens, seed, indices)
-            canvas = sampling.Canvas()
-            return decode(painters, (z, null, tokens), seed, indices, canvas)
+        def sample(tokens, no_clip, indices):
+            z = pipeline.sample_prior(tokens, seed, indices, prior)
+            x = pipeline.sample_decoder(z, no_clip, tokens, seed, indices, decoder)
+            return pipeline.upsample(x, seed, indices, upsampler)
 
         n = len(tokens)
         arrays = tokens, np.zeros(n, bool), _indices(first, n)
-        kinds = "clip", kind, *self.engine.painters
-        return self.engine.map(draw, kinds, arrays, progress)
+        return pipeline.map(sample, arrays, progress)
 
     @takes(PriorOptions)
     def sample_embeddings(
@@ -216,15 +214,15 @@ class UnCLIP(Manipulations):
         **options,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32."""
-        report = self.engine.listening(progress)
-        kind, embed = self.engine.prior(PriorOptions(**options), report)
+        prior = PriorOptions(**options)
+        self.pipeline.check(prior)
         seed, tokens = _seed(seed), self.tokenize(prompts)
 
-        def draw(clip, prior, tokens, indices):
-            return embed(clip, prior, tokens, seed, indices)
+        def sample(tokens, indices):
+            return self.pipeline.sample_prior(tokens, seed, indices, prior)
 
         arrays = tokens, _indices(first, len(tokens))
-        return self.engine.map(draw, ("clip", kind), arrays, progress)
+        return self.pipeline.map(sample, arrays, progress)
 
     @takes(DecoderOptions)
     def decode(
@@ -261,26 +259,28 @@ class UnCLIP(Manipulations):
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
         side = self.draw_size
-        canvas = sampling.Canvas()
+        inpainting = sampling.Inpainting()
         if inverted and noise is None:
             raise UsageError("inverted=True, but no noise that `invert` found")
         if noise is not None:
-            canvas = canvas._replace(x_T=checks.noise(noise, (n, side, side, 3)))
+            inpainting = inpainting._replace(
+                x_T=checks.noise(noise, (n, side, side, 3))
+            )
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
-            canvas = canvas._replace(known=known, keep=mask)
-        report = self.engine.listening(progress)
-        options = DecoderOptions(**options)
-        run = self.engine.decoder(options, inverted=inverted, report=report)
+            inpainting = inpainting._replace(known=known, keep=mask)
+        pipeline, decoder = self.pipeline, DecoderOptions(**options)
+        pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
         seed = _seed(seed)
 
-        def draw(*rest):
-            *painters, conditions, indices, canvas = rest
-            return run(painters, conditions, seed, indices, canvas)
+        def sample(conditions, indices, inpainting):
+            x = pipeline.sample_decoder(
+                *conditions, seed, indices, decoder, inpainting, inverted
+            )
+            return pipeline.upsample(x, seed, indices)
 
         indices = _indices(first, n) if indices is None else checks.indices(indices, n)
-        arrays = rows, indices, canvas
-        return self.engine.map(draw, self.engine.painters, arrays, progress)
+        return pipeline.map(sample, (rows, indices, inpainting), progress)
 
     def invert_pixels(
         self,
@@ -313,21 +313,13 @@ class UnCLIP(Manipulations):
         if len(images) != len(rows[0]):
             raise UsageError(f"{len(rows[0])} embeddings for {len(images)} images")
         options = DecoderOptions(guidance=guidance, steps=steps, sampler="ddim")
-        scale, drawing = resolve_options(self.stack, "decoder", options, inverted=True)
-        run = self.engine.program(
-            sampling.invert_images,
-            "decoder",
-            drawing=drawing,
-            corrections=checks.integer("corrections", corrections, 0, 100),
-            report=self.engine.listening(progress),
-        )
-        read = self.engine.caption_reader()
+        self.pipeline.check(decoder=options, inverted=True)
+        corrections = checks.integer("corrections", corrections, 0, 100)
 
-        def invert(params, x, rows):
-            return run(params, x, *read(rows), scale)
+        def invert(x, conditions):
+            return self.pipeline.invert(x, *conditions, options, corrections)
 
-        arrays = process.from_uint8(images), rows
-        return self.engine.map(invert, ("decoder",), arrays, progress)
+        return self.pipeline.map(invert, (process.from_uint8(images), rows), progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """The x_T that `decode` would draw: float32 (count, s, s, 3)."""
