@@ -148,14 +148,14 @@ def steps(name: str, value: int | str, most: int) -> int | str:
 
 def indices(values: Sequence[int], count: int) -> np.ndarray:
     """(count,) int32 numbers of pictures."""
-    values = np.asarray(values)
-    whole = np.issubdtype(values.dtype, np.integer) and values.shape == (count,)
-    if not whole or values.min() < 0 or values.max() >= 2**31:
+    array = np.asarray(values)
+    whole = np.issubdtype(array.dtype, np.integer) and array.shape == (count,)
+    if not whole or array.min() < 0 or array.max() >= 2**31:
         raise UsageError(
             f"indices must be {count} whole numbers from 0 to {2**31 - 1}, one per "
-            f"picture, got {values.tolist()}"
+            f"picture, got {array.tolist()}"
         )
-    return values.astype(np.int32)
+    return array.astype(np.int32)
 
 
 def sampler(name: str, value: str) -> str:

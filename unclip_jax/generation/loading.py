@@ -54,10 +54,10 @@ class Stack:
 
 def load_stack(
     folder: str | os.PathLike,
-    wanted: Sequence[str] = native.KINDS,
+    kinds: Sequence[str] = native.KINDS,
     dtype: str = "float32",
 ) -> Stack:
-    """Reads those of the `wanted` parts that the export in `folder` has.
+    """Reads those parts of the `kinds` that the export in `folder` has.
 
     "upsampler" stands for all upsamplers, "upsampler_256" for that one; each comes with
     the network of its last step, if it has one.
@@ -76,9 +76,9 @@ def load_stack(
             f"with `python -m unclip_jax.export --run=RUN --out={folder}`"
         )
     if native.is_export(folder):
-        stack = _read_native(folder, wanted, dtype)
+        stack = _read_native(folder, kinds, dtype)
     elif diffusers.is_pipeline(folder):
-        stack = Stack(str(folder), *diffusers.load_diffusers(folder, wanted, dtype))
+        stack = Stack(str(folder), *diffusers.load_diffusers(folder, kinds, dtype))
     elif public_clip.is_public_clip(folder):
         part = public_clip.read_public_clip(folder, dtype)
         tokenizer = Tokenizer.load(folder, part.module.context_length, warn=True)
@@ -93,9 +93,9 @@ def load_stack(
     return stack
 
 
-def _read_native(folder, wanted, dtype):
+def _read_native(folder, kinds, dtype):
     have = native.read_index(folder)["parts"]
-    names = [k for w in wanted for k in have if w in _asked_by(k)]
+    names = [k for kind in kinds for k in have if kind in _names_for(k)]
     read = {k: components.read_native(folder, k, dtype) for k in names}
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
@@ -105,11 +105,13 @@ def _read_native(folder, wanted, dtype):
         tokenizer = Tokenizer.load(path, length, warn=True)
     statistics = None
     if native.STATISTICS in have and "decoder" in read:
-        statistics = Gaussian(**native.read_statistics(folder))
+        tables = native.read_statistics(folder)
+        is_unit = bool(tables.get("unit", False))
+        statistics = Gaussian(tables["mean"], tables["cov"], is_unit)
     return Stack(str(folder), read, tokenizer, statistics)
 
 
-def _asked_by(part):
+def _names_for(part):
     return part, part.removesuffix(native.LAST), native.kind_of(part)
 
 
@@ -131,12 +133,12 @@ def check_together(stack: Stack) -> None:
     drawn = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
     for before, after in zip(drawn, drawn[1:], strict=False):
         size = stack.parts[before].module.image_size
-        wanted = stack.parts[after].module.low_res_size
-        if size != wanted:
+        low_res_size = stack.parts[after].module.low_res_size
+        if size != low_res_size:
             raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {after} enlarges "
-                f"pictures of {wanted} pixels, {before} makes them of {size}; leave "
-                "it out with `parts`, or add the one between"
+                f"pictures of {low_res_size} pixels, {before} makes them of {size}; "
+                "leave it out with `parts`, or add the one between"
             )
     for name in stack.upsamplers:
         last = stack.parts.get(name + native.LAST)

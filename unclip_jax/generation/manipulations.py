@@ -12,6 +12,7 @@ import numpy as np
 
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
+from unclip_jax.generation.core import Core
 from unclip_jax.generation.options import DecoderOptions
 from unclip_jax.generation.resolve import resolve_options
 from unclip_jax.generation.slerp import rotate, slerp
@@ -22,7 +23,7 @@ NOISES = ("inverted", "shared")
 INVERTED = {"guidance": 1.0, "steps": 250}  # the defaults with inverted noise
 
 
-class Manipulations:
+class Manipulations(Core):
     """Methods of UnCLIP that are made of its encoders, `decode` and `invert_pixels`.
 
     `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
@@ -60,8 +61,8 @@ class Manipulations:
     def invert(
         self,
         images,
-        steps: int | str = 250,
-        guidance: float = 1.0,
+        steps: int | str | None = 250,
+        guidance: float | None = 1.0,
         corrections: int = 0,
         progress=None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +75,7 @@ class Manipulations:
         images = checks.pictures(images)
         z = self.encode_image(self.fit_for_clip(images))
         pixels = self.fit_for_decoder(images)
+        options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, corrections=corrections)
         return z, self.invert_pixels(pixels, z, **options, progress=progress)
 
@@ -203,9 +205,8 @@ class Manipulations:
           uint8 (N, thetas, S, S, 3); x_T is the picture's own throughout, so that
           theta = 0 reconstructs it.
         """
-        thetas = [checks.fraction("theta", theta) for theta in np.atleast_1d(thetas)]
-        thetas = np.array(thetas)
-        if not len(thetas):
+        angles = [checks.fraction("theta", theta) for theta in np.atleast_1d(thetas)]
+        if not angles:
             raise UsageError("no thetas: give at least one")
         options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
         options = self._check(**options)
@@ -213,8 +214,8 @@ class Manipulations:
         before, after = _unit(self.encode_text([source, target]))
         listener = StepsOnly(progress)
         z, x_T = self.invert(images, steps, guidance, corrections, listener)
-        z = rotate(z[:, None], (after - before)[None, None], thetas)
-        x_T = np.repeat(x_T, len(thetas), axis=0)
+        z = rotate(z[:, None], (after - before)[None, None], np.array(angles))
+        x_T = np.repeat(x_T, len(angles), axis=0)
         return self._rows(z, x_T, 0, options, progress)
 
     def inpaint(
@@ -245,6 +246,7 @@ class Manipulations:
           sampler: and with it `variance` may be chosen here, as for `decode`.
           prior: options of `sample_embeddings`, for the prompt's embedding.
         """
+        options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, sampler=sampler, **drawing)
         # complain before anything is drawn
         resolve_options(self.stack, "decoder", DecoderOptions(**options, eta=eta))

@@ -66,8 +66,11 @@ def _describe(model: UnCLIP) -> str:
 
 
 def _settings(gr, model) -> list[Any]:
-    """What every tab takes: seed, pictures, both guidances, decoder steps, and two
-    remedies against large guidance."""
+    """Makes the fields of every tab.
+
+    They are seed, pictures, both guidances, decoder steps, and two remedies against
+    large guidance.
+    """
     most = model.stack.part("decoder").config["diffusion"]["num_steps"]
     usual = model.settings()
     prior = (usual.get("prior") or usual.get("ar_prior") or {}).get("guidance", 4)

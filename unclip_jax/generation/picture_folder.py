@@ -44,6 +44,7 @@ class PictureFolder:
         self._claimed = self._is_ours()
 
     def path(self, i: int) -> pathlib.Path:
+        """Returns where image i is or will be."""
         return self.folder / f"{i:06d}.{self.format}"
 
     def missing(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Image embeddings for captions, from either prior; pure functions, as in sampling."""
 
+import typing
 from collections.abc import Callable
 
 import jax
@@ -10,6 +11,7 @@ from unclip_jax.generation import sampling
 from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.interop.components import Component
 from unclip_jax.models import ar_sampling
+from unclip_jax.models.ar_prior import AutoregressivePrior
 
 # The bound on |x0| in the prior's space, in standard deviations (Karlo's), of a prior
 # whose config does not say.
@@ -102,8 +104,9 @@ def sample_ar_prior(
     Returns:
       (B, D) raw image embeddings.
     """
+    module = typing.cast(AutoregressivePrior, prior.module)
     codes = ar_sampling.sample(
-        prior.module,
+        module,
         params,
         jnp.repeat(tokens, num_candidates, axis=0),
         jnp.repeat(clip_text, num_candidates, axis=0),

@@ -150,12 +150,9 @@ def resolve_all(
 
 
 def _plain(scale: np.float32, resolved: SamplerOptions) -> dict[str, Any]:
-    values = dataclasses.asdict(resolved)
-    values["guidance"] = float(scale)
-    del values["guided"]
-    return {
-        k: v for k, v in values.items() if v not in (None, False) or k == "guidance"
-    }
+    values = dataclasses.asdict(resolved).items()
+    values = {k: v for k, v in values if v not in (None, False) and k != "guided"}
+    return {**values, "guidance": float(scale)}
 
 
 def _variance(stack, part, sampler, variance):

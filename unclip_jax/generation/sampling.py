@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.generation.resolve import SamplerOptions
@@ -69,9 +70,9 @@ class Inpainting(NamedTuple):
       keep: (B, S, S, 1) float32 of 0 and 1.
     """
 
-    x_T: jax.Array | None = None
-    known: jax.Array | None = None
-    keep: jax.Array | None = None
+    x_T: jax.Array | np.ndarray | None = None
+    known: jax.Array | np.ndarray | None = None
+    keep: jax.Array | np.ndarray | None = None
 
 
 def sample_decoder(
@@ -128,7 +129,7 @@ def sample_decoder(
 
     def predict(x, t):
         pred = denoise(x, t)
-        if inpainting.known is None:
+        if inpainting.known is None or inpainting.keep is None:
             return pred
         x0 = jnp.where(inpainting.keep > 0, inpainting.known, pred.x0)
         kept = process.interpret(sched, "x0", x, t, x0, None)

@@ -52,7 +52,7 @@ def text_diff(model, options, progress) -> Figure:
     """Figure 5: the picture, then theta after theta."""
     files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
-    thetas = listings.numbers("thetas", options["thetas"])
+    thetas = listings.parse_numbers("thetas", options["thetas"])
     drawn = model.text_diff(
         pictures,
         options["source"],
@@ -70,7 +70,7 @@ def pca(model, options, progress) -> Figure:
     """Figure 7: the picture, then reconstructions from more and more components."""
     files = find_images(options["image"])
     pictures = [read_image(file) for file in files]
-    dims = listings.numbers("dims", options["dims"], int)
+    dims = listings.parse_numbers("dims", options["dims"], int)
     drawn = model.pca_reconstructions(
         pictures,
         dims,
@@ -134,7 +134,7 @@ def conditioning(model, options, progress) -> Figure:
 def guidance(model, options, progress) -> Figure:
     """One row per prompt, the same noise at rising guidance of the decoder."""
     prompts = listings.prompts(options)
-    scales = listings.numbers("scales", options["scales"])
+    scales = listings.parse_numbers("scales", options["scales"])
     common = listings.text_options(options)
     drawn = [
         model.text2image(
@@ -168,6 +168,6 @@ def _rows(drawn, captions):
 
 def _beside(model, files, pictures, drawn, row):
     """A Figure of rows (N, K, H, W, 3), each after the picture it was made from."""
-    given = np.stack([fit(picture, model.image_size) for picture in pictures])
+    inputs = np.stack([fit(picture, model.image_size) for picture in pictures])
     captions = [text for file in files for text in (file.name, *row)]
-    return _rows(np.concatenate([given[:, None], drawn], axis=1), captions)
+    return _rows(np.concatenate([inputs[:, None], drawn], axis=1), captions)

@@ -24,7 +24,7 @@ def prompts(options: Mapping[str, Any]) -> list[str]:
 
     Raises FileNotFoundError, or UsageError when there are none.
     """
-    found, file = list(options["prompt"]), options.get("prompts_file")
+    captions, file = list(options["prompt"]), options.get("prompts_file")
     if file:
         if not pathlib.Path(file).is_file():
             raise FileNotFoundError(f"--prompts_file {file!r} does not exist")
@@ -32,10 +32,10 @@ def prompts(options: Mapping[str, Any]) -> list[str]:
             text = pathlib.Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"--prompts_file {file!r} is not UTF-8: {error}") from None
-        found += [line.strip() for line in split_lines(text) if line.strip()]
-    if not found:
+        captions += [line.strip() for line in split_lines(text) if line.strip()]
+    if not captions:
         raise UsageError('no prompts: give --prompt="..." or --prompts_file=FILE')
-    return repeat(found, options.get("samples", 1))
+    return repeat(captions, options.get("samples", 1))
 
 
 def names(options: Mapping[str, Any]) -> list[str]:
@@ -44,6 +44,7 @@ def names(options: Mapping[str, Any]) -> list[str]:
 
 
 def text2image(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Samples images of the captions."""
     return model.text2image(
         captions[rows],
         options["seed"],
@@ -54,6 +55,7 @@ def text2image(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 
 def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Samples images with the content of the input images."""
     return model.variations(
         [read_image(file) for file in _files(options)[rows]],
         options["seed"],
@@ -66,6 +68,7 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 
 def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Inverts images to their latents and decodes these."""
     pictures = [read_image(file) for file in _files(options)[rows]]
     return model.reconstruct(
         pictures,
@@ -76,14 +79,15 @@ def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 
 def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Samples images anew where the mask is white."""
     pictures = [read_image(file) for file in _files(options)[rows]]
-    given = options["prompt"]
-    if len(given) > 1:
-        raise UsageError(f"--mode=inpaint takes one --prompt, got {len(given)}")
+    prompts = options["prompt"]
+    if len(prompts) > 1:
+        raise UsageError(f"--mode=inpaint takes one --prompt, got {len(prompts)}")
     return model.inpaint(
         pictures,
         fit(read_image(options["mask"]), model.draw_size).mean(-1) > 127,
-        given[0] if given else None,
+        prompts[0] if prompts else None,
         options["seed"],
         prior=select(PriorOptions, options),
         first=rows.start,
@@ -117,14 +121,14 @@ def drawn_with(model, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def numbers(flag: str, text: str, kind: type = float) -> list:
+def parse_numbers(flag: str, text: str, kind: type = float) -> list:
     """Finite numbers between commas, of the type `kind`.
 
     Raises UsageError, naming the flag.
     """
     try:
-        found = [kind(word) for word in text.split(",")]
-        return [kind(checks.number(flag, number)) for number in found]
+        parsed = [kind(word) for word in text.split(",")]
+        return [kind(checks.number(flag, number)) for number in parsed]
     except ValueError:
         whole = "whole " if kind is int else ""
         raise UsageError(
@@ -136,7 +140,7 @@ def _interval(options):
     text = options["decoder_guidance_interval"]
     if text is None:
         return None
-    return numbers("decoder_guidance_interval", text, int)
+    return parse_numbers("decoder_guidance_interval", text, int)
 
 
 def repeat(values: Sequence, times: int) -> list:
