@@ -168,7 +168,7 @@ def image_bits(
     x_0 = process.from_uint8(images)
     predict = _predictor(decoder, model, condition, len(x_0), clip=1.0)
     sched = sampling.schedule_of(decoder)
-    predict = sampling.reported(predict, range(sched.num_steps), report, "decoder")
+    predict = sampling.report_steps(predict, range(sched.num_steps), report, "decoder")
     keys = sampling.fold_keys(seed, indices, BITS)
     return bound.bits_per_dim(predict, sched, x_0, keys).total
 
@@ -193,7 +193,7 @@ def _predictor(part, model, condition, rows, clip=None):
 
 def _estimate(part, model, condition, x_0, seed, indices, timesteps, report):
     predict = _predictor(part, model, condition, len(x_0))
-    predict = sampling.reported(predict, timesteps, report, part.kind)
+    predict = sampling.report_steps(predict, timesteps, report, part.kind)
     keys = sampling.fold_keys(seed, indices, ESTIMATE)
     sched = sampling.schedule_of(part)
     return analytic.square_epsilon(predict, sched, x_0, timesteps, keys)

@@ -130,8 +130,8 @@ def check_together(stack: Stack) -> None:
             raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {field} is {listed}"
             )
-    drawn = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
-    for before, after in zip(drawn, drawn[1:], strict=False):
+    stages = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
+    for before, after in zip(stages, stages[1:], strict=False):
         size = stack.parts[before].module.image_size
         low_res_size = stack.parts[after].module.low_res_size
         if size != low_res_size:

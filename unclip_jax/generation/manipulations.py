@@ -292,8 +292,8 @@ class Manipulations(Core):
         dims = [checks.integer("dims", n, 0, most) for n in dims]
         options = self._check(guidance=guidance, steps=steps, **drawing)
         z = self.encode_image(self.fit_for_clip(images))
-        kept = np.stack([statistics.project(z, n) for n in dims], axis=1)
-        return self._rows(kept, None, seed, options, progress)
+        z = np.stack([statistics.project(z, n) for n in dims], axis=1)
+        return self._rows(z, None, seed, options, progress)
 
     def _check(self, corrections=0, **drawing):
         """The options for `decode` by DDIM; raises before anything is computed."""
@@ -320,8 +320,8 @@ class Manipulations(Core):
         n, k, dim = z.shape
         options = dict(**options, seed=seed, progress=progress)
         options["indices"] = np.repeat(np.arange(n), k)
-        drawn = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
-        return drawn.reshape(n, k, *drawn.shape[1:])
+        images = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
+        return images.reshape(n, k, *images.shape[1:])
 
 
 def _flat_slerp(a, b, t):

@@ -35,12 +35,12 @@ class PictureFolder:
         """
         self.folder = pathlib.Path(folder)
         self.captions, self.format = captions, format
-        wanted = {
+        described = {
             **settings,
             "captions": len(captions),
             "captions_sha256": sha256_json(list(captions)),
         }
-        self._settings = json.loads(json.dumps(wanted))
+        self._settings = json.loads(json.dumps(described))
         self._claimed = self._is_ours()
 
     def path(self, i: int) -> pathlib.Path:
@@ -73,14 +73,14 @@ class PictureFolder:
 
     def _is_ours(self) -> bool:
         """Whether settings.json is there; UsageError if it has others."""
-        file, wanted = self.folder / SETTINGS, self._settings
+        file, settings = self.folder / SETTINGS, self._settings
         if not file.is_file():
             return False
-        found = json.loads(file.read_text())
-        keys = {k for k in {*found, *wanted} if found.get(k) != wanted.get(k)}
+        written = json.loads(file.read_text())
+        keys = {k for k in {*written, *settings} if written.get(k) != settings.get(k)}
         if keys:
             listed = "; ".join(
-                f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
+                f"{key} was {written.get(key)!r}, is {settings.get(key)!r}"
                 for key in sorted(keys)
             )
             raise UsageError(

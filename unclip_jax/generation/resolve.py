@@ -68,9 +68,9 @@ def resolve_options(
     part = stack.part(kind)
     diffusion = part.config["diffusion"]
     most = diffusion["num_steps"]
-    asked = dataclasses.asdict(options)
-    scale = resolve_guidance(stack, kind, asked.get("guidance"))
-    steps, sampler = asked["steps"], asked.get("sampler")
+    values = dataclasses.asdict(options)
+    scale = resolve_guidance(stack, kind, values.get("guidance"))
+    steps, sampler = values["steps"], values.get("sampler")
     if steps is None:
         steps = diffusion.get("sampling_steps")
     if steps is None:
@@ -81,12 +81,12 @@ def resolve_options(
     if inverted and sampler != "ddim":
         raise UsageError(f"inverted noise is undone by ddim only, not by {sampler}")
     interval = _interval(
-        f"{kind} guidance interval", asked.get("guidance_interval"), most
+        f"{kind} guidance interval", values.get("guidance_interval"), most
     )
-    rescale = asked.get("guidance_rescale", 0.0)
+    rescale = values.get("guidance_rescale", 0.0)
     rescale = checks.number(f"{kind} guidance rescale", rescale, 0, 1)
-    checks.number("eta", asked.get("eta", 0.0), 0)
-    dynamic_threshold = asked.get("dynamic_threshold")
+    checks.number("eta", values.get("eta", 0.0), 0)
+    dynamic_threshold = values.get("dynamic_threshold")
     if dynamic_threshold is not None:
         dynamic_threshold = checks.number("dynamic threshold", dynamic_threshold, 0, 1)
         if not dynamic_threshold:
@@ -94,7 +94,7 @@ def resolve_options(
     resolved = SamplerOptions(
         steps=checks.steps(f"{kind} steps", steps, most),
         sampler=sampler,
-        variance=_variance(stack, part, sampler, asked.get("variance")),
+        variance=_variance(stack, part, sampler, values.get("variance")),
         dynamic_threshold=dynamic_threshold,
         inverted=inverted,
     )

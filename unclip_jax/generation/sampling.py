@@ -132,8 +132,8 @@ def sample_decoder(
         if inpainting.known is None or inpainting.keep is None:
             return pred
         x0 = jnp.where(inpainting.keep > 0, inpainting.known, pred.x0)
-        kept = process.interpret(sched, "x0", x, t, x0, None)
-        return kept._replace(variance=pred.variance)
+        known = process.interpret(sched, "x0", x, t, x0, None)
+        return known._replace(variance=pred.variance)
 
     side = decoder.module.image_size
     x_T = inpainting.x_T
@@ -183,7 +183,7 @@ def invert_images(
     timesteps = timesteps_of(decoder, options)
     to_x0 = not _ends_early(decoder, options)
     visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
-    predict = reported(predict, visited, report, "inversion")
+    predict = report_steps(predict, visited, report, "inversion")
     return samplers.ddim_inversion(
         predict, sched, images, timesteps, corrections, to_x0=to_x0
     )
@@ -269,26 +269,26 @@ def run_sampler(
         own |= {"statistic": part.analytic, **bounds}
     timesteps = timesteps_of(part, options)
     visited = timesteps if own.get("to_x0", True) else timesteps[:-1]
-    predict = reported(predict, visited, report, part.kind)
+    predict = report_steps(predict, visited, report, part.kind)
     run = samplers.SAMPLERS[options.sampler]
     return run(predict, sched, x_T, timesteps, keys, **own)
 
 
-def reported(predict, timesteps, report, what):
+def report_steps(predict, timesteps, report, what):
     """`predict`, telling the host where it is among the timesteps."""
     if report is None:
         return predict
     step_of = {int(t): i for i, t in enumerate(timesteps)}
 
-    def tell(t):
+    def on_step(t):
         if int(t) in step_of:  # corrections of inversion call it at the noisier end too
             report(what, step_of[int(t)], len(step_of))
 
-    def telling(x, t):
-        jax.debug.callback(tell, t[0])
+    def reporting(x, t):
+        jax.debug.callback(on_step, t[0])
         return predict(x, t)
 
-    return telling
+    return reporting
 
 
 def upsample(

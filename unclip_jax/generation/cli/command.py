@@ -36,12 +36,12 @@ def sample(args: types.SimpleNamespace) -> None:
       UsageError, FileNotFoundError: what was wrong with the arguments, before any
         model is loaded where possible.
     """
-    given = {
+    flags = {
         flag: _steps(value) if flag.endswith("_steps") else value
         for flag, value in vars(args).items()
         if flag not in COMMON and value not in (None, [])
     }
-    options = modes.resolve_flags(args.mode, given)
+    options = modes.resolve_flags(args.mode, flags)
     _check(args, options)
     settings = {"mode": args.mode, "model": str(args.model), **options}
     options["seed"] = args.seed
@@ -74,9 +74,9 @@ def _fill(mode, options, captions, settings, args, out):
     """A list's pictures into a folder: those that it lacks, this process's share."""
     index = next(pathlib.Path(args.model).glob("*.json"), None)
     model_sha256 = index and sha256_file(index)
-    kept = settings | {"seed": args.seed, "dtype": args.dtype}
+    identity = settings | {"seed": args.seed, "dtype": args.dtype}
     folder = PictureFolder(
-        out, captions, kept | {"model_sha256": model_sha256}, args.format
+        out, captions, identity | {"model_sha256": model_sha256}, args.format
     )
     chunks = [*folder.chunks(args.batch_size, args.process, args.processes)]
     if chunks:

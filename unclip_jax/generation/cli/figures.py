@@ -28,14 +28,13 @@ class Figure(NamedTuple):
 
 def interpolate(model, options, progress) -> Figure:
     """Figures 4: rows from each picture to the next one given."""
-    files = find_images(options["image"])
+    files, images = _read_images(options)
     if len(files) < 2:
         raise UsageError(f"--mode=interpolate needs two pictures, got {len(files)}")
-    pictures = [read_image(file) for file in files]
     paint = listings.decoder_options(options)
     drawn = model.interpolate(
-        pictures[:-1],
-        pictures[1:],
+        images[:-1],
+        images[1:],
         steps=options["frames"],
         noise=options["noise"],
         corrections=options["corrections"],
@@ -50,11 +49,10 @@ def interpolate(model, options, progress) -> Figure:
 
 def text_diff(model, options, progress) -> Figure:
     """Figure 5: the picture, then theta after theta."""
-    files = find_images(options["image"])
-    pictures = [read_image(file) for file in files]
+    files, images = _read_images(options)
     thetas = listings.parse_numbers("thetas", options["thetas"])
     drawn = model.text_diff(
-        pictures,
+        images,
         options["source"],
         options["target"],
         thetas,
@@ -63,47 +61,44 @@ def text_diff(model, options, progress) -> Figure:
         **listings.decoder_options(options),
     )
     row = [f"{options['target']}, {theta:g}" for theta in thetas]
-    return _beside(model, files, pictures, drawn, row)
+    return _beside(model, files, images, drawn, row)
 
 
 def pca(model, options, progress) -> Figure:
     """Figure 7: the picture, then reconstructions from more and more components."""
-    files = find_images(options["image"])
-    pictures = [read_image(file) for file in files]
+    files, images = _read_images(options)
     dims = listings.parse_numbers("dims", options["dims"], int)
     drawn = model.pca_reconstructions(
-        pictures,
+        images,
         dims,
         seed=options["seed"],
         progress=progress,
         **listings.decoder_options(options),
     )
-    return _beside(model, files, pictures, drawn, [f"{n} components" for n in dims])
+    return _beside(model, files, images, drawn, [f"{n} components" for n in dims])
 
 
 def zero_shot(model, options, progress) -> Figure:
     """Pictures with the probabilities of the labels."""
-    files = find_images(options["image"])
-    pictures = [read_image(file) for file in files]
-    odds = _labels(model, options, pictures)
-    images = np.stack([fit(picture, model.clip_image_size) for picture in pictures])
+    files, images = _read_images(options)
+    odds = _labels(model, options, images)
+    fitted = model.fit_for_clip(images)
     captions = [f"{f.name}: {text}" for f, text in zip(files, odds, strict=True)]
-    return Figure(images, captions, min(len(images), 6))
+    return Figure(fitted, captions, min(len(images), 6))
 
 
 def typographic(model, options, progress) -> Figure:
     """Figure 6: attacked pictures and their labels, beside variations."""
-    files = find_images(options["image"])
-    pictures = [read_image(file) for file in files]
-    samples, labels = options["samples"], _labels(model, options, pictures)
+    files, images = _read_images(options)
+    samples, labels = options["samples"], _labels(model, options, images)
     drawn = model.variations(
-        listings.repeat(pictures, samples),
+        listings.repeat(images, samples),
         options["seed"],
         progress=progress,
         **listings.decoder_options(options),
     )
     drawn = drawn.reshape(len(files), samples, *drawn.shape[1:])
-    figure = _beside(model, files, pictures, drawn, ["variation"] * samples)
+    figure = _beside(model, files, images, drawn, ["variation"] * samples)
     step = figure.columns
     figure.captions[::step] = labels
     return figure
@@ -150,10 +145,16 @@ def guidance(model, options, progress) -> Figure:
     return _rows(np.stack(drawn, axis=1), row * len(prompts))
 
 
-def _labels(model, options, pictures):
+def _read_images(options):
+    """Reads the input files: (their paths, uint8 (H, W, 3) each)."""
+    files = find_images(options["image"])
+    return files, [read_image(file) for file in files]
+
+
+def _labels(model, options, images):
     """A text per picture: its labels, the likeliest first."""
     odds = model.zero_shot(
-        model.fit_for_clip(pictures), options["label"], options["template"]
+        model.fit_for_clip(images), options["label"], options["template"]
     )
     return [
         ", ".join(f"{options['label'][i]} {row[i]:.1%}" for i in np.argsort(-row)[:4])
@@ -166,8 +167,8 @@ def _rows(drawn, captions):
     return Figure(drawn.reshape(-1, *drawn.shape[2:]), captions, drawn.shape[1])
 
 
-def _beside(model, files, pictures, drawn, row):
+def _beside(model, files, images, drawn, row):
     """A Figure of rows (N, K, H, W, 3), each after the picture it was made from."""
-    inputs = np.stack([fit(picture, model.image_size) for picture in pictures])
+    inputs = np.stack([fit(image, model.image_size) for image in images])
     captions = [text for file in files for text in (file.name, *row)]
     return _rows(np.concatenate([inputs[:, None], drawn], axis=1), captions)

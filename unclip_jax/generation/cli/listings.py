@@ -69,9 +69,9 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
     """Inverts images to their latents and decodes these."""
-    pictures = [read_image(file) for file in _files(options)[rows]]
+    images = [read_image(file) for file in _files(options)[rows]]
     return model.reconstruct(
-        pictures,
+        images,
         corrections=options["corrections"],
         progress=progress,
         **decoder_options(options),
@@ -80,12 +80,12 @@ def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
 
 def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     """Samples images anew where the mask is white."""
-    pictures = [read_image(file) for file in _files(options)[rows]]
+    images = [read_image(file) for file in _files(options)[rows]]
     prompts = options["prompt"]
     if len(prompts) > 1:
         raise UsageError(f"--mode=inpaint takes one --prompt, got {len(prompts)}")
     return model.inpaint(
-        pictures,
+        images,
         fit(read_image(options["mask"]), model.draw_size).mean(-1) > 127,
         prompts[0] if prompts else None,
         options["seed"],
@@ -114,8 +114,8 @@ def drawn_with(model, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts = ["decoder", "upsampler"]
     if "prior_steps" in options and (options["prompt"] or options.get("prompts_file")):
         parts.append("prior")
-    asked = {"decoder_sampler": "ddim", **text_options(options)}
-    settings = model.settings(parts, **asked)
+    values = {"decoder_sampler": "ddim", **text_options(options)}
+    settings = model.settings(parts, **values)
     if "decoder_guidance" not in options:  # the figure shows several
         del settings["decoder"]["guidance"]
     return settings

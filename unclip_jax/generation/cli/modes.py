@@ -135,29 +135,29 @@ def find_mode(name: str) -> Mode:
     return MODES[name]
 
 
-def resolve_flags(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a mode: what was given, else its defaults.
+def resolve_flags(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a mode: what the user set, else its defaults.
 
     Args:
       name: of the mode.
-      given: flag -> value, of those that were given.
+      values: flag -> value, of those that the user set.
 
     Raises:
       UsageError: a flag that the mode does not take, or lacks.
     """
     options = find_mode(name).options
-    for flag in given:
+    for flag in values:
         if flag not in options:
             raise UsageError(
                 f"--{flag} means nothing to --mode={name}, which takes "
                 + ", ".join(f"--{key}" for key in options)
             )
     for flag, default in options.items():
-        if default is NEEDED and not given.get(flag):
+        if default is NEEDED and not values.get(flag):
             raise UsageError(f"--mode={name} needs --{flag}")
-    values = {flag: given.get(flag, default) for flag, default in options.items()}
-    if values.get("inverted") or values.get("noise") == "inverted":
+    complete = {flag: values.get(flag, default) for flag, default in options.items()}
+    if complete.get("inverted") or complete.get("noise") == "inverted":
         for key, default in EXACT.items():
-            if values[f"decoder_{key}"] is None:
-                values[f"decoder_{key}"] = default
-    return values
+            if complete[f"decoder_{key}"] is None:
+                complete[f"decoder_{key}"] = default
+    return complete
