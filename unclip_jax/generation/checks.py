@@ -50,7 +50,7 @@ def images(values, size: int, what: str) -> np.ndarray:
     return values
 
 
-def pictures(values) -> list[np.ndarray]:
+def image_list(values) -> list[np.ndarray]:
     """uint8 (H, W, 3) each, of any sizes, at least one; one alone is a list of one."""
     if isinstance(values, np.ndarray) and values.ndim == 3:
         values = [values]

@@ -293,7 +293,9 @@ class Core:
 
     def fit_for_clip(self, images) -> np.ndarray:
         """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""
-        return np.stack([fit(i, self.clip_image_size) for i in checks.pictures(images)])
+        return np.stack(
+            [fit(i, self.clip_image_size) for i in checks.image_list(images)]
+        )
 
     def _conditions(self, embeddings, prompts):
         """Rows of what the decoder sees: (embeddings, whether null, tokens)."""

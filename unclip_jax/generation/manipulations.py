@@ -28,7 +28,7 @@ class Manipulations(Core):
 
     `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
     `decode`, and so do `guidance_interval`, `guidance_rescale` and `dynamic_threshold`,
-    which every method that draws takes as `**drawing`; inversion never sees these.
+    which every method that draws takes as `**decoder`; inversion never sees these.
     `corrections` are of the inversion: 1 doubles its cost and makes it nearly exact
     without guidance (docs/sampling.md).
     Pictures come back as uint8 (..., S, S, 3), S = image_size.
@@ -56,7 +56,7 @@ class Manipulations(Core):
 
     def fit_for_decoder(self, images) -> np.ndarray:
         """uint8 pictures of any sizes -> (N, s, s, 3), s = draw_size."""
-        return np.stack([fit(i, self.draw_size) for i in checks.pictures(images)])
+        return np.stack([fit(i, self.draw_size) for i in checks.image_list(images)])
 
     def invert(
         self,
@@ -72,7 +72,7 @@ class Manipulations(Core):
         draws them again: the more steps the closer, as far as the decoder can draw them
         at all.
         """
-        images = checks.pictures(images)
+        images = checks.image_list(images)
         z = self.encode_image(self.fit_for_clip(images))
         pixels = self.fit_for_decoder(images)
         options: dict[str, Any]
@@ -86,10 +86,10 @@ class Manipulations(Core):
         guidance: float = 1.0,
         corrections: int = 0,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """Pictures to their latents and back."""
-        options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
+        options = dict(guidance=guidance, steps=steps, inverted=True, **decoder)
         options = self._check(**options)
         before = StepsOnly(progress)
         z, x_T = self.invert(images, steps, guidance, corrections, before)
@@ -106,7 +106,7 @@ class Manipulations(Core):
         corrections: int = 0,
         first: int = 0,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """Pictures with the CLIP embeddings of others: same content, new details.
 
@@ -118,7 +118,7 @@ class Manipulations(Core):
         if inverted:
             guidance = INVERTED["guidance"] if guidance is None else guidance
             steps = INVERTED["steps"] if steps is None else steps
-        options = dict(guidance=guidance, steps=steps, inverted=inverted, **drawing)
+        options = dict(guidance=guidance, steps=steps, inverted=inverted, **decoder)
         options = self._check(corrections, **options)
         checks.number("eta", eta, 0)
         noise = None
@@ -141,7 +141,7 @@ class Manipulations(Core):
         decoder_steps: int | str | None = None,
         corrections: int = 0,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """From pictures a to pictures b along the arc between their embeddings.
 
@@ -165,12 +165,12 @@ class Manipulations(Core):
                 INVERTED["steps"] if decoder_steps is None else decoder_steps
             )
         steps = checks.integer("steps", steps, 2, 4096)
-        a, b = checks.pictures(a), checks.pictures(b)
+        a, b = checks.image_list(a), checks.image_list(b)
         if len(a) != len(b):
             raise UsageError(f"{len(a)} pictures to go from, {len(b)} to go to")
         t = np.linspace(0, 1, steps)
         options = dict(guidance=guidance, steps=decoder_steps, inverted=exact)
-        options = self._check(corrections, **options, **drawing)
+        options = self._check(corrections, **options, **decoder)
         x_T = None
         if exact:
             before = StepsOnly(progress)
@@ -191,7 +191,7 @@ class Manipulations(Core):
         steps: int | str = 250,
         corrections: int = 0,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """Pictures changed as a caption changes from `source` to `target`.
 
@@ -208,7 +208,7 @@ class Manipulations(Core):
         angles = [checks.fraction("theta", theta) for theta in np.atleast_1d(thetas)]
         if not angles:
             raise UsageError("no thetas: give at least one")
-        options = dict(guidance=guidance, steps=steps, inverted=True, **drawing)
+        options = dict(guidance=guidance, steps=steps, inverted=True, **decoder)
         options = self._check(**options)
         # of unit vectors, as the paper's are: of others the longer would tilt it
         before, after = _unit(self.encode_text([source, target]))
@@ -231,7 +231,7 @@ class Manipulations(Core):
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """Pictures painted anew where the mask is True; the rest stays.
 
@@ -247,7 +247,7 @@ class Manipulations(Core):
           prior: options of `sample_embeddings`, for the prompt's embedding.
         """
         options: dict[str, Any]
-        options = dict(guidance=guidance, steps=steps, sampler=sampler, **drawing)
+        options = dict(guidance=guidance, steps=steps, sampler=sampler, **decoder)
         # complain before anything is drawn
         resolve_options(self.stack, "decoder", DecoderOptions(**options, eta=eta))
         pixels = self.fit_for_decoder(images)
@@ -270,7 +270,7 @@ class Manipulations(Core):
         guidance: float | None = None,
         steps: int | str | None = None,
         progress=None,
-        **drawing,
+        **decoder,
     ) -> np.ndarray:
         """What the first principal components of an embedding keep of a picture.
 
@@ -290,27 +290,27 @@ class Manipulations(Core):
         statistics = self.stack.embedding_statistics()
         most = len(statistics.mean)
         dims = [checks.integer("dims", n, 0, most) for n in dims]
-        options = self._check(guidance=guidance, steps=steps, **drawing)
+        options = self._check(guidance=guidance, steps=steps, **decoder)
         z = self.encode_image(self.fit_for_clip(images))
         z = np.stack([statistics.project(z, n) for n in dims], axis=1)
         return self._rows(z, None, seed, options, progress)
 
-    def _check(self, corrections=0, **drawing):
+    def _check(self, corrections=0, **decoder):
         """The options for `decode` by DDIM; raises before anything is computed."""
-        if drawing.setdefault("sampler", "ddim") != "ddim":
+        if decoder.setdefault("sampler", "ddim") != "ddim":
             raise UsageError(
-                f"sampler {drawing['sampler']!r}: latents are drawn by ddim; leave it "
+                f"sampler {decoder['sampler']!r}: latents are drawn by ddim; leave it "
                 "out, or draw with decode"
             )
-        inverted = drawing.get("inverted", False)
-        options = {k: v for k, v in drawing.items() if k != "inverted"}
+        inverted = decoder.get("inverted", False)
+        options = {k: v for k, v in decoder.items() if k != "inverted"}
         resolve_options(self.stack, "decoder", DecoderOptions(**options), inverted)
         if corrections and not inverted:
             raise UsageError(
                 f"corrections={corrections}, which are the inversion's, but noise that "
                 "is drawn"
             )
-        return drawing
+        return decoder
 
     def _rows(self, z, x_T, seed, options, progress):
         """Pictures (N, K, S, S, 3) of embeddings (N, K, D), all noise one per row.

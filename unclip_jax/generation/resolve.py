@@ -106,7 +106,7 @@ def resolve_options(
 
 
 def resolve_guidance(stack: Stack, kind: str, guidance: float | None) -> np.float32:
-    """The scale of guidance for drawing with the part `kind`."""
+    """The scale of guidance for sampling with the part `kind`."""
     if guidance is None:
         guidance = stack.part(kind).config.get("diffusion", {}).get("guidance")
     if guidance is None:
