@@ -192,6 +192,20 @@ def too_much(error: jax.errors.JaxRuntimeError) -> int:
     return round(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
 
 
+def parse_assumptions(items: Sequence[str]) -> dict[str, int]:
+    """Reads ["embed_dim=768", ...], what --assume says of the data.
+
+    Raises UsageError for an item of another form.
+    """
+    assume = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        if not value.isdigit():
+            raise UsageError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
+        assume[name] = int(value)
+    return assume
+
+
 def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
     """What a loader would say of data of the size that the config is made for.
 

@@ -18,12 +18,7 @@ def command(args) -> None:
     """What `python -m unclip_jax.plan` does; `args` as its FLAGS."""
     # what is compiled for absent chips cannot be loaded back from a cache
     jax.config.update("jax_enable_compilation_cache", False)
-    assume = {}
-    for item in args.assume:
-        name, _, value = item.partition("=")
-        if not value.isdigit():
-            raise UsageError(f"--assume={item}: expected NAME=WHOLE_NUMBER")
-        assume[name] = int(value)
+    assume = plan_lib.parse_assumptions(args.assume)
     if not args.search:
         found = plan_lib.plan(args.config, args.topology, assume, args.thorough)
         print(plan_lib.report(found))

@@ -1,0 +1,1 @@
+"""Benchmarks: each a command that times a public operation and prints what it took."""

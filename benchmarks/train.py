@@ -1,0 +1,191 @@
+"""Times the training step of a config, on this machine's devices and without data.
+
+    python -m benchmarks.train --config=configs/icons/prior.py
+    python -m benchmarks.train --config=configs/karlo/decoder.py --config.mesh.fsdp=1 \\
+        --config.batch_size=64 --out=decoder.json
+
+The step is a run's own: loss, gradient, clipping, optimizer, EMA and the rule that
+skips steps which are not finite. Its batch is random and stays on the devices, so that
+the time of the data does not count. What a run would read from its records, such as
+embed_dim, is the paper's value unless --assume gives another.
+
+Prints seconds to initialize and to compile, the median and the range of a step's
+seconds, examples/s, the model's operations (forward and backward, without what
+rematerialization computes again) with their share of the devices' peak (MFU), and the
+most memory that a device had in use. --matmul measures the peak that a matrix product
+reaches, which is below the data sheet's.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unclip_jax import config as config_lib
+from unclip_jax import stages
+from unclip_jax.parallel import batches, sharding
+from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.planning.plan import data_info, parse_assumptions
+from unclip_jax.training import optimizer, run_config, train_step
+from unclip_jax.training import state as train_state
+from unclip_jax.training.flops import model_flops
+from unclip_jax.training.hardware import peak_flops
+
+FLAGS = {
+    "steps": (10, "timed steps, after two that are not"),
+    "assume": ([], "NAME=NUMBER: a property of the data; may be repeated"),
+    "matmul": (False, "measure what a bfloat16 matrix product reaches, too"),
+    "out": ("", "a file for the numbers, as JSON"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+    """What one config takes on these devices; seconds unless said otherwise."""
+
+    stage: str
+    device: str
+    devices: int
+    dtype: str
+    batch_size: int
+    parameters: int
+    init: float
+    compile: float
+    step: float
+    step_range: tuple[float, float]
+    examples_per_second: float
+    tflop_per_step: float
+    mfu: float | None  # of the data sheet's peak
+    matmul_tflops: float | None  # of one device
+    memory_gib: float | None
+    loss: float
+
+
+def random_batch(stage, batch_size: int, vocab_size: int, seed: int = 0):
+    """A batch of the stage's shapes: pixels, tokens and embeddings of unit norm."""
+    rng = np.random.default_rng(seed)
+    batch = {}
+    for name, (shape, dtype) in stage.batch_spec.items():
+        shape = (batch_size, *shape)
+        if dtype == "uint8":
+            batch[name] = rng.integers(0, 256, shape, np.uint8)
+        elif np.issubdtype(np.dtype(dtype), np.integer):
+            batch[name] = rng.integers(1, vocab_size, shape).astype(dtype)
+        else:
+            rows = rng.standard_normal(shape, np.float32)
+            norm = np.linalg.norm(rows, axis=-1, keepdims=True)
+            batch[name] = (rows / norm).astype(dtype)
+    return batch
+
+
+def matmul_peak(size: int = 8192, repeats: int = 20) -> float:
+    """bfloat16 operations per second of a product of two (size, size) matrices."""
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in keys)
+    product = jax.jit(jnp.matmul)
+    product(a, b).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        result = product(a, b)
+    result.block_until_ready()
+    return 2 * size**3 * repeats / (time.perf_counter() - start)
+
+
+def time_step(config, assume: dict[str, Any], steps: int) -> StepTimes:
+    """Initializes, compiles and times the training step of `config`."""
+    run_config.check_config(config)
+    info = data_info(config, assume)
+    stage = stages.make_stage(config, info)
+    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
+    tx = optimizer.make_optimizer(options, config.steps)
+    axes = config_lib.build(run_config.MeshOptions, config.mesh, "config.mesh")
+    mesh = make_mesh(**dataclasses.asdict(axes))
+    batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
+    with jax.set_mesh(mesh):
+        abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
+        start = time.perf_counter()
+        state = train_state.init_sharded(stage, tx, config.seed, abstract)
+        jax.block_until_ready(state)
+        init = time.perf_counter() - start
+
+        start = time.perf_counter()
+        step = train_step.lower_step(stage, tx, mesh, config, abstract).compile()
+        compile_seconds = time.perf_counter() - start
+
+        batch = random_batch(stage, config.batch_size, info["vocab_size"])
+        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+        rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+        seconds = []
+        for _ in range(2 + steps):
+            start = time.perf_counter()
+            state, metrics = step(state, rng, batch)
+            metrics["loss"].block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        seconds = seconds[2:]
+        flops = model_flops(stage, config.batch_size, abstract.params)
+
+    device = jax.devices()[0]
+    median, peak = statistics.median(seconds), peak_flops(device.device_kind)
+    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return StepTimes(
+        stage=config.stage,
+        device=device.device_kind,
+        devices=mesh.size,
+        dtype=config.compute_dtype,
+        batch_size=config.batch_size,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
+        init=init,
+        compile=compile_seconds,
+        step=median,
+        step_range=(min(seconds), max(seconds)),
+        examples_per_second=config.batch_size / median,
+        tflop_per_step=flops / 1e12,
+        mfu=flops / median / mesh.size / peak if peak else None,
+        matmul_tflops=None,
+        memory_gib=memory / 2**30 if memory else None,
+        loss=float(metrics["loss"]),
+    )
+
+
+def describe(times: StepTimes) -> str:
+    """The lines that a reader wants."""
+    low, high = times.step_range
+    lines = [
+        f"{times.stage}, {times.parameters:,} parameters, {times.dtype}, "
+        f"batches of {times.batch_size} on {times.devices} x {times.device}",
+        f"  initialized in {times.init:.1f} s, compiled in {times.compile:.1f} s",
+        f"  a step takes {times.step:.4g} s ({low:.4g} to {high:.4g}): "
+        f"{times.examples_per_second:,.1f} examples/s",
+    ]
+    speed = times.tflop_per_step / times.step
+    use = f"  {times.tflop_per_step:.3g} TFLOP a step, {speed:.3g} TFLOP/s"
+    if times.mfu:
+        use += f", MFU {times.mfu:.1%}"
+    if times.matmul_tflops:
+        share = speed / times.devices / times.matmul_tflops
+        use += f"; {share:.1%} of a matrix product's {times.matmul_tflops:.3g}"
+    lines.append(use)
+    if times.memory_gib:
+        lines.append(f"  {times.memory_gib:.1f} GiB in use at the most")
+    return "\n".join(lines)
+
+
+def main(args):
+    """Times the step of args.config, prints it and writes it to args.out."""
+    times = time_step(args.config, parse_assumptions(args.assume), args.steps)
+    if args.matmul:
+        times = dataclasses.replace(times, matmul_tflops=matmul_peak() / 1e12)
+    print(describe(times), flush=True)
+    if args.out:
+        text = json.dumps(dataclasses.asdict(times), indent=1)
+        pathlib.Path(args.out).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    config_lib.run(main, workdir=False, extra_flags=FLAGS)
