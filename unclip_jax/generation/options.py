@@ -10,13 +10,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
-# Options that several components have: their flags begin with the component's name.
+# Options whose flags begin with the component's name.
 SHARED = ("guidance", "steps", "sampler", "variance")
 SHARED += ("guidance_interval", "guidance_rescale")
 
 
 def option(default: Any, text: str) -> Any:
-    """Declares an option: its default, where None is the export's, and its help."""
+    """Declares an option: its default, where None is the export's, and its help.
+
+    `flags` adds a default that is not None to the help.
+    """
     return dataclasses.field(default=default, metadata={"help": text})
 
 
@@ -28,7 +31,7 @@ class PriorOptions:
 
     prior: str = option(
         "auto",
-        "diffusion, autoregressive, or auto: whichever the export has (default auto)",
+        "diffusion, autoregressive, or auto: whichever the export has",
     )
     guidance: float | None = option(
         None, "guidance scale of the prior; 1 is none (default the export's, else 4)"
@@ -48,25 +51,23 @@ class PriorOptions:
     num_candidates: int = option(
         2,
         "embeddings that the prior draws per prompt; the one closest to the text "
-        "embedding is decoded (default 2)",
+        "embedding is decoded",
     )
     temperature: float = option(
         1.0,
-        "autoregressive prior: softmax temperature; 0 takes the likeliest code "
-        "(default 1)",
+        "autoregressive prior: softmax temperature; 0 takes the likeliest code",
     )
     top_k: int = option(
         0,
-        "autoregressive prior: sample among the k likeliest codes; 0 is all "
-        "(default 0)",
+        "autoregressive prior: sample among the k likeliest codes; 0 is all",
     )
     top_p: float = option(
-        1.0, "autoregressive prior: nucleus sampling with this probability (default 1)"
+        1.0, "autoregressive prior: nucleus sampling with this probability"
     )
     dot_quantile: float = option(
         0.5,
         "autoregressive prior: condition on dot products of image and text embedding "
-        "above this quantile (default 0.5)",
+        "above this quantile",
     )
 
 
@@ -99,16 +100,14 @@ class DecoderOptions:
     )
     guidance_rescale: float = option(
         0.0,
-        "0 to 1: how much of the contrast that guidance adds is removed (default 0)",
+        "0 to 1: how much of the contrast that guidance adds is removed",
     )
     dynamic_threshold: float | None = option(
         None,
         "quantile for dynamic thresholding of the predicted x_0, e.g. 0.995 (default "
         "off: clip to [-1, 1])",
     )
-    eta: float = option(
-        0.0, "eta of DDIM: 0 is deterministic (default 0; variations 1)"
-    )
+    eta: float = option(0.0, "eta of DDIM: 0 is deterministic; variations take 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,8 +150,15 @@ def flags(cls: type) -> dict[str, tuple[type, str]]:
         types = {*get_args(annotation), annotation}
         return next((t for t in (int, float) if t in types and str not in types), str)
 
+    def help_text(field):
+        text, default = field.metadata["help"], field.default
+        if default is None:
+            return text
+        shown = f"{default:g}" if isinstance(default, int | float) else default
+        return f"{text} (default {shown})"
+
     return {
-        flag(cls, field.name): (flag_type(field.type), field.metadata["help"])
+        flag(cls, field.name): (flag_type(field.type), help_text(field))
         for field in dataclasses.fields(cls)
     }
 

@@ -199,9 +199,11 @@ class RecordMixture(Mixture):
         examples: list = [None] * len(places)
         for epochs in self._epochs:
             rows = [row for row, place in enumerate(places) if place[0] is epochs]
-            captions = None if caption_indices is None else caption_indices[rows]
             part = epochs.source.read_batch(
-                [places[row][1] for row in rows], names, captions, positions
+                [places[row][1] for row in rows],
+                names,
+                None if caption_indices is None else caption_indices[rows],
+                None if positions is None else positions[rows],
             )
             for row, example in zip(rows, part, strict=True):
                 examples[row] = example
