@@ -81,7 +81,6 @@ def steps(python: str, install: str = "") -> list[Step]:
         *(f"--prompt={prompt}" for prompt in PROMPTS),
         "--samples=4",
         "--prior_guidance=2",
-        "--decoder_guidance=3",
         "--prior_steps=25",
         "--decoder_steps=25",
         f"--out={RUNS}/samples.png",

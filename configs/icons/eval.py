@@ -32,7 +32,7 @@ def get_config(variant=""):
     c.generation = dict(
         batch_size=32,
         prior_guidance=2.0,
-        decoder_guidance=3.0,
+        decoder_guidance=1.5,  # as the export recommends
         num_candidates=2,
         prior_steps=25,
         decoder_steps=25,
@@ -41,7 +41,6 @@ def get_config(variant=""):
         c.model = "exports/icons_epsilon"
         c.generation.decoder_sampler = "ddpm"
         c.generation.decoder_steps = 250
-        c.generation.decoder_guidance = 1.5
     c.reference = dict(  # real pictures for distances between distributions
         data=dict(split="train"),  # what differs from config.data
         count=1000,  # 0: none
