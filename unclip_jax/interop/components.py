@@ -29,7 +29,7 @@ class Component:
       params: nested dict of numpy arrays.
       config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
       clip_fingerprint: the CLIP it is, or whose embeddings it learnt from; None for
-        an upsampler, which knows of none.
+        an upsampler or an autoencoder, which know of none.
       meta: what else is known of it (step, training config, ...).
       analytic: (T,) float64, the statistic of diffusion.analytic; None: not known.
     """
@@ -87,7 +87,7 @@ def build_component(
         fingerprint = meta.get("clip_fingerprint")
         fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
-        fingerprint = None if model == "upsampler" else meta["clip_fingerprint"]
+        fingerprint = meta["clip_fingerprint"] if kind in native.PARTS else None
     return Component(kind, module, params, config, fingerprint, meta)
 
 
@@ -102,6 +102,9 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         side, small = module.image_size, module.low_res_size
         x, t, low_res = shape(side, side, 3), shape(), shape(small, small, 3)
         return jax.eval_shape(module.init, key, x, t, low_res)["params"]
+    if kind == "autoencoder":
+        image = shape(module.factor, module.factor, 3)
+        return jax.eval_shape(module.init, key, image)["params"]
     tokens = shape(module.context_length, dtype=jnp.int32)
     side = 1 if kind in ("prior", "ar_prior") else module.image_size
     image, embedding = shape(side, side, 3), shape(module.embed_dim)

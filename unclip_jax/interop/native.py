@@ -37,7 +37,7 @@ WEIGHTS = "model.safetensors"
 PARTS = ("clip", "prior", "ar_prior", "decoder")
 # parts upsampler_64, upsampler_256, ... by resolution; upsampler_256_last is a second
 # network that takes the final step of upsampler_256 (Karlo's super-resolution)
-KINDS = (*PARTS, "upsampler")
+KINDS = (*PARTS, "upsampler", "autoencoder")
 LAST = "_last"
 TOKENIZER = "tokenizer"
 ANALYTIC = "analytic.json"  # of a part: see write_analytic
@@ -93,12 +93,13 @@ def write_part(
     kind = kind_of(part)
     if kind not in KINDS or part == "upsampler":
         raise UsageError(
-            f"export part {part!r}: expected one of {', '.join(PARTS)}, upsampler_SIZE"
+            f"export part {part!r}: expected one of {', '.join(PARTS)}, "
+            "upsampler_SIZE, autoencoder"
         )
     config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
     if part == "clip":
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
-    elif kind != "upsampler" and not meta.get("clip_fingerprint"):
+    elif kind in PARTS and not meta.get("clip_fingerprint"):
         raise UsageError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"

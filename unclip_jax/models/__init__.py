@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.models.ar_prior import AutoregressivePrior
+from unclip_jax.models.autoencoder import Autoencoder
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import Decoder
 from unclip_jax.models.prior import DiffusionPrior
@@ -16,6 +17,7 @@ KINDS = {
     "ar_prior": AutoregressivePrior,
     "decoder": Decoder,
     "upsampler": Upsampler,
+    "autoencoder": Autoencoder,
 }
 
 
