@@ -57,6 +57,8 @@ def test_strided_timesteps_equal_the_published_ones():
         ("7", [999, 832, 666, 500, 333, 166, 0]),
         ("ddim4", [750, 500, 250, 0]),
         ("ddim3", [668, 334, 0]),  # the smallest stride of the three
+        ("leading4", [750, 500, 250, 0]),
+        ("leading3+1", [667, 334, 1]),
         ("3,1,2", [999, 667, 334, 333, 166, 0]),
         ("2,0", [499, 0]),
         ("fast27", [997, 800, 799, 600, 599, 500, 400, 399]),
@@ -67,7 +69,20 @@ def test_respacings_are_those_of_their_names(spec, steps):
 
 
 @pytest.mark.parametrize(
-    "spec", ["ddim999", "ddim", "ddim0", "-5", "", "4,", "0,0", "600,5", "2.5", "plms"]
+    "spec",
+    [
+        "ddim999",
+        "ddim",
+        "ddim0",
+        "-5",
+        "",
+        "4,",
+        "0,0",
+        "600,5",
+        "2.5",
+        "plms",
+        "leading",
+    ],
 )
 def test_impossible_respacings_are_refused(spec):
     with pytest.raises(ValueError, match=f"sampling steps {spec!r}: "):

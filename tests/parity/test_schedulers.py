@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from unclip_jax.diffusion import process, samplers
-from unclip_jax.diffusion.schedule import make_schedule, strided_timesteps
+from unclip_jax.diffusion.schedule import (
+    make_schedule,
+    respace,
+    strided_timesteps,
+)
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -91,6 +95,22 @@ def test_timesteps_are_those_of_unclip(n):
     assert strided_timesteps(1000, n).tolist() == scheduler.timesteps.tolist()
 
 
+@pytest.mark.parametrize("n,offset", [(7, 0), (50, 1), (1000, 0)])
+def test_leading_timesteps_are_those_of_diffusers(n, offset):
+    scheduler = diffusers.DDIMScheduler(timestep_spacing="leading", steps_offset=offset)
+    scheduler.set_timesteps(n)
+    assert respace(1000, f"leading{n}+{offset}").tolist() == [*scheduler.timesteps]
+
+
+def test_schedules_with_betas_of_their_own_are_those_of_diffusers():
+    for name in ("linear", "scaled_linear"):
+        betas = diffusers.DDPMScheduler(
+            beta_schedule=name, beta_start=0.00085, beta_end=0.012
+        ).betas.numpy()
+        named = make_schedule(f"{name}:0.00085:0.012").betas
+        np.testing.assert_allclose(named, betas, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind,prediction,clip",
     [
@@ -148,13 +168,14 @@ def test_ddim_is_ddim_scheduler(prediction, eta):
     close(ours("ddim", "linear", prediction, steps, None, eta=eta), b)
 
 
-def test_dynamic_thresholding_is_diffusers():
+@pytest.mark.parametrize("most", [1e9, 2.0])
+def test_dynamic_thresholding_is_diffusers(most):
     scheduler = diffusers.DDIMScheduler(
-        thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9
+        thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=most
     )
     x0 = NOISE[:6] * np.array([0.1, 0.5, 1, 2, 4, 8], np.float32)[:, None, None]
     b = scheduler._threshold_sample(torch.from_numpy(x0)).numpy()
-    close(process.dynamic_threshold(0.9)(jnp.asarray(x0)), b)
+    close(process.dynamic_threshold(0.9, most=most)(jnp.asarray(x0)), b)
 
 
 def test_inversion_is_ddim_inverse_scheduler():

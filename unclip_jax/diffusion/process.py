@@ -4,6 +4,7 @@ Notation of Ho et al. 2020 and Nichol & Dhariwal 2021 (IDDPM). Everything here
 computes in float32 whatever the type of the model.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,12 +46,14 @@ def target(schedule: Schedule, prediction: str, x_0, t, noise):
     raise UsageError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
 
 
-def dynamic_threshold(quantile: float, bound: float = 1.0) -> Callable:
+def dynamic_threshold(
+    quantile: float, bound: float = 1.0, most: float = math.inf
+) -> Callable:
     """Imagen's thresholding (Saharia et al. 2022, section 2.3), for `interpret`.
 
     Returns:
       x0 (B, ..., C) -> x0 clipped to [-s, s] and divided by s / bound, where s is the
-      quantile of |x0| within each sample, or bound if that is larger.
+      quantile of |x0| within each sample, or bound if that is larger, at most `most`.
 
     Raises:
       UsageError: a quantile outside (0, 1].
@@ -61,7 +64,7 @@ def dynamic_threshold(quantile: float, bound: float = 1.0) -> Callable:
     def threshold(x0):
         rest = tuple(range(1, x0.ndim))
         s = jnp.quantile(jnp.abs(x0), quantile, axis=rest, keepdims=True)
-        s = jnp.maximum(s, bound)
+        s = jnp.clip(s, bound, most)
         return jnp.clip(x0, -s, s) * (bound / s)
 
     return threshold

@@ -47,7 +47,8 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
 
     cosine is IDDPM's with betas capped at 0.999; linear is DDPM's 1e-4 to 0.02 at
     1000 steps, rescaled for other lengths as guided-diffusion does; scaled_linear
-    is latent diffusion's 0.00085 to 0.012, linear in the square root.
+    is latent diffusion's 0.00085 to 0.012, linear in the square root. Both take other
+    betas, which are not rescaled: "linear:0.00085:0.012" is Kandinsky's.
     """
     if num_steps < 1:
         raise UsageError(f"num_steps must be at least 1, got {num_steps}")
@@ -60,8 +61,14 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
         return Schedule(np.linspace(scale * 1e-4, min(scale * 0.02, 0.999), num_steps))
     if name == "scaled_linear":
         return Schedule(np.linspace(0.00085**0.5, 0.012**0.5, num_steps) ** 2)
+    number = r"([0-9.e-]+)"
+    if betas := re.fullmatch(rf"(linear|scaled_linear):{number}:{number}", name):
+        power = 2 if betas[1] == "scaled_linear" else 1
+        first, last = (float(beta) ** (1 / power) for beta in betas.groups()[1:])
+        return Schedule(np.linspace(first, last, num_steps) ** power)
     raise UsageError(
-        f"noise schedule {name!r}: expected 'cosine', 'linear' or 'scaled_linear'"
+        f"noise schedule {name!r}: expected 'cosine', 'linear' or 'scaled_linear', or "
+        "one of the linear ones with its betas, 'linear:0.00085:0.012'"
     )
 
 
@@ -76,7 +83,9 @@ def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
         "ddimN": every k-th timestep from 0 up, for the k that leaves N of them;
         "a,b,c": the process in as many sections of equal size, the least noisy first,
           with a, b and c evenly strided timesteps;
-        "fast27": GLIDE's "10,10,3,2,2" with T - 3 in place of T - 1.
+        "fast27": GLIDE's "10,10,3,2,2" with T - 3 in place of T - 1;
+        "leadingN" or "leadingN+K": 0, T // N, 2 (T // N), ..., N of them, plus K: the
+          spacing that diffusers calls leading, with steps_offset K.
 
     Returns:
       (n,) int64, descending.
@@ -93,11 +102,13 @@ def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
         return np.append(num_train_steps - 3, steps[1:])
     if named := re.fullmatch(r"ddim(\d+)", spec):
         return _every_kth(num_train_steps, int(named[1]))
+    if named := re.fullmatch(r"leading(\d+)(?:\+(\d+))?", spec):
+        return _leading(num_train_steps, int(named[1]), int(named[2] or 0))
     if re.fullmatch(r"\d+(,\d+)+", spec):
         return _sections(num_train_steps, [int(count) for count in spec.split(",")])
     raise UsageError(
         f"sampling steps {spec!r}: expected a number, 'ddimN' with a number N, counts "
-        "of sections such as '10,10,3,2,2', or 'fast27'"
+        "of sections such as '10,10,3,2,2', 'fast27', or 'leadingN'"
     )
 
 
@@ -135,6 +146,17 @@ def _every_kth(num_train_steps, count):
         f"sampling steps 'ddim{count}': no whole stride leaves {count} of "
         f"{num_train_steps} timesteps"
     )
+
+
+def _leading(num_train_steps, count, offset):
+    check_count(count, num_train_steps)
+    steps = np.arange(count) * (num_train_steps // count) + offset
+    if steps[-1] >= num_train_steps:
+        raise UsageError(
+            f"sampling steps 'leading{count}+{offset}': the first is {steps[-1]}, and "
+            f"there are {num_train_steps} timesteps"
+        )
+    return steps[::-1].copy()
 
 
 def _sections(num_train_steps, counts):

@@ -15,6 +15,7 @@ from unclip_jax.diffusion import analytic
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
+from unclip_jax.models.decoder import HINT_FACTOR
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -107,7 +108,8 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         return jax.eval_shape(module.init, key, image)["params"]
     tokens = shape(module.context_length, dtype=jnp.int32)
     side = 1 if kind in ("prior", "ar_prior") else module.image_size
-    image, embedding = shape(side, side, 3), shape(module.embed_dim)
+    channels = getattr(module, "image_channels", 3)
+    image, embedding = shape(side, side, channels), shape(module.embed_dim)
     t, drop = shape(dtype=jnp.int32), shape(dtype=bool)
     states = None
     if getattr(module, "caption", "tokens") == "clip_states":
@@ -119,4 +121,8 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         "ar_prior": (embedding, tokens, embedding, drop),
         "decoder": (image, t, embedding, tokens, drop, drop, embedding, states),
     }[kind]
-    return jax.eval_shape(module.init, key, *inputs)["params"]
+    extra = {
+        "inpaint": {"extra": shape(side, side, channels + 1)},
+        "hint": {"extra": shape(HINT_FACTOR * side, HINT_FACTOR * side, 3)},
+    }.get(getattr(module, "extra", "none"), {})
+    return jax.eval_shape(module.init, key, *inputs, **extra)["params"]

@@ -179,7 +179,7 @@ def their_settings(fields: Mapping[str, Any], in_channels: int) -> dict[str, Any
         **FIXED,
         "sample_size": fields["image_size"],
         "in_channels": in_channels,
-        "out_channels": 6 if fields["learned_sigma"] else 3,
+        "out_channels": fields.get("image_channels", 3) * (1 + fields["learned_sigma"]),
         "block_out_channels": [fields["channels"] * m for m in fields["channel_mult"]],
         "layers_per_block": depths if isinstance(depths, int) else list(depths),
         "down_block_types": down,

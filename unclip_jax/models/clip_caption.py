@@ -5,7 +5,7 @@ decoder take CLIP's text states and its text embedding. Without a caption they t
 CLIP makes of "", which travels with the parameters although no gradient reaches it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,11 +20,11 @@ CAPTIONS = ("tokens", "clip_states")
 EMPTY_CAPTION = ("empty_text_states", "empty_clip_text")
 
 
-def check_caption(caption: str, where: str) -> None:
-    """Raises UsageError unless `caption` is one of CAPTIONS."""
-    if caption not in CAPTIONS:
+def check_caption(caption: str, where: str, known: Sequence[str] = CAPTIONS) -> None:
+    """Raises UsageError unless `caption` is one of the `known`."""
+    if caption not in known:
         raise UsageError(
-            f"{where}: caption {caption!r}, expected one of {', '.join(CAPTIONS)}"
+            f"{where}: caption {caption!r}, expected one of {', '.join(known)}"
         )
 
 

@@ -2,11 +2,15 @@
 
 Paper, section 2.1: the embedding is projected and added to the timestep
 embedding, and projected into four extra tokens that join the caption's. The caption
-enters in one of two forms:
+enters in one of three forms:
 
     tokens       read by a transformer of the decoder's own (GLIDE, the paper)
     clip_states  the frozen CLIP's text states and text embedding, projected: the form
                  of Karlo, diffusers' UnCLIPTextProjModel and UNet2DConditionModel
+    none         not at all: Kandinsky 2.2, whose decoder sees the image embedding only
+
+Kandinsky's draws latents of an autoencoder (`image_channels`), normalizes both
+projections (`clip_norm`), and two of its decoders see something else besides (`extra`).
 """
 
 from typing import Any
@@ -17,6 +21,7 @@ import jax.numpy as jnp
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.clip_caption import (
+    CAPTIONS,
     check_caption,
     drop_clip_captions,
     make_empty_caption,
@@ -28,6 +33,29 @@ from unclip_jax.models.text_transformer import (
 )
 from unclip_jax.models.unet import UNet
 
+# What a decoder may see besides: the picture around a mask, or a depth map.
+EXTRAS = ("none", "inpaint", "hint")
+# (channels, stride) of the convolutions from a hint to the size of latents.
+HINT_CONVS = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2))
+HINT_FACTOR = 8
+
+
+class HintEncoder(nn.Module):
+    """A hint (B, 8 H, 8 W, 3), such as a depth map -> (B, H, W, channels)."""
+
+    channels: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, hint):
+        """(B, 8 H, 8 W, 3) in [-1, 1] -> (B, H, W, channels)."""
+        conv: dict[str, Any]
+        conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
+        h = hint.astype(self.dtype)
+        for i, (channels, stride) in enumerate(HINT_CONVS):
+            h = nn.silu(nn.Conv(channels, strides=stride, **conv, name=f"conv_{i}")(h))
+        return nn.Conv(self.channels, **conv, name=f"conv_{len(HINT_CONVS)}")(h)
+
 
 class Decoder(nn.Module):
     """UNet, caption encoder and CLIP projections in one module.
@@ -35,7 +63,8 @@ class Decoder(nn.Module):
     Fields of the UNet are described there. `text_width` is the width of the UNet's
     context; `text_depth` and `text_heads` are those of the caption encoder, which
     "clip_states" has not. In that form the empty caption is kept in parameters that no
-    gradient reaches: give it with `clip_caption.with_empty_caption`. `remat` and
+    gradient reaches: give it with `clip_caption.with_empty_caption`. `image_size` and
+    `image_channels` are of what is denoised, an image or latents. `remat` and
     `scan_layers` (of the caption encoder) trade time for memory and compile time.
     """
 
@@ -51,11 +80,14 @@ class Decoder(nn.Module):
     text_width: int
     text_depth: int = 0
     text_heads: int = 0
-    caption: str = "tokens"  # one of clip_caption.CAPTIONS
+    caption: str = "tokens"  # one of clip_caption.CAPTIONS, or "none"
     text_states_width: int | None = None  # of CLIP's text states; None: embed_dim
     head_channels: int = 64
     patch_size: int = 1
     num_clip_tokens: int = 4
+    clip_norm: bool = False  # LayerNorms after both projections of the embedding
+    image_channels: int = 3
+    extra: str = "none"  # one of EXTRAS
     learned_sigma: bool = True
     scale_shift: bool = True
     dropout: float = 0.0
@@ -65,9 +97,18 @@ class Decoder(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether what is denoised are latents, for an autoencoder to decode."""
+        return self.image_channels != 3
+
     def setup(self):
-        """Declares the layers; UsageError for an unknown `caption`."""
-        check_caption(self.caption, "decoder")
+        """Declares the layers; UsageError for an unknown `caption` or `extra`."""
+        check_caption(self.caption, "decoder", (*CAPTIONS, "none"))
+        if self.extra not in EXTRAS:
+            raise UsageError(
+                f"decoder: extra {self.extra!r}, expected one of {', '.join(EXTRAS)}"
+            )
         self.space = layers.EmbeddingSpace(self.embed_dim, self.unit_norm)
         self.null_clip_image = self.param(
             "null_clip_image", nn.initializers.zeros, (self.embed_dim,)
@@ -76,6 +117,11 @@ class Decoder(nn.Module):
         dense = {"dtype": self.dtype}
         self.clip_to_time = nn.Dense(time_width, **dense)
         self.clip_to_tokens = nn.Dense(self.num_clip_tokens * self.text_width, **dense)
+        if self.clip_norm:
+            self.clip_to_time_norm = layers.LayerNorm(dtype=self.dtype)
+            self.clip_to_tokens_norm = layers.LayerNorm(dtype=self.dtype)
+        if self.extra == "hint":
+            self.hint = HintEncoder(self.image_channels, self.dtype)
         if self.caption == "tokens":
             self._check_caption_encoder()
             self.text = TextTransformer(
@@ -89,17 +135,18 @@ class Decoder(nn.Module):
                 remat="full" if self.remat else "none",
                 dtype=self.dtype,
             )
-        else:
+        elif self.caption == "clip_states":
             self.text_states_in = nn.Dense(self.text_width, **dense)
             self.text_states_norm = layers.LayerNorm(dtype=self.dtype)
             width = self.text_states_width or self.embed_dim
             self.empty_caption = make_empty_caption(
                 self, self.context_length, width, self.embed_dim
             )
-        self.text_to_time = nn.Dense(time_width, **dense)
+        if self.caption != "none":
+            self.text_to_time = nn.Dense(time_width, **dense)
         self.unet = UNet(
             image_size=self.image_size,
-            out_channels=6 if self.learned_sigma else 3,
+            out_channels=self.image_channels * (1 + self.learned_sigma),
             channels=self.channels,
             channel_mult=self.channel_mult,
             num_res_blocks=self.num_res_blocks,
@@ -124,46 +171,73 @@ class Decoder(nn.Module):
         clip_text=None,
         text_states=None,
         deterministic: bool = True,
+        extra=None,
     ):
         """Predicts the noise and, with `learned_sigma`, the variance.
 
         Args:
-          x_t: (B, S, S, 3) noised images, x_0 in [-1, 1].
+          x_t: (B, H, W, C) noised images, x_0 in [-1, 1], or latents.
           t: (B,) integer timesteps.
           clip_image: (B, D) raw CLIP image embeddings.
           tokens: (B, L) int32 caption tokens; of "clip_states", for the mask alone.
-          drop_clip: (B,) bool; True rows see the learned null embedding.
+          drop_clip: (B,) bool; True rows see the null embedding, which is learned or,
+            in Kandinsky, that of an empty image.
           drop_text: (B,) bool; True rows see the empty caption.
           clip_text: (B, D) raw CLIP text embeddings, for "clip_states" only.
           text_states: (B, L, W) CLIP's states of the tokens, for "clip_states" only.
           deterministic: no dropout.
+          extra: for "inpaint" (B, H, W, C + 1), latents of the image without what is
+            masked, and the mask, 1 where it stays; for "hint" (B, 8 H, 8 W, 3).
 
         Returns:
-          (B, S, S, 6) float32, or (B, S, S, 3) without `learned_sigma`.
+          (B, H, W, 2 C) float32, or (B, H, W, C) without `learned_sigma`.
         """
-        b = x_t.shape[0]
         z = self.space.normalize(clip_image)
         z = jnp.where(drop_clip[:, None], self.null_clip_image, z)
         z = z.astype(self.dtype)
-        tokens = drop_captions(tokens, drop_text, self.eot_id)
-        if self.caption == "tokens":
-            states, feature = self.text(tokens, deterministic)  # (B, L, W), (B, W)
-        else:
-            states, feature = drop_clip_captions(
-                text_states, clip_text, drop_text, self.empty_caption
+        emb = self.clip_to_time(z)
+        context = self.clip_to_tokens(z)
+        context = context.reshape(len(z), self.num_clip_tokens, self.text_width)
+        if self.clip_norm:
+            emb = self.clip_to_time_norm(emb)
+            context = self.clip_to_tokens_norm(context)
+        mask = None
+        if self.caption != "none":
+            tokens = drop_captions(tokens, drop_text, self.eot_id)
+            states, feature = self._read_caption(
+                tokens, drop_text, clip_text, text_states, deterministic
             )
-            states = self.text_states_norm(self.text_states_in(states))  # (B, L, W)
-        emb = self.clip_to_time(z) + self.text_to_time(feature)
-        clip_tokens = self.clip_to_tokens(z).reshape(b, self.num_clip_tokens, -1)
-        context = jnp.concatenate([clip_tokens, states], axis=1)  # (B, 4 + L, W)
-        mask = jnp.concatenate(
-            [
-                jnp.ones((b, self.num_clip_tokens), bool),
-                text_mask(tokens, self.eot_id),
-            ],
-            axis=1,
-        )
+            emb = emb + self.text_to_time(feature)
+            context = jnp.concatenate([context, states], axis=1)  # (B, 4 + L, W)
+            mask = jnp.concatenate(
+                [
+                    jnp.ones((len(z), self.num_clip_tokens), bool),
+                    text_mask(tokens, self.eot_id),
+                ],
+                axis=1,
+            )
+        x_t = self._with_extra(x_t, extra)
         return self.unet(x_t, t, emb, context, mask, deterministic)
+
+    def _read_caption(self, tokens, drop, clip_text, text_states, deterministic):
+        """Returns the caption's states (B, L, W) and feature (B, W)."""
+        if self.caption == "tokens":
+            return self.text(tokens, deterministic)
+        states, feature = drop_clip_captions(
+            text_states, clip_text, drop, self.empty_caption
+        )
+        return self.text_states_norm(self.text_states_in(states)), feature
+
+    def _with_extra(self, x_t, extra):
+        """Puts on the channels of x_t what the decoder sees besides."""
+        if (extra is None) != (self.extra == "none"):
+            needs = "nothing" if self.extra == "none" else f"the input {self.extra!r}"
+            raise UsageError(f"this decoder takes {needs} beside x_t")
+        if extra is None:
+            return x_t
+        if self.extra == "hint":
+            extra = self.hint(extra)
+        return jnp.concatenate([x_t, extra], axis=-1)
 
     def _check_caption_encoder(self):
         if not self.text_depth or not self.text_heads:

@@ -130,9 +130,10 @@ class UNet(nn.Module):
     """x (B, S, S, C) -> (B, S, S, out_channels) float32.
 
     `num_res_blocks` is one number, or one per level. `attention_resolutions` are sides
-    of the feature map, in pixels after patching. `patch_size` > 1 folds patches into
-    channels first: down-sampling before any block. An "efficient" UNet does that and
-    has its blocks where pictures are small: patches of 2 and (2, 3, 3, 4) blocks
+    of the feature map, in pixels after patching, of images of `image_size`: those of
+    any other size have attention at the same levels. `patch_size` > 1 folds patches
+    into channels first: down-sampling before any block. An "efficient" UNet does that
+    and has its blocks where pictures are small: patches of 2 and (2, 3, 3, 4) blocks
     instead of 3 everywhere are 11% more parameters and 1 / 4.2 of the arithmetic of
     Karlo's decoder. `remat` computes each block again in the backward pass instead of
     keeping what is inside it.
@@ -214,7 +215,7 @@ class UNet(nn.Module):
             time = time + emb.astype(self.dtype)
 
         h = space_to_depth(x.astype(self.dtype), self.patch_size)
-        side = h.shape[1]
+        side = self.image_size // self.patch_size  # of that size, levels attend
         conv: dict[str, Any]
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
         h = _Conv(self.channels, **conv, name="conv_in")(h)
