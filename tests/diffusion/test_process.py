@@ -157,14 +157,51 @@ def test_the_bound_trains_the_variance_only():
 
 def test_min_snr_makes_every_parameterisation_weigh_the_same_x0_error():
     """Weight times (d output / d x0)^2 is min(SNR, gamma) for all of them."""
-    t = jnp.array([10, 300, 700, 990])
-    bar = SCHEDULE.alphas_cumprod[np.asarray(t)]
+    t = np.array([10, 300, 700, 990])
+    bar = SCHEDULE.alphas_cumprod[t]
     slope = {"x0": 1.0, "epsilon": bar / (1 - bar), "v": 1 / (1 - bar)}
     for prediction, squared in slope.items():
-        weight = process.min_snr_weight(SCHEDULE, prediction, t, 5.0)
+        weight = process.min_snr_weight(SCHEDULE, prediction, 5.0)[t]
         np.testing.assert_allclose(
             weight * squared, np.minimum(bar / (1 - bar), 5), rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("space", process.PREDICTIONS)
+@pytest.mark.parametrize("prediction", process.PREDICTIONS)
+def test_the_error_of_any_output_is_measured_in_any_space(prediction, space):
+    """As if the output were turned into x_0, and that into what `space` predicts."""
+    x_0 = images()
+    noise, t = noise_like(x_0), jnp.array([120, 300, 450, 600, 800, 950])
+    x_t = process.q_sample(SCHEDULE, x_0, t, noise)
+    output = process.target(SCHEDULE, prediction, x_0, t, noise)
+    output = output + 0.3 * noise_like(x_0)
+    pred = process.interpret(SCHEDULE, prediction, x_t, t, output, None)
+    moved = process.target(SCHEDULE, space, pred.x0, t, pred.epsilon)
+    expected = (moved - process.target(SCHEDULE, space, x_0, t, noise)) ** 2
+    losses = process.training_losses(
+        SCHEDULE, prediction, x_0, x_t, t, noise, output, space=space
+    )
+    np.testing.assert_allclose(losses["mse"], expected.mean((1, 2, 3)), rtol=1e-3)
+
+
+def test_the_weight_of_x0_is_bounded_near_the_image():
+    schedule = make_schedule("flow")
+    u = (np.arange(1000) + 0.5) / 1000
+    weight = process.loss_weight(schedule, "x0", "flow")
+    np.testing.assert_allclose(weight, 1 / np.maximum(u, 0.05) ** 2, rtol=1e-9)
+
+
+def test_a_flow_is_the_derivative_of_the_straight_path():
+    """d/du of (1 - u) x_0 + u epsilon, which x_t is up to a factor."""
+    schedule, (x_0, noise) = make_schedule("flow"), (images(1), noise_like(images(1)))
+    x_t = process.q_sample(schedule, x_0, jnp.array([300]), noise)
+    u, h = 0.3005, 1e-2
+    path = lambda u: (1 - u) * x_0 + u * noise  # noqa: E731
+    np.testing.assert_allclose(x_t * np.hypot(u, 1 - u), path(u), atol=1e-6)
+    velocity = (path(u + h) - path(u - h)) / (2 * h)
+    output = process.target(schedule, "flow", x_0, jnp.array([300]), noise)
+    np.testing.assert_allclose(output, velocity, atol=1e-4)
 
 
 def test_to_uint8_rounds_and_clips():

@@ -30,7 +30,27 @@ def test_linear_is_ddpms():
     np.testing.assert_allclose(np.diff(betas, 2), 0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])
+def test_flow_has_the_signal_to_noise_ratios_of_a_straight_path():
+    bar = make_schedule("flow", 500).alphas_cumprod
+    u = np.linspace(0.001, 0.999, 500)
+    np.testing.assert_allclose(np.sqrt(bar / (1 - bar)), (1 - u) / u, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.5, 3.0])
+def test_a_shift_moves_the_times_of_a_flow_as_stable_diffusion_3_does(shift):
+    bar = make_schedule("flow", shift=shift).alphas_cumprod
+    u = (np.arange(1000) + 0.5) / 1000
+    u = shift * u / (1 + (shift - 1) * u)  # Esser et al. 2024, equation 23
+    np.testing.assert_allclose(np.sqrt(bar / (1 - bar)), (1 - u) / u, rtol=1e-6)
+
+
+def test_impossible_shifts_are_refused():
+    for shift in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="shift must be a positive number"):
+            make_schedule("cosine", shift=shift)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear", "flow"])
 @pytest.mark.parametrize("steps", [10, 1000])
 def test_every_schedule_destroys_the_signal_monotonically(name, steps):
     bar = make_schedule(name, steps).alphas_cumprod

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 
 from tests.random_params import random_params
 from unclip_jax import models, stages
+from unclip_jax.stages.diffusion import DiffusionConfig
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "icons"
 RNG = np.random.default_rng(0)
@@ -260,3 +262,33 @@ def test_impossible_ways_to_sample_are_refused(name, said, message):
     config.diffusion.update(said)
     with pytest.raises(ValueError, match=f"config.diffusion.{message}|{message}"):
         stages.make_stage(config, INFO)
+
+
+def test_timesteps_are_drawn_as_asked_for():
+    uniform = DiffusionConfig()
+    t = np.asarray(uniform.draw_timesteps(jax.random.key(0), 20_000))
+    assert t.min() == 0 and t.max() == 999 and abs(t.mean() - 499.5) < 8
+    t = DiffusionConfig(logit_normal=(0.8, 0.7)).draw_timesteps(
+        jax.random.key(0), 20_000
+    )
+    cdf = scipy.stats.norm(0.8, 0.7).cdf
+    for bound in (200, 500, 700, 900):
+        below = np.mean(np.asarray(t) < bound)
+        assert abs(below - cdf(scipy.special.logit(bound / 1000))) < 0.015
+    assert DiffusionConfig(logit_normal=(20, 1.0)).draw_timesteps(
+        jax.random.key(0), 9
+    ).tolist() == 9 * [999]
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"prediction": "x_0"}, "prediction 'x_0': expected one of epsilon, x0, v, fl"),
+        ({"loss_space": "w"}, "loss_space 'w': expected one of epsilon"),
+        ({"logit_normal": (0.0, 0.0)}, r"logit_normal \(0.0, 0.0\): expected"),
+        ({"logit_normal": (0.0,)}, r"logit_normal \(0.0,\): expected \(mean, std\)"),
+    ],
+)
+def test_impossible_options_of_the_process_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionConfig(**options)

@@ -15,7 +15,7 @@ import numpy as np
 from unclip_jax.diffusion.schedule import Schedule, gather
 from unclip_jax.errors import UsageError
 
-PREDICTIONS = ("epsilon", "x0", "v")
+PREDICTIONS = ("epsilon", "x0", "v", "flow")
 
 
 class Prediction(NamedTuple):
@@ -34,11 +34,20 @@ def q_sample(schedule: Schedule, x_0, t, noise):
 
 
 def target(schedule: Schedule, prediction: str, x_0, t, noise):
-    """What a model of the given parameterisation should output."""
+    """What a model of the given parameterisation should output.
+
+    "flow" is the velocity epsilon - x_0 of the straight path from x_0 to the noise
+    (rectified flow, Liu et al. 2023), which a variance-preserving process runs along up
+    to a factor: x_t = signal x_0 + sigma epsilon is (1 - u) x_0 + u epsilon, scaled,
+    with u = sigma / (signal + sigma). Any schedule and any sampler will do;
+    schedule.make_schedule's "flow" has u evenly spaced.
+    """
     if prediction == "epsilon":
         return noise
     if prediction == "x0":
         return x_0
+    if prediction == "flow":
+        return noise - x_0
     if prediction == "v":  # Salimans & Ho 2022, appendix D
         bar = schedule.alphas_cumprod
         signal = gather(np.sqrt(bar), t, x_0.ndim)
@@ -77,7 +86,7 @@ def interpret(
 
     Args:
       schedule: the process the model was trained on.
-      prediction: "epsilon", "x0" or "v".
+      prediction: one of PREDICTIONS, see `target`.
       x_t: (B, ..., C) noised input.
       t: (B,) timesteps.
       output: (B, ..., C) or (B, ..., 2C), the second half a learned variance.
@@ -96,6 +105,8 @@ def interpret(
         x0 = output
     elif prediction == "v":
         x0 = signal * x_t - sigma * output
+    elif prediction == "flow":
+        x0 = (x_t - sigma * output) / (signal + sigma)
     else:
         raise UsageError(f"prediction {prediction!r}: expected one of {PREDICTIONS}")
     if clip is not None:
@@ -214,12 +225,39 @@ def vlb_bits(schedule: Schedule, x_0, x_t, t, pred: Prediction):
     return jnp.where(t == 0, _mean_flat(nll), _mean_flat(kl)) / jnp.log(2.0)
 
 
-def min_snr_weight(schedule: Schedule, prediction: str, t, gamma: float):
-    """(B,) weights min(SNR, gamma) on the x0 error (Hang et al. 2023), per output."""
+# Errors of x_0 near the image are not weighed beyond 1 / LEAST_SLOPE^2: by "flow" the
+# weight of x_0 is 1 / u^2, which Li & He 2025 (arXiv 2511.13720) bound at u = 0.05.
+LEAST_SLOPE = 0.05
+
+
+def x0_slope(schedule: Schedule, prediction: str) -> np.ndarray:
+    """(T,) float64: by how much x_0 changes with the output, at a fixed x_t."""
     bar = schedule.alphas_cumprod
-    snr = bar / (1 - bar)
-    per_output = {"x0": 1.0, "epsilon": snr, "v": snr + 1}[prediction]
-    return gather(np.minimum(snr, gamma) / per_output, t, 1)
+    signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+    return {
+        "x0": np.ones_like(bar),
+        "epsilon": sigma / signal,
+        "v": sigma,
+        "flow": sigma / (signal + sigma),
+    }[prediction]
+
+
+def loss_weight(schedule: Schedule, prediction: str, space: str) -> np.ndarray:
+    """(T,) weights that turn an output's squared error into that of `space`.
+
+    A model that predicts x_0 may be trained on the error of the velocity that follows
+    from it, or of epsilon; `space` is one of PREDICTIONS.
+    """
+    if space == prediction:
+        return np.ones(schedule.num_steps)
+    slope = np.maximum(x0_slope(schedule, space), LEAST_SLOPE)
+    return (x0_slope(schedule, prediction) / slope) ** 2
+
+
+def min_snr_weight(schedule: Schedule, prediction: str, gamma: float) -> np.ndarray:
+    """(T,) weights min(SNR, gamma) on the x_0 error (Hang et al. 2023), per output."""
+    bar = schedule.alphas_cumprod
+    return np.minimum(bar / (1 - bar), gamma) * x0_slope(schedule, prediction) ** 2
 
 
 def training_losses(
@@ -231,9 +269,18 @@ def training_losses(
     noise,
     output,
     *,
+    space: str | None = None,
     min_snr_gamma: float | None = None,
 ) -> dict[str, jax.Array]:
     """Per-sample losses of a model's output.
+
+    Args:
+      schedule, prediction: the process, and what the model predicts of it.
+      x_0, x_t, t, noise: the images, (B,) timesteps, and what `q_sample` made of them.
+      output: (B, ..., C) or (B, ..., 2C), the second half a learned variance.
+      space: whose error is squared, see `loss_weight`; None: the output's own.
+      min_snr_gamma: bounds the weight of x_0's error by the signal-to-noise ratio, see
+        `min_snr_weight`; instead of `space`.
 
     Returns:
       {"mse": (B,)} and, where the output has twice the channels, {"vb": (B,)}: the
@@ -247,7 +294,9 @@ def training_losses(
         jnp.square(target(schedule, prediction, x_0, t, noise) - mean_output)
     )
     if min_snr_gamma is not None:
-        mse = mse * min_snr_weight(schedule, prediction, t, min_snr_gamma)
+        mse = mse * gather(min_snr_weight(schedule, prediction, min_snr_gamma), t, 1)
+    elif space is not None:
+        mse = mse * gather(loss_weight(schedule, prediction, space), t, 1)
     losses = {"mse": mse}
     if output.shape[-1] == 2 * channels:
         frozen = jnp.concatenate(

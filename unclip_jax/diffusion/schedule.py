@@ -42,16 +42,37 @@ def squared_cosine(t: float) -> float:
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
-def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
-    """The schedule called `name`: "cosine", "linear" or "scaled_linear".
+def make_schedule(
+    name: str, num_steps: int = 1000, shift: float | None = None
+) -> Schedule:
+    """The schedule called `name`: "cosine", "linear", "scaled_linear" or "flow".
 
     cosine is IDDPM's with betas capped at 0.999; linear is DDPM's 1e-4 to 0.02 at
     1000 steps, rescaled for other lengths as guided-diffusion does; scaled_linear
     is latent diffusion's 0.00085 to 0.012, linear in the square root. Both take other
-    betas, which are not rescaled: "linear:0.00085:0.012" is Kandinsky's.
+    betas, which are not rescaled: "linear:0.00085:0.012" is Kandinsky's. flow has the
+    signal-to-noise ratios of the straight path (1 - u) x_0 + u epsilon at the T
+    midpoints u of [0, 1], so that nothing of x_0 is left at the last.
+
+    Args:
+      name: the schedule.
+      num_steps: T.
+      shift: divides the ratio of signal to noise of every timestep: sqrt(m / n) suits
+        images of m pixels as 1 suits those of n (Esser et al. 2024, section 5.3.2:
+        u -> shift u / (1 + (shift - 1) u)). None is 1.
+
+    Raises:
+      UsageError: an unknown name, no steps, or a shift that is not positive.
     """
     if num_steps < 1:
         raise UsageError(f"num_steps must be at least 1, got {num_steps}")
+    if shift is not None and not 0 < shift < math.inf:
+        raise UsageError(f"shift must be a positive number, got {shift}")
+    schedule = _unshifted(name, num_steps)
+    return schedule if shift in (None, 1) else _shifted(schedule, shift)
+
+
+def _unshifted(name: str, num_steps: int) -> Schedule:
     if name == "cosine":
         t = np.arange(num_steps + 1) / num_steps
         bar = np.array([squared_cosine(u) for u in t])
@@ -61,15 +82,28 @@ def make_schedule(name: str, num_steps: int = 1000) -> Schedule:
         return Schedule(np.linspace(scale * 1e-4, min(scale * 0.02, 0.999), num_steps))
     if name == "scaled_linear":
         return Schedule(np.linspace(0.00085**0.5, 0.012**0.5, num_steps) ** 2)
+    if name == "flow":
+        u = (np.arange(num_steps) + 0.5) / num_steps
+        return _with_signals((1 - u) ** 2 / ((1 - u) ** 2 + u**2))
     number = r"([0-9.e-]+)"
     if betas := re.fullmatch(rf"(linear|scaled_linear):{number}:{number}", name):
         power = 2 if betas[1] == "scaled_linear" else 1
         first, last = (float(beta) ** (1 / power) for beta in betas.groups()[1:])
         return Schedule(np.linspace(first, last, num_steps) ** power)
     raise UsageError(
-        f"noise schedule {name!r}: expected 'cosine', 'linear' or 'scaled_linear', or "
-        "one of the linear ones with its betas, 'linear:0.00085:0.012'"
+        f"noise schedule {name!r}: expected 'cosine', 'flow', 'linear' or "
+        "'scaled_linear', or one of the linear ones with its betas, "
+        "'linear:0.00085:0.012'"
     )
+
+
+def _shifted(schedule: Schedule, shift: float) -> Schedule:
+    bar = schedule.alphas_cumprod
+    return _with_signals(bar / (bar + shift**2 * (1 - bar)))
+
+
+def _with_signals(alphas_cumprod) -> Schedule:
+    return Schedule(1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]))
 
 
 def respace(num_train_steps: int, spec: int | str) -> np.ndarray:

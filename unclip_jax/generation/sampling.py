@@ -230,8 +230,7 @@ def decoder_model(decoder: Component, params):
 
 def schedule_of(part: Component) -> schedule.Schedule:
     """The process that the part was trained on."""
-    diffusion = part.config["diffusion"]
-    return schedule.make_schedule(diffusion["schedule"], diffusion["num_steps"])
+    return part.noise_schedule
 
 
 def denoiser(part, model, condition, scale, options, bound):

@@ -12,7 +12,7 @@ import numpy as np
 
 from unclip_jax import models
 from unclip_jax.diffusion import analytic
-from unclip_jax.diffusion.schedule import make_schedule
+from unclip_jax.diffusion.schedule import Schedule, make_schedule
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
 from unclip_jax.models.decoder import HINT_FACTOR
@@ -43,6 +43,13 @@ class Component:
     meta: Mapping[str, Any]
     analytic: np.ndarray | None = None
 
+    @property
+    def noise_schedule(self) -> Schedule:
+        """The process that a diffusion part was trained on."""
+        diffusion = self.config["diffusion"]
+        names = "schedule", "num_steps", "shift"  # of older parts, no shift
+        return make_schedule(*(diffusion.get(name) for name in names))
+
 
 def read_native(
     folder: str | os.PathLike, kind: str, dtype: str = "float32"
@@ -57,10 +64,9 @@ def read_native(
     table = native.read_analytic(folder, kind)
     if table is None:
         return part
-    process = config["diffusion"]["schedule"], config["diffusion"]["num_steps"]
     points = table["timesteps"], table["means"]
-    found = analytic.interpolate(make_schedule(*process), *points)
-    return dataclasses.replace(part, analytic=found)
+    statistic = analytic.interpolate(part.noise_schedule, *points)
+    return dataclasses.replace(part, analytic=statistic)
 
 
 def build_component(

@@ -87,6 +87,11 @@ def write_scheduler(
                 f"diffusers' {CLASS} has no {key} {diffusion[key]!r}, only "
                 f"{', '.join(table)}: export in the native format"
             )
+    if diffusion.get("shift") not in (None, 1):
+        raise UsageError(
+            f"diffusers' {CLASS} has no shift {diffusion['shift']}: export in the "
+            "native format"
+        )
     config = {
         "_class_name": CLASS,
         "beta_schedule": theirs[diffusion["schedule"]],

@@ -7,7 +7,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.models.ar_prior import AutoregressivePrior
 from unclip_jax.models.autoencoder import Autoencoder
 from unclip_jax.models.clip import CLIP
-from unclip_jax.models.decoder import Decoder
+from unclip_jax.models.decoder import BACKBONES
 from unclip_jax.models.prior import DiffusionPrior
 from unclip_jax.models.upsampler import Upsampler
 
@@ -15,7 +15,7 @@ KINDS = {
     "clip": CLIP,
     "prior": DiffusionPrior,
     "ar_prior": AutoregressivePrior,
-    "decoder": Decoder,
+    "decoder": BACKBONES,  # by config.model.backbone, "unet" unless it is given
     "upsampler": Upsampler,
     "autoencoder": Autoencoder,
 }
@@ -29,4 +29,12 @@ def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
     """
     if kind not in KINDS:
         raise UsageError(f"model {kind!r}: expected one of {sorted(KINDS)}")
-    return config_lib.build(KINDS[kind], {**dict(fields), "dtype": dtype}, where)
+    module, fields = KINDS[kind], {**dict(fields), "dtype": dtype}
+    if isinstance(module, dict):
+        backbone = fields.pop("backbone", "unet")
+        if backbone not in module:
+            raise UsageError(
+                f"{where}.backbone {backbone!r}: expected one of {', '.join(module)}"
+            )
+        module = module[backbone]
+    return config_lib.build(module, fields, where)

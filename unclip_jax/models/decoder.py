@@ -1,4 +1,4 @@
-"""The unCLIP decoder: GLIDE's UNet conditioned on a CLIP image embedding.
+"""The unCLIP decoder: a denoiser of images, conditioned on a CLIP image embedding.
 
 Paper, section 2.1: the embedding is projected and added to the timestep
 embedding, and projected into four extra tokens that join the caption's. The caption
@@ -11,6 +11,8 @@ enters in one of three forms:
 
 Kandinsky's draws latents of an autoencoder (`image_channels`), normalizes both
 projections (`clip_norm`), and two of its decoders see something else besides (`extra`).
+
+What is conditioned is GLIDE's UNet or a transformer over patches: BACKBONES.
 """
 
 from typing import Any
@@ -26,6 +28,7 @@ from unclip_jax.models.clip_caption import (
     drop_clip_captions,
     make_empty_caption,
 )
+from unclip_jax.models.pixel_transformer import PixelTransformer
 from unclip_jax.models.text_transformer import (
     TextTransformer,
     drop_captions,
@@ -58,21 +61,19 @@ class HintEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """UNet, caption encoder and CLIP projections in one module.
+    """Caption encoder, CLIP projections and, in subclasses, the backbone they steer.
 
-    Fields of the UNet are described there. `text_width` is the width of the UNet's
-    context; `text_depth` and `text_heads` are those of the caption encoder, which
+    A subclass has `time_width`, declares its backbone in `setup` and calls it in
+    `denoise`.
+
+    `text_width` is the width of the backbone's context; `text_depth` and `text_heads` are those of the caption encoder, which
     "clip_states" has not. In that form the empty caption is kept in parameters that no
     gradient reaches: give it with `clip_caption.with_empty_caption`. `image_size` and
     `image_channels` are of what is denoised, an image or latents. `remat` and
-    `scan_layers` (of the caption encoder) trade time for memory and compile time.
+    `scan_layers` trade time for memory and compile time.
     """
 
     image_size: int
-    channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int | tuple[int, ...]
-    attention_resolutions: tuple[int, ...]
     embed_dim: int
     vocab_size: int
     context_length: int
@@ -82,16 +83,12 @@ class Decoder(nn.Module):
     text_heads: int = 0
     caption: str = "tokens"  # one of clip_caption.CAPTIONS, or "none"
     text_states_width: int | None = None  # of CLIP's text states; None: embed_dim
-    head_channels: int = 64
-    patch_size: int = 1
     num_clip_tokens: int = 4
     clip_norm: bool = False  # LayerNorms after both projections of the embedding
     image_channels: int = 3
     extra: str = "none"  # one of EXTRAS
     learned_sigma: bool = True
-    scale_shift: bool = True
     dropout: float = 0.0
-    norm_groups: int = 32
     unit_norm: bool = False
     scan_layers: bool = False
     remat: bool = False
@@ -113,9 +110,8 @@ class Decoder(nn.Module):
         self.null_clip_image = self.param(
             "null_clip_image", nn.initializers.zeros, (self.embed_dim,)
         )
-        time_width = 4 * self.channels
         dense = {"dtype": self.dtype}
-        self.clip_to_time = nn.Dense(time_width, **dense)
+        self.clip_to_time = nn.Dense(self.time_width, **dense)
         self.clip_to_tokens = nn.Dense(self.num_clip_tokens * self.text_width, **dense)
         if self.clip_norm:
             self.clip_to_time_norm = layers.LayerNorm(dtype=self.dtype)
@@ -143,22 +139,21 @@ class Decoder(nn.Module):
                 self, self.context_length, width, self.embed_dim
             )
         if self.caption != "none":
-            self.text_to_time = nn.Dense(time_width, **dense)
-        self.unet = UNet(
-            image_size=self.image_size,
-            out_channels=self.image_channels * (1 + self.learned_sigma),
-            channels=self.channels,
-            channel_mult=self.channel_mult,
-            num_res_blocks=self.num_res_blocks,
-            attention_resolutions=self.attention_resolutions,
-            head_channels=self.head_channels,
-            patch_size=self.patch_size,
-            scale_shift=self.scale_shift,
-            dropout=self.dropout,
-            norm_groups=self.norm_groups,
-            remat=self.remat,
-            dtype=self.dtype,
-        )
+            self.text_to_time = nn.Dense(self.time_width, **dense)
+
+    @property
+    def time_width(self) -> int:
+        """Width of the timestep embedding, which the CLIP embedding is added to."""
+        raise NotImplementedError
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that the backbone puts out."""
+        return self.image_channels * (1 + self.learned_sigma)
+
+    def denoise(self, x_t, t, emb, context, mask, deterministic):
+        """Calls the backbone; arguments as of `unet.UNet`."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -217,7 +212,7 @@ class Decoder(nn.Module):
                 axis=1,
             )
         x_t = self._with_extra(x_t, extra)
-        return self.unet(x_t, t, emb, context, mask, deterministic)
+        return self.denoise(x_t, t, emb, context, mask, deterministic)
 
     def _read_caption(self, tokens, drop, clip_text, text_states, deterministic):
         """Returns the caption's states (B, L, W) and feature (B, W)."""
@@ -245,3 +240,84 @@ class Decoder(nn.Module):
                 "decoder: text_depth and text_heads must be given unless caption is "
                 "'clip_states'"
             )
+
+
+class UNetDecoder(Decoder, kw_only=True):
+    """The paper's decoder; the fields are those of `unet.UNet`."""
+
+    channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int | tuple[int, ...]
+    attention_resolutions: tuple[int, ...]
+    head_channels: int = 64
+    patch_size: int = 1
+    scale_shift: bool = True
+    norm_groups: int = 32
+
+    def setup(self):
+        """Declares the layers."""
+        super().setup()
+        self.unet = UNet(
+            image_size=self.image_size,
+            out_channels=self.out_channels,
+            channels=self.channels,
+            channel_mult=self.channel_mult,
+            num_res_blocks=self.num_res_blocks,
+            attention_resolutions=self.attention_resolutions,
+            head_channels=self.head_channels,
+            patch_size=self.patch_size,
+            scale_shift=self.scale_shift,
+            dropout=self.dropout,
+            norm_groups=self.norm_groups,
+            remat=self.remat,
+            dtype=self.dtype,
+        )
+
+    @property
+    def time_width(self) -> int:
+        """Width of the timestep embedding."""
+        return 4 * self.channels
+
+    def denoise(self, x_t, t, emb, context, mask, deterministic):
+        """Calls the UNet."""
+        return self.unet(x_t, t, emb, context, mask, deterministic)
+
+
+class TransformerDecoder(Decoder, kw_only=True):
+    """A decoder without convolutions; the fields are those of PixelTransformer."""
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    learned_sigma: bool = False
+
+    def setup(self):
+        """Declares the layers."""
+        super().setup()
+        self.transformer = PixelTransformer(
+            image_size=self.image_size,
+            out_channels=self.out_channels,
+            patch_size=self.patch_size,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+            dtype=self.dtype,
+        )
+
+    @property
+    def time_width(self) -> int:
+        """Width of the timestep embedding."""
+        return self.width
+
+    def denoise(self, x_t, t, emb, context, mask, deterministic):
+        """Calls the transformer."""
+        return self.transformer(x_t, t, emb, context, mask, deterministic)
+
+
+BACKBONES = {"unet": UNetDecoder, "transformer": TransformerDecoder}

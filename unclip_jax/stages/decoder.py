@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.models.decoder import Decoder
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 
@@ -39,7 +40,7 @@ class Diffusion(DiffusionConfig):
 class Stage(DiffusionStage):
     """Trains the decoder on records of images, captions and CLIP embeddings."""
 
-    model: models.Decoder
+    model: Decoder
     fields: dict[str, Any]
     diffusion: Diffusion
     options: Options

@@ -6,6 +6,7 @@ import numbers
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax.diffusion import process, samplers
@@ -24,7 +25,13 @@ class DiffusionConfig:
 
     Attributes:
       schedule, num_steps: of diffusion.schedule.make_schedule.
-      prediction: what the model predicts, "epsilon", "x0" or "v".
+      shift: of make_schedule; None is 1.
+      prediction: what the model predicts, one of diffusion.process.PREDICTIONS.
+      loss_space: whose squared error is trained on, one of these too; None is the
+        prediction's own. See diffusion.process.loss_weight.
+      logit_normal: (mean, std) of the timesteps that training draws, as fractions of T:
+        sigmoid(mean + std n), n normal (Esser et al. 2024, section 3.1). A mean above 0
+        draws noisier ones. None draws them uniformly.
       sampler: a name in diffusion.samplers.SAMPLERS.
       sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
       variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
@@ -34,7 +41,10 @@ class DiffusionConfig:
 
     schedule: str = "cosine"
     num_steps: int = 1000
+    shift: float | None = None
     prediction: str = "epsilon"
+    loss_space: str | None = None
+    logit_normal: tuple[float, float] | None = None
     sampler: str | None = None
     sampling_steps: int | str | None = None
     variance: str | None = None
@@ -42,7 +52,12 @@ class DiffusionConfig:
 
     def __post_init__(self):
         where = "config.diffusion"
-        for name, values in (("sampler", samplers.SAMPLERS), ("variance", VARIANCES)):
+        for name, values in (
+            ("sampler", samplers.SAMPLERS),
+            ("variance", VARIANCES),
+            ("prediction", process.PREDICTIONS),
+            ("loss_space", process.PREDICTIONS),
+        ):
             value = getattr(self, name)
             if value not in (None, *values):
                 raise UsageError(
@@ -53,6 +68,19 @@ class DiffusionConfig:
                 f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
                 f"which is {self.sampler!r}"
             )
+        if self.loss_space is not None and self.min_snr_gamma is not None:
+            raise UsageError(
+                f"{where}: loss_space {self.loss_space!r} and min_snr_gamma "
+                f"{self.min_snr_gamma} both weigh the loss; give one of them"
+            )
+        if self.logit_normal is not None:
+            values = self.logit_normal
+            if len(values) != 2 or not (
+                values[1] > 0 and all(map(math.isfinite, values))
+            ):
+                raise UsageError(
+                    f"{where}.logit_normal {values}: expected (mean, std), std above 0"
+                )
         if self.sampling_steps is not None:
             try:
                 samplers.timesteps("ddim", self.noise_schedule, self.sampling_steps)
@@ -84,7 +112,15 @@ class DiffusionConfig:
     @property
     def noise_schedule(self) -> Schedule:
         """The process that the model is trained on."""
-        return make_schedule(self.schedule, self.num_steps)
+        return make_schedule(self.schedule, self.num_steps, self.shift)
+
+    def draw_timesteps(self, rng, n: int):
+        """Draws the (n,) int32 timesteps that a batch is trained at."""
+        if self.logit_normal is None:
+            return jax.random.randint(rng, (n,), 0, self.num_steps)
+        mean, std = self.logit_normal
+        fraction = jax.nn.sigmoid(mean + std * jax.random.normal(rng, (n,)))
+        return jnp.minimum(fraction * self.num_steps, self.num_steps - 1).astype(int)
 
 
 class DiffusionStage:
@@ -122,7 +158,7 @@ class DiffusionStage:
         """Computes the denoising loss of one noised version of each example.
 
         The mean squared error (DDPM, equation 14), with a learned variance plus the
-        rescaled bound (IDDPM's RESCALED_MSE); t is uniform.
+        rescaled bound (IDDPM's RESCALED_MSE).
         """
         rng_t, rng_noise, *keys, rng_dropout = jax.random.split(
             rng, 3 + self.num_input_keys
@@ -130,7 +166,7 @@ class DiffusionStage:
         noise_schedule = self.diffusion.noise_schedule
         prediction = self.diffusion.prediction
         x_0 = self.x_0(params, batch)
-        t = jax.random.randint(rng_t, (len(x_0),), 0, noise_schedule.num_steps)
+        t = self.diffusion.draw_timesteps(rng_t, len(x_0))
         noise = jax.random.normal(rng_noise, x_0.shape)
         x_t = process.q_sample(noise_schedule, x_0, t, noise)
         output = self.model.apply(
@@ -149,6 +185,7 @@ class DiffusionStage:
             t,
             noise,
             output,
+            space=self.diffusion.loss_space,
             min_snr_gamma=self.diffusion.min_snr_gamma,
         )
         losses = {name: value.mean() for name, value in losses.items()}
