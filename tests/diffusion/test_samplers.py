@@ -293,5 +293,6 @@ def test_ddim_on_a_flow_is_eulers_method():
     x = x * np.hypot(u[0], 1 - u[0])
     for a, b in zip(u[:-1], u[1:], strict=True):
         x = x + (b - a) * velocity(x, np.float32(a))
-    drawn = samplers.ddim(predict, schedule, x_T, timesteps, None)
+    keys = jax.random.split(jax.random.key(1), 2)  # eta = 0 adds no noise
+    drawn = samplers.ddim(predict, schedule, x_T, timesteps, keys)
     np.testing.assert_allclose(drawn, x, atol=1e-4)
