@@ -36,6 +36,8 @@ def test_what_has_no_counterpart_is_named(tmp_path):
     for key, value in (("schedule", "linear"), ("prediction", "v")):
         with pytest.raises(ValueError, match=f"no {key} '{value}', only"):
             scheduler.write_scheduler(tmp_path, {**PROCESS, key: value}, 1.0, False)
+    with pytest.raises(ValueError, match="has no shift 2.0: export in the native"):
+        scheduler.write_scheduler(tmp_path, {**PROCESS, "shift": 2.0}, 1.0, False)
     file = tmp_path / scheduler.FILE
     file.write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     with pytest.raises(ValueError, match="is of a DDIMScheduler"):

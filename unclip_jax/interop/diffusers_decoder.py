@@ -298,6 +298,7 @@ def _check_holds(fields):
     """Raises UsageError for what their classes have no place for."""
     dim = fields["embed_dim"]
     held = {
+        "backbone": (fields.get("backbone", "unet"), "unet"),
         "caption": (fields.get("caption", "tokens"), "clip_states"),
         "unit_norm": (fields.get("unit_norm", False), False),
         "text_states_width": (fields.get("text_states_width") or dim, dim),
