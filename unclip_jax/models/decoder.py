@@ -66,11 +66,12 @@ class Decoder(nn.Module):
     A subclass has `time_width`, declares its backbone in `setup` and calls it in
     `denoise`.
 
-    `text_width` is the width of the backbone's context; `text_depth` and `text_heads` are those of the caption encoder, which
-    "clip_states" has not. In that form the empty caption is kept in parameters that no
-    gradient reaches: give it with `clip_caption.with_empty_caption`. `image_size` and
-    `image_channels` are of what is denoised, an image or latents. `remat` and
-    `scan_layers` trade time for memory and compile time.
+    `text_width` is the width of the backbone's context; `text_depth` and `text_heads`
+    are those of the caption encoder, which "clip_states" has not. In that form the
+    empty caption is kept in parameters that no gradient reaches: give it with
+    `clip_caption.with_empty_caption`. `image_size` and `image_channels` are of what is
+    denoised, an image or latents. `remat` and `scan_layers` trade time for memory and
+    compile time.
     """
 
     image_size: int
