@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -44,7 +45,8 @@ class UnreadableImage(UsageError):
 def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     """Returns files as they are named, and for folders the image files in them by name.
 
-    A folder's grid.png, which shows the others, is left out.
+    Numbers in names count by their value: 2.png comes before 10.png. A folder's
+    grid.png, which shows the others, is left out.
 
     Raises:
       FileNotFoundError: what is not there, or a folder without images.
@@ -53,6 +55,7 @@ def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, paths):
         if path.is_dir():
             names = list_files(path, SUFFIXES, recursive=False)
+            names = sorted(names, key=natural_key)
             inside = [path / name for name in names if name != "grid.png"]
             if not inside:
                 raise FileNotFoundError(
@@ -67,6 +70,12 @@ def find_images(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
         else:
             files.append(path)
     return files
+
+
+def natural_key(name: str) -> list:
+    """A key that sorts names as people count: text as text, digits by their value."""
+    parts = re.split(r"(\d+)", name)  # text, digits, text, ...
+    return [(int(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:

@@ -53,7 +53,11 @@ def test_pictures_made_elsewhere_are_scored_alike(
         given = run(fid_config, tmp_path / "given", images=str(where))
         assert numbers(given) == numbers(drawn)
         assert given["provenance"]["n"] == 60
-        assert given["provenance"]["images"] == {"path": str(where)}
+        assert given["provenance"]["images"]["path"] == str(where)
+        number = "number: 0000 with the first caption, to 0059"
+        by = number if where == folder else "image i of the file with caption i"
+        assert by in given["provenance"]["images"]["pairing"]
+        assert by in (tmp_path / "given" / "report.html").read_text()
         assert given["scores"]["fid"]["true_pictures"] is not None
     # without captions there is nothing to say about true pictures
     fid_config.data.source = ""

@@ -88,7 +88,10 @@ class Images:
 
 
 class FolderImages(Images):
-    """All images in a folder (not below it), in the order of their names."""
+    """All images in a folder (not below it), in the order of their names.
+
+    Numbers in names count by their value.
+    """
 
     def __init__(self, folder, crop="", size=0):
         """Raises FileNotFoundError: no such folder, or no image in it."""
@@ -96,9 +99,17 @@ class FolderImages(Images):
         if not folder.is_dir():
             raise FileNotFoundError(f"folder of images {str(folder)!r} is not there")
         self.paths = find_images([folder])
+        super().__init__(len(self.paths), self._listing(), crop, size)
+
+    def reorder(self, numbers):
+        """Puts image numbers[i] in place i."""
+        self.paths = [self.paths[i] for i in numbers]
+        super().__init__(len(self.paths), self._listing(), self._crop, self._size)
+
+    def _listing(self):
         stats = [(p.name, p.stat()) for p in self.paths]
         listing = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
-        super().__init__(len(self.paths), files.sha256_json(listing), crop, size)
+        return files.sha256_json(listing)
 
     def _image(self, i):
         return open_rgb(self.paths[i])

@@ -35,6 +35,7 @@ from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.image_sets import Images, open_images
 from unclip_jax.evaluation.metrics import Metric
+from unclip_jax.evaluation.pairing import pair
 from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.report import html
 from unclip_jax.evaluation.report.write_results import write_results, write_statistics
@@ -65,7 +66,7 @@ def evaluate(
         for the keys of their configs.
       workdir: folder for all outputs; made if needed.
       images: folder or npz of images made elsewhere, scored instead of generating any;
-        image i belongs to caption i, where config.data names a source.
+        where config.data names a source, `pairing.pair` says whose captions they have.
       make_reference: file to write the statistics of the reference to; that is all
         that is then done.
       model: an UnCLIP-like object to use instead of loading config.model.
@@ -124,6 +125,10 @@ def evaluate_images(config, workdir, path, model, fingerprint, log):
     config.count = len(images)
     job = _open(config, workdir, model, fingerprint, log, generates=False)
     about = {"images": {"path": images.path}}
+    if job.examples:
+        keys = [example["key"] for example in job.examples.fields]
+        about["images"]["pairing"] = pair(images, keys)
+        log(f"images and captions are paired {about['images']['pairing']}")
     return _write(job, config, *_score(job, config, images, about, started))
 
 

@@ -141,7 +141,9 @@ def html(results, rows, generated, true, curves=()):
             f'<figcaption>{caption}<div class="checks">{checks}</div>'
             "</figcaption></figure>"
         )
-    origin = "pictures made elsewhere"
+    origin = "images made elsewhere"
+    if pairing := provenance.get("images", {}).get("pairing"):
+        origin += f" (with captions {pairing})"
     if "model" in provenance:
         origin = f"seed {provenance['seed']}, model {provenance['model']['path']}"
     summary = f"{provenance['n']} pictures, {origin}, {provenance['date']}"

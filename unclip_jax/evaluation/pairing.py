@@ -1,0 +1,57 @@
+"""Which caption an image made elsewhere belongs to, by the names of the files."""
+
+import re
+from collections.abc import Sequence
+
+from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.image_sets import FolderImages, Images
+
+_NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
+
+
+def pair(images: Images, keys: Sequence[str]) -> str:
+    """Brings the images of a folder into the order of captions, and says how.
+
+    Names that are the examples' keys decide. So do names that differ in one number
+    which counts from 0 or 1. Other names are taken in their order, numbers by value.
+
+    Args:
+      images: N images; those of a folder are reordered.
+      keys: N or more keys of examples, in the order of the captions.
+
+    Returns:
+      What pairs image and caption, for the report.
+
+    Raises:
+      UsageError: numbers that count the images, but leave some out.
+    """
+    if not isinstance(images, FolderImages):
+        return "image i of the file with caption i"
+    stems = [path.stem for path in images.paths]
+    places = {key: place for place, key in enumerate(keys)}
+    if len(places) == len(keys) and set(stems) == set(keys[: len(stems)]):
+        images.reorder(sorted(range(len(stems)), key=lambda i: places[stems[i]]))
+        return "by name: each is the key of an example"
+    if (numbers := _counted(stems)) is None:
+        return "image i with caption i, in the order of the names"
+    first, last, count = min(numbers), max(numbers), len(numbers)
+    if numbers == list(range(first, first + count)) and first in (0, 1):
+        return f"by number: {stems[0]} with the first caption, to {stems[-1]}"
+    if last > 2 * count:  # most numbers are not there: ids
+        return "image i with caption i, in the order of the numbers in the names"
+    expected = range(0 if first == 0 else 1, last + 1)
+    absent = [n for n in expected if n not in set(numbers)]
+    problem = f"number {absent[0]} is not there" if absent else "some are there twice"
+    raise UsageError(
+        f"{images.paths[0].parent}: the images are numbered {first} to {last}, but "
+        f"{problem}, so that those behind it would get another's caption: number the "
+        "images from 0 without gaps, in the order of the captions"
+    )
+
+
+def _counted(stems):
+    """The numbers of names that differ in one number alone, else None."""
+    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
+    if None in matches or len({match.group(1, 3) for match in matches}) > 1:
+        return None
+    return [int(match[2]) for match in matches]
