@@ -46,8 +46,9 @@ class Core:
     @property
     def image_size(self) -> int:
         """Side of the pictures that text2image and variations draw, enlarged."""
-        last = ("decoder", *self.stack.upsamplers)[-1]
-        return self.stack.part(last).module.image_size
+        if not self.stack.upsamplers:
+            return self.draw_size
+        return self.stack.part(self.stack.upsamplers[-1]).module.image_size
 
     @property
     def clip_image_size(self) -> int:
@@ -57,7 +58,15 @@ class Core:
     @property
     def draw_size(self) -> int:
         """Side of the pictures as the decoder draws them, before enlargement."""
-        return self.stack.part("decoder").module.image_size
+        module = self.stack.part("decoder").module
+        if not module.is_latent:
+            return module.image_size
+        return module.image_size * self.stack.part("autoencoder").module.factor
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(rows, columns, channels) of x_T: of the images, or of their latents."""
+        return sampling.noise_shape(self.stack.part("decoder"))
 
     def settings(
         self, parts: Sequence[str] = native.KINDS, **options
@@ -196,6 +205,7 @@ class Core:
         noise: np.ndarray | None = None,
         inverted: bool = False,
         keep: tuple[np.ndarray, np.ndarray] | None = None,
+        hint: np.ndarray | None = None,
         progress: Progress | None = None,
         **options,
     ) -> np.ndarray:
@@ -209,12 +219,13 @@ class Core:
           others: as for text2image, where their names may begin with decoder_.
           indices: N numbers of pictures, instead of first, first + 1, ...: pictures of
             one number have all noise in common, that of the upsamplers too.
-          noise: x_T float32 (N, s, s, 3), s = draw_size, instead of drawing it.
+          noise: x_T float32 (N, *noise_shape), instead of drawing it.
           inverted: whether `noise` is what `invert` found. DDIM then begins and ends at
             the timesteps of the inversion and, without guidance, does not bound x_0:
             with the same steps and eta = 0 it undoes the inversion.
           keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
             the mask stays as it is in the picture, but for later enlargement.
+          hint: uint8 (N, s, s, 3), such as depth maps, for a decoder that sees one.
         """
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
@@ -224,12 +235,15 @@ class Core:
             raise UsageError("inverted=True, but no noise that `invert` found")
         if noise is not None:
             inpainting = inpainting._replace(
-                x_T=checks.noise(noise, (n, side, side, 3))
+                x_T=checks.noise(noise, (n, *self.noise_shape))
             )
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
             inpainting = inpainting._replace(known=known, keep=mask)
         pipeline, decoder = self.pipeline, DecoderOptions(**options)
+        if hint is not None:
+            hint = checks.images(hint, side, "the decoder")
+            inpainting = inpainting._replace(hint=process.from_uint8(hint))
         pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
         key_seed = _seed(seed)
 
@@ -268,8 +282,8 @@ class Core:
             more exactly the inverse of DDIM's (diffusion.samplers.ddim_inversion).
 
         Returns:
-          x_T, float32 (N, s, s, 3), at the first of the timesteps: the largest whose
-          signal is at least sampling.MIN_SIGNAL.
+          x_T, float32 (N, *noise_shape), at the first of the timesteps: the largest
+          whose signal is at least sampling.MIN_SIGNAL.
         """
         images = checks.images(images, self.draw_size, "the decoder")
         rows = self._conditions(embeddings, prompts)
@@ -286,10 +300,9 @@ class Core:
         return self.pipeline.map(invert, (process.from_uint8(images), rows), progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
-        """The x_T that `decode` would draw: float32 (count, s, s, 3)."""
-        side = self.draw_size
+        """The x_T that `decode` would draw: float32 (count, *noise_shape)."""
         keys = sampling.start_keys(_seed(seed), _indices(first, count))
-        return np.asarray(samplers.normal(keys, (side, side, 3)))
+        return np.asarray(samplers.normal(keys, self.noise_shape))
 
     def fit_for_clip(self, images) -> np.ndarray:
         """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from unclip_jax.errors import UsageError
 from unclip_jax.gaussian import Gaussian
-from unclip_jax.interop import components, diffusers, native, public_clip
+from unclip_jax.interop import (
+    components,
+    diffusers,
+    kandinsky,
+    native,
+    public_clip,
+)
 from unclip_jax.interop.components import Component
 from unclip_jax.models.layers import UNIT_SCALES
 from unclip_jax.tokenizer import Tokenizer
@@ -20,7 +26,7 @@ class Stack:
     """Parts of one unCLIP, as read.
 
     Attributes:
-      origin: the folder, for messages.
+      origin: the folder, for messages; two folders have a comma between.
       parts: name -> Component; not necessarily all of native.PARTS, and any number of
         upsamplers.
       tokenizer: None when the folder has none.
@@ -53,11 +59,14 @@ class Stack:
 
 
 def load_stack(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | Sequence[str | os.PathLike],
     kinds: Sequence[str] = native.KINDS,
     dtype: str = "float32",
 ) -> Stack:
     """Reads those parts of the `kinds` that the export in `folder` has.
+
+    A model that is published in two folders is named by both of them, in a list or with
+    a comma between: Kandinsky's prior and its decoder.
 
     "upsampler" stands for all upsamplers, "upsampler_256" for that one; each comes with
     the network of its last step, if it has one.
@@ -69,13 +78,24 @@ def load_stack(
       UsageError: a format that is not supported, broken files, or parts that do not
         belong together.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"model folder {str(folder)!r} does not exist: name another, or make it "
-            f"with `python -m unclip_jax.export --run=RUN --out={folder}`"
+    folders = _split(folder)
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"model folder {str(folder)!r} does not exist: name another, or make "
+                f"it with `python -m unclip_jax.export --run=RUN --out={folder}`"
+            )
+    folder = folders[0]
+    if found := [p for one in folders for p in kandinsky.pipelines(one)]:
+        _check_all_are_used(folders, found)
+        origin = ",".join(map(str, folders))
+        stack = Stack(origin, *kandinsky.load_kandinsky(found, kinds, dtype))
+    elif len(folders) > 1:
+        raise UsageError(
+            f"{' and '.join(map(str, folders))} are {len(folders)} folders, but not of "
+            "one model that is published in several (Kandinsky 2.2): name one"
         )
-    if native.is_export(folder):
+    elif native.is_export(folder):
         stack = _read_native(folder, kinds, dtype)
     elif diffusers.is_pipeline(folder):
         stack = Stack(str(folder), *diffusers.load_diffusers(folder, kinds, dtype))
@@ -91,6 +111,22 @@ def load_stack(
         )
     check_together(stack)
     return stack
+
+
+def _split(folder) -> list[pathlib.Path]:
+    """The folder, or the folders of a list or with commas between."""
+    if isinstance(folder, str) and not pathlib.Path(folder).is_dir():
+        folder = folder.split(",")
+    folders = [folder] if isinstance(folder, str | os.PathLike) else folder
+    return [pathlib.Path(one) for one in folders]
+
+
+def _check_all_are_used(folders, pipelines):
+    for folder in folders:
+        if not any(path == folder or path.parent == folder for path in pipelines):
+            raise UsageError(
+                f"{folder} is no pipeline of Kandinsky 2.2, which the other folder is"
+            )
 
 
 def _read_native(folder, kinds, dtype):

@@ -108,6 +108,10 @@ class DecoderOptions:
         "off: clip to [-1, 1])",
     )
     eta: float = option(0.0, "eta of DDIM: 0 is deterministic; variations take 1")
+    height: int | None = option(
+        None, "rows of the images, if not as many as the decoder was trained on"
+    )
+    width: int | None = option(None, "columns of the images, as --height")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

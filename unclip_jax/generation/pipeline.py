@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from unclip_jax.generation import checks, prior_sampling, sampling
+from unclip_jax.generation import checks, latents, prior_sampling, sampling
 from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
@@ -142,19 +142,43 @@ class Pipeline:
         """Conditions, see sampling.sample_decoder -> images (B, s, s, 3)."""
         scale, static = resolve_options(self.stack, "decoder", options, inverted)
         caption, eta = self.encode_caption("decoder", tokens), np.float32(options.eta)
-        return self.run_steps(
+        rounded = not self.stack.upsamplers
+        known, keep = inpainting.known, inpainting.keep
+        if self.draws_latents and known is not None:
+            factor = self.stack.part("autoencoder").module.factor
+            inpainting = inpainting._replace(
+                known=self.encode_latents(known), keep=latents.shrink_mask(keep, factor)
+            )
+        images = self.run_steps(
             sampling.sample_decoder,
             "decoder",
             *(clip_image, no_clip, tokens, caption),
             *(seed, indices, scale, eta, inpainting),
             options=static,
-            rounded=not self.stack.upsamplers,
+            rounded=rounded,
         )
+        if not self.draws_latents:
+            return images
+        return self.run(
+            latents.decode, "autoencoder", images, known, keep, rounded=rounded
+        )
+
+    @property
+    def draws_latents(self) -> bool:
+        """Whether the decoder's images are latents of the stack's autoencoder."""
+        return self.stack.part("decoder").module.is_latent
+
+    def encode_latents(self, images) -> jax.Array:
+        """Images (B, H, W, 3) in [-1, 1] -> what the decoder denoises of them."""
+        if not self.draws_latents:
+            return images
+        return self.run(latents.encode, "autoencoder", images)
 
     def invert(
         self, images, clip_image, no_clip, tokens, options: DecoderOptions, corrections
     ) -> jax.Array:
-        """Images (B, s, s, 3) -> the noise of the same shape that they are from."""
+        """Images (B, s, s, 3) -> the noise, of `noise_shape`, that they are from."""
+        images = self.encode_latents(images)
         scale, static = resolve_options(self.stack, "decoder", options, inverted=True)
         caption = self.encode_caption("decoder", tokens)
         return self.run_steps(

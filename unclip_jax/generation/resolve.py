@@ -40,6 +40,7 @@ class SamplerOptions:
       dynamic_threshold: see diffusion.process; None is a fixed bound on |x0|.
       inverted: whether the noise to start from is what DDIM inversion found, see
         sampling.invert_images.
+      size: (rows, columns) of what the decoder denoises; None: as it was trained.
     """
 
     steps: int | str
@@ -50,6 +51,7 @@ class SamplerOptions:
     guidance_rescale: float = 0.0
     dynamic_threshold: float | None = None
     inverted: bool = False
+    size: tuple[int, int] | None = None
 
 
 def resolve_options(
@@ -97,6 +99,7 @@ def resolve_options(
         variance=_variance(stack, part, sampler, values.get("variance")),
         dynamic_threshold=dynamic_threshold,
         inverted=inverted,
+        size=_size(stack, part, values.get("height"), values.get("width")),
     )
     if scale != 1:
         resolved = dataclasses.replace(
@@ -182,6 +185,27 @@ def _variance(stack, part, sampler, variance):
             f"{', '.join(VARIANCES)}"
         )
     return variance
+
+
+def _size(stack, part, height, width):
+    """(rows, columns) of what the decoder denoises, None for the trained size."""
+    if height is None and width is None:
+        return None
+    if stack.upsamplers:
+        raise UsageError(
+            "height and width are of the images of a decoder without upsamplers, which "
+            f"take images of one size; {stack.origin} has {', '.join(stack.upsamplers)}"
+        )
+    module = part.module
+    factor = stack.part("autoencoder").module.factor if module.is_latent else 1
+    multiple = factor * module.patch_size * 2 ** (len(module.channel_mult) - 1)
+    sides = {"height": height, "width": width}
+    for name, value in sides.items():
+        side = module.image_size * factor if value is None else value
+        sides[name] = checks.integer(name, side, multiple, 2**15)
+        if side % multiple:
+            raise UsageError(f"{name} must be a multiple of {multiple}, got {side}")
+    return sides["height"] // factor, sides["width"] // factor
 
 
 def _interval(name, value, most):

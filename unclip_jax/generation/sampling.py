@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.errors import UsageError
+from unclip_jax.generation import latents
 from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.interop.components import Component
 
@@ -65,14 +67,17 @@ class Inpainting(NamedTuple):
     """What a picture is painted on, where not on noise drawn from its key.
 
     Attributes:
-      x_T: (B, S, S, 3) noise to start from.
-      known: (B, S, S, 3) float32 in [-1, 1], the picture to keep where `keep` is 1.
+      x_T: (B, S, S, C) noise to start from.
+      known: (B, S, S, C) float32, the picture in [-1, 1], or its latents, to keep where
+        `keep` is 1.
       keep: (B, S, S, 1) float32 of 0 and 1.
+      hint: (B, 8 S, 8 S, 3) float32 in [-1, 1], for a decoder that sees one.
     """
 
     x_T: jax.Array | np.ndarray | None = None
     known: jax.Array | np.ndarray | None = None
     keep: jax.Array | np.ndarray | None = None
+    hint: jax.Array | np.ndarray | None = None
 
 
 def sample_decoder(
@@ -92,13 +97,14 @@ def sample_decoder(
     rounded: bool = True,
     report: Callable | None = None,
 ):
-    """Pictures for image embeddings (and captions), from the decoder.
+    """Pictures, or latents of them, for image embeddings (and captions).
 
     Guidance contrasts with the model that sees neither embedding nor caption.
 
     Known pixels replace the model's x_0 at each step, so that they follow their own
     path from x_T to what they are, whatever the sampler (inpainting without training;
-    Song et al. 2021, "Score-based generative modeling", appendix I.2).
+    Song et al. 2021, "Score-based generative modeling", appendix I.2). Of a decoder
+    that was trained for it they replace x_t, as in Kandinsky.
 
     Args:
       decoder: the decoder (its params are not looked at).
@@ -116,35 +122,51 @@ def sample_decoder(
       options, rounded, report: static; see run_sampler.
 
     Returns:
-      uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`.
+      uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`; of a decoder of
+      latents, these, float32.
     """
     sched = schedule_of(decoder)
-    condition = clip_image, no_clip, tokens, clip_caption
+    x_T, known, keep, _ = inpainting
+    if x_T is None:
+        shape = noise_shape(decoder, options.size)
+        x_T = samplers.normal(start_keys(seed, indices), shape)
+    is_inpainter = decoder.module.extra == "inpaint"
+    if is_inpainter and keep is not None:
+        keep = latents.widen_hole(keep)
+    extra = extra_input(decoder, x_T, inpainting._replace(keep=keep))
+    condition = clip_image, no_clip, tokens, clip_caption, *extra
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
     exact = options.inverted and not options.guided
-    bound = _bound_by_noise(eta) if exact else 1.0
+    bound = x0_bound(decoder)
+    if exact:
+        bound = None if decoder.module.is_latent else _bound_by_noise(eta)
     model = decoder_model(decoder, params)
     denoise = denoiser(decoder, model, condition, scale, options, bound)
+    first = timesteps_of(decoder, options)[0]
 
     def predict(x, t):
+        if known is None or keep is None:
+            return denoise(x, t)
+        if is_inpainter:
+            on_its_path = process.q_sample(sched, known, t, x_T)
+            return denoise(jnp.where((keep > 0) & (t[0] < first), on_its_path, x), t)
         pred = denoise(x, t)
-        if inpainting.known is None or inpainting.keep is None:
-            return pred
-        x0 = jnp.where(inpainting.keep > 0, inpainting.known, pred.x0)
-        known = process.interpret(sched, "x0", x, t, x0, None)
-        return known._replace(variance=pred.variance)
+        x0 = jnp.where(keep > 0, known, pred.x0)
+        return process.interpret(sched, "x0", x, t, x0, None)._replace(
+            variance=pred.variance
+        )
 
-    side = decoder.module.image_size
-    x_T = inpainting.x_T
-    if x_T is None:
-        x_T = samplers.normal(start_keys(seed, indices), (side, side, 3))
     keys = fold_keys(seed, indices, DECODER, STEPS)
     to_x0 = not (exact and _ends_early(decoder, options))
     bounds = {"bound": 1.0, "pixels": LAST_NOISE}
     images = run_sampler(
         decoder, options, predict, x_T, keys, report, eta, to_x0, **bounds
     )
+    if is_inpainter and known is not None and keep is not None:
+        images = jnp.where(keep > 0, known, images)
+    if decoder.module.is_latent:
+        return images
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
@@ -201,8 +223,32 @@ def _bound_by_noise(eta):
 def timesteps_of(part: Component, options: SamplerOptions):
     """The timesteps (n,) that `options` visits, descending."""
     least = MIN_SIGNAL if options.inverted else 0.0
-    sched = schedule_of(part)
-    return samplers.timesteps(options.sampler, sched, options.steps, least)
+    steps, spacing = options.steps, part.config["diffusion"].get("spacing")
+    # solvers of second order have a spacing of their own
+    if spacing and "leading" in spacing and options.sampler in ("ddim", "ddpm"):
+        count = schedule.count_of(steps)
+        if count is not None:
+            steps = spacing.replace("leading", f"leading{count}")
+    return samplers.timesteps(options.sampler, schedule_of(part), steps, least)
+
+
+def x0_bound(decoder: Component):
+    """What the decoder's x_0 is bounded by: 1 for images; for latents, its config's."""
+    if not decoder.module.is_latent:
+        return 1.0
+    diffusion = decoder.config["diffusion"]
+    if threshold := diffusion.get("threshold"):
+        quantile, most = threshold
+        return process.dynamic_threshold(quantile, most=most)
+    return diffusion.get("clip")
+
+
+def noise_shape(
+    decoder: Component, size: tuple[int, int] | None = None
+) -> tuple[int, int, int]:
+    """(H, W, C) of x_T; `size` is of the latents, None that of training."""
+    rows, columns = size or (decoder.module.image_size, decoder.module.image_size)
+    return rows, columns, decoder.module.image_channels
 
 
 def _ends_early(decoder: Component, options: SamplerOptions) -> bool:
@@ -217,15 +263,35 @@ def _ends_early(decoder: Component, options: SamplerOptions) -> bool:
 def decoder_model(decoder: Component, params):
     """(x_t, t, condition, drop) -> what the decoder predicts.
 
-    The condition is (clip_image, no_clip, tokens, clip_caption) of sample_decoder.
+    The condition is (clip_image, no_clip, tokens, clip_caption) of sample_decoder, and
+    what `extra_input` returns.
     """
 
     def model(x, t, condition, drop):
-        clip_image, no_clip, tokens, caption = condition
+        clip_image, no_clip, tokens, caption, *extra = condition
         inputs = x, t, clip_image, tokens, drop | no_clip, drop, *caption
-        return decoder.module.apply({"params": params}, *inputs)
+        options = {"extra": extra[0]} if extra else {}
+        return decoder.module.apply({"params": params}, *inputs, **options)
 
     return model
+
+
+def extra_input(decoder: Component, x, inpainting: Inpainting) -> tuple:
+    """What the decoder sees besides x (B, h, w, C): nothing, or one array."""
+    kind = decoder.module.extra
+    if kind == "none":
+        return ()
+    if kind == "hint":
+        if inpainting.hint is None:
+            raise UsageError(
+                "this decoder draws after a hint, such as a depth map: call decode "
+                "with hint=images"
+            )
+        return (inpainting.hint,)
+    known, keep = inpainting.known, inpainting.keep
+    if known is None or keep is None:  # all of the image is to be drawn
+        return (jnp.zeros((*x.shape[:-1], x.shape[-1] + 1)),)
+    return (jnp.concatenate([known * keep, keep], axis=-1),)
 
 
 def schedule_of(part: Component) -> schedule.Schedule:

@@ -27,7 +27,7 @@ class UnCLIP(Manipulations):
     @classmethod
     def load(
         cls,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike | Sequence[str | os.PathLike],
         *,
         parts: Sequence[str] = native.KINDS,
         dtype: str = "float32",
@@ -37,7 +37,8 @@ class UnCLIP(Manipulations):
         """Loads an export.
 
         Args:
-          folder: the export; it may lack parts that are not used later.
+          folder: the export; it may lack parts that are not used later. A model that
+            is published in two folders is named by both: [prior, decoder].
           parts: which of its parts to load. Without "upsampler", pictures stay as
             large as the decoder draws them.
           dtype: type of the computation, "float32" or "bfloat16".

@@ -16,6 +16,7 @@ from unclip_jax.diffusion.schedule import Schedule, make_schedule
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
 from unclip_jax.models.decoder import HINT_FACTOR
+from unclip_jax.tokenizer import Tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -132,3 +133,17 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
         "hint": {"extra": shape(HINT_FACTOR * side, HINT_FACTOR * side, 3)},
     }.get(getattr(module, "extra", "none"), {})
     return jax.eval_shape(module.init, key, *inputs, **extra)["params"]
+
+
+def encode_empty_caption(clip: Component, tokenizer: Tokenizer):
+    """CLIP's text states (L, W) and embedding (D,) of the empty caption."""
+
+    @jax.jit
+    def encode(params, tokens):
+        return tuple(
+            clip.module.apply({"params": params}, tokens, method=method)[0]
+            for method in ("text_states", "encode_text")
+        )
+
+    states, embedding = encode(clip.params, tokenizer.encode([""]))
+    return np.asarray(states, np.float32), np.asarray(embedding)

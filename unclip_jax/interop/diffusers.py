@@ -14,9 +14,6 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax
-import numpy as np
-
 from unclip_jax.errors import UsageError
 from unclip_jax.files import write_json
 from unclip_jax.interop import (
@@ -101,7 +98,7 @@ def load_diffusers(
             context_length=module.context_length,
             **tokens,
         )
-    empty = _empty_caption(clip, tokenizer) if loaded else ()
+    empty = components.encode_empty_caption(clip, tokenizer) if loaded else ()
     for kind, (config, params) in loaded.items():
         params = with_empty_caption(params, *empty)
         meta = {"clip_fingerprint": made_for.get(kind, clip.clip_fingerprint)}
@@ -224,20 +221,6 @@ def _part(folder, kind, config, params, meta, dtype) -> Component:
     return components.build_component(
         kind, config, params, meta, dtype=dtype, where=where
     )
-
-
-def _empty_caption(clip: Component, tokenizer: Tokenizer):
-    """CLIP's text states (L, W) and embedding (D,) of the empty caption."""
-
-    @jax.jit
-    def encode(params, tokens):
-        return tuple(
-            clip.module.apply({"params": params}, tokens, method=method)[0]
-            for method in ("text_states", "encode_text")
-        )
-
-    states, embedding = encode(clip.params, tokenizer.encode([""]))
-    return np.asarray(states, np.float32), np.asarray(embedding)
 
 
 def _write_scheduler(folder, part: Component):

@@ -186,10 +186,14 @@ class CLIP(nn.Module):
 
         Raises UsageError without an image tower.
         """
-        if not self.vision_depth:
-            raise UsageError("this CLIP has no image tower (vision_depth is 0)")
         x = images.astype(jnp.float32) / 255
         x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
+        return self.encode_normalized(x)
+
+    def encode_normalized(self, x):
+        """Normalized float images (B, S, S, 3) -> raw embeddings (B, D) float32."""
+        if not self.vision_depth:
+            raise UsageError("this CLIP has no image tower (vision_depth is 0)")
         feature = self.vision(x.astype(self.dtype))
         return self.visual_projection(feature).astype(jnp.float32)
 

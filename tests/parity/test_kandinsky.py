@@ -1,0 +1,218 @@
+"""Kandinsky 2.2's pipelines against UnCLIP.load of the two folders they saved.
+
+Noise is ours: what our keys draw is handed to their schedulers, and so are our tables,
+in float64 (see test_pipeline.py). The greatest differences measured in float32 on a CPU
+are 4e-6 for embeddings of order 1 and 2e-5 for pictures in [-1, 1].
+"""
+
+import numpy as np
+import pytest
+
+from tests.parity import kandinsky_pipeline as tiny
+from tests.parity.conftest import CAPTIONS
+from tests.parity.test_pipeline import fold
+from unclip_jax.diffusion import samplers
+from unclip_jax.diffusion.schedule import make_schedule
+from unclip_jax.generation import UnCLIP, sampling
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+SEED, PROMPTS = 7, list(CAPTIONS[:2])
+PRIOR_STEPS, STEPS, GUIDANCE = 5, 4, 4.0
+EMBEDDING, LATENT = (tiny.SIZES.embed_dim,), (tiny.LATENT, tiny.LATENT, 4)
+
+
+@pytest.fixture(scope="module")
+def kandinsky(tmp_path_factory) -> tiny.Kandinsky:
+    from unclip_jax.tokenizer import train_tokenizer
+
+    root = tmp_path_factory.mktemp("kandinsky")
+    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
+    return tiny.make_kandinsky(root, root / "trained")
+
+
+@pytest.fixture(scope="module")
+def model(kandinsky):
+    return UnCLIP.load(kandinsky.folders, batch_size=2)
+
+
+@pytest.fixture
+def floats(monkeypatch):
+    """Our pictures as floats in [-1, 1], before they are rounded."""
+    monkeypatch.setattr(
+        "unclip_jax.diffusion.process.to_uint8", lambda x: x.clip(-1, 1)
+    )
+
+
+def our_noise(stream, what, shape, step=None):
+    """(B, *shape) of the pictures 0 and 1 as generation draws it."""
+    keys = sampling.fold_keys(np.uint32(SEED), np.arange(2), stream, what)
+    if stream == sampling.PRIOR:
+        keys = fold(keys, 0)  # the only candidate
+    return np.array(samplers.normal(keys if step is None else fold(keys, step), shape))
+
+
+def to_torch(x):
+    return torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
+
+
+def hand_noise(monkeypatch, module, stream, shape, steps):
+    """Makes a scheduler of theirs draw what we draw at steps 0, 1, ..."""
+    queue = [to_torch(our_noise(stream, sampling.STEPS, shape, i)) for i in steps]
+    path = f"diffusers.schedulers.{module}.randn_tensor"
+    monkeypatch.setattr(path, lambda *_, **__: queue.pop(0))
+    return queue
+
+
+def use_our_tables(monkeypatch, scheduler, name):
+    tables = make_schedule(name)
+    exact = {
+        "alphas_cumprod": tables.alphas_cumprod,
+        "alphas": 1 - tables.betas,
+        "betas": tables.betas,
+    }
+    for table, values in exact.items():
+        values = torch.as_tensor(values, dtype=torch.float64)
+        monkeypatch.setattr(scheduler, table, values)
+
+
+@pytest.fixture
+def embeddings(kandinsky, monkeypatch):
+    """Theirs: (image embeddings of the prompts, those of the zero image)."""
+    use_our_tables(monkeypatch, kandinsky.prior.scheduler, "cosine")
+    steps = range(PRIOR_STEPS - 1)  # none at t = 0
+    queue = hand_noise(
+        monkeypatch, "scheduling_unclip", sampling.PRIOR, EMBEDDING, steps
+    )
+    start = our_noise(sampling.PRIOR, sampling.START, EMBEDDING)
+    z, null = kandinsky.prior(
+        PROMPTS,
+        num_inference_steps=PRIOR_STEPS,
+        latents=torch.from_numpy(start),
+        return_dict=False,
+    )
+    assert not queue
+    return z, null
+
+
+def draw_theirs(pipeline, monkeypatch, embeddings, steps=STEPS, **options):
+    """Their pictures (N, H, W, 3) in [-1, 1]."""
+    z, null = embeddings
+    use_our_tables(monkeypatch, pipeline.scheduler, "linear:0.00085:0.012")
+    hand_noise(monkeypatch, "scheduling_ddpm", sampling.DECODER, LATENT, range(steps))
+    start = to_torch(our_noise(sampling.DECODER, sampling.START, LATENT))
+    options = {"latents": start, "height": tiny.IMAGE, "width": tiny.IMAGE, **options}
+    images = pipeline(
+        image_embeds=z,
+        negative_image_embeds=null,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        output_type="np",
+        **options,
+    ).images
+    return images * 2 - 1
+
+
+def test_two_folders_are_one_model(model):
+    assert model.stack.parts.keys() == {"clip", "prior", "decoder", "autoencoder"}
+    assert model.draw_size == model.image_size == tiny.IMAGE
+    assert model.noise_shape == LATENT
+    prior = model.stack.part("prior").config["diffusion"]
+    assert prior["clip"] == 10.0 and prior["sampling_steps"] == 25
+    assert model.settings()["decoder"] == {
+        "steps": 100,
+        "sampler": "ddpm",
+        "variance": "fixed_small",
+        "guidance": 4.0,
+    }
+
+
+def test_the_unconditional_embedding_is_the_zero_images(model, kandinsky):
+    expected = kandinsky.prior.get_zero_embed()[0].detach().numpy()
+    null = model.stack.part("decoder").params["null_clip_image"]
+    np.testing.assert_allclose(null, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_prior_draws_their_embeddings(model, embeddings):
+    z, _ = embeddings
+    options = {"seed": SEED, "steps": PRIOR_STEPS, "num_candidates": 1}
+    ours = model.sample_embeddings(PROMPTS, **options)
+    assert z.abs().mean() > 0.3 and (z[0] - z[1]).abs().max() > 0.1
+    np.testing.assert_allclose(ours, z.numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_text_becomes_their_pictures(model, kandinsky, embeddings, monkeypatch, floats):
+    expected = draw_theirs(kandinsky.decoder, monkeypatch, embeddings)
+    ours = model.text2image(
+        PROMPTS,
+        seed=SEED,
+        prior_steps=PRIOR_STEPS,
+        decoder_steps=STEPS,
+        num_candidates=1,
+    )
+    assert 0.2 < expected.std() and np.ptp(expected, axis=0).max() > 0.5
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_another_sampler_and_size(model, kandinsky, embeddings, monkeypatch, floats):
+    """DDIM from the published config, at 3:2."""
+    theirs = diffusers.KandinskyV22Pipeline(**kandinsky.decoder.components)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.set_progress_bar_config(disable=True)
+    shape = (12, 8, 4)
+    start = to_torch(our_noise(sampling.DECODER, sampling.START, shape))
+    size = {"height": 24, "width": 16}
+    # 7 does not divide 1000: their stride is 142
+    expected = draw_theirs(
+        theirs, monkeypatch, embeddings, steps=7, latents=start, **size
+    )
+    z = embeddings[0].numpy()
+    options = {"seed": SEED, "sampler": "ddim", "steps": 7}
+    ours = model.decode(z, **options, **size)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="width must be a multiple of 4, got 18"):
+        model.decode(z, width=18)
+
+
+@pytest.mark.slow
+def test_a_learned_variance_and_thresholding(
+    model, kandinsky, embeddings, monkeypatch, floats, tmp_path
+):
+    theirs = diffusers.KandinskyV22Pipeline(**kandinsky.decoder.components)
+    theirs.scheduler = diffusers.DDPMScheduler(
+        **{**tiny.SCHEDULER, "variance_type": "learned_range"},
+        thresholding=True,
+        sample_max_value=2.0,
+    )
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    expected = draw_theirs(theirs, monkeypatch, embeddings)
+    other = UnCLIP.load([kandinsky.folders[0], tmp_path], batch_size=2)
+    ours = other.decode(embeddings[0].numpy(), seed=SEED, steps=STEPS)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    assert np.abs(ours - model.decode(embeddings[0].numpy(), steps=STEPS)).max() > 0.1
+
+
+def test_one_folder_or_another_clip_is_refused(kandinsky, tmp_path):
+    prior, decoder = kandinsky.folders
+    with pytest.raises(ValueError, match="has the decoder alone"):
+        UnCLIP.load(decoder)
+    assert UnCLIP.load(prior).stack.parts.keys() == {"clip", "prior"}
+    with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
+        UnCLIP.load(f"{prior},nowhere")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="is no pipeline of Kandinsky 2.2"):
+        UnCLIP.load([prior, tmp_path / "folder"])
+    narrow = diffusers.KandinskyV22Pipeline(
+        unet=tiny.make_unet(encoder_hid_dim=16),
+        scheduler=diffusers.DDPMScheduler(**tiny.SCHEDULER),
+        movq=tiny.make_movq(),
+    )
+    narrow.save_pretrained(tmp_path / "narrow")
+    message = "takes embeddings of 16 numbers, the CLIP makes 24"
+    with pytest.raises(ValueError, match=message):
+        UnCLIP.load([prior, tmp_path / "narrow"])

@@ -1,0 +1,65 @@
+"""Between images and the latents that some decoders denoise; pure functions."""
+
+import typing
+
+import jax.numpy as jnp
+
+from unclip_jax.diffusion import process
+from unclip_jax.interop.components import Component
+from unclip_jax.models.autoencoder import Autoencoder
+
+
+def encode(autoencoder: Component, params, images):
+    """Images float32 (B, H, W, 3) in [-1, 1] -> latents (B, H / f, W / f, C)."""
+    module = typing.cast(Autoencoder, autoencoder.module)
+    return module.bind({"params": params}).encode(images)
+
+
+def decode(
+    autoencoder: Component,
+    params,
+    latents,
+    known=None,
+    keep=None,
+    *,
+    rounded: bool = True,
+):
+    """Images of latents, with the pixels that are to be kept as they were.
+
+    Args:
+      autoencoder: the autoencoder (its params are not looked at).
+      params: its parameters.
+      latents: (B, h, w, C).
+      known, keep: None, or images and their masks, as of sampling.Inpainting.
+      rounded: static; see sampling.run_sampler.
+
+    Returns:
+      uint8 (B, f h, f w, 3), or float32 in [-1, 1] unless `rounded`.
+    """
+    module = typing.cast(Autoencoder, autoencoder.module)
+    images = module.bind({"params": params}).decode(latents)
+    if known is not None and keep is not None:
+        images = jnp.where(keep > 0, known, images)
+    return process.to_uint8(images) if rounded else images.clip(-1, 1)
+
+
+def shrink_mask(keep, factor: int):
+    """Masks (B, H, W, 1) of the pixels that are kept -> of latents (B, h, w, 1).
+
+    A latent is kept where all of its factor x factor pixels are.
+    """
+    b, h, w, _ = keep.shape
+    blocks = keep.reshape(b, h // factor, factor, w // factor, factor, 1)
+    return blocks.min((2, 4))
+
+
+def widen_hole(keep):
+    """Masks (B, h, w, 1) whose holes have grown by one latent, as Kandinsky's do.
+
+    Six of the eight neighbors: those its inpainting decoder was trained to see.
+    """
+    padded = jnp.pad(keep, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    _, h, w, _ = keep.shape
+    shifts = (0, 0), (1, 0), (0, 1), (1, 1), (-1, 0), (0, -1), (-1, -1)
+    moved = [padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j in shifts]
+    return jnp.stack(moved).min(0)
