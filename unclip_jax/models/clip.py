@@ -186,16 +186,20 @@ class CLIP(nn.Module):
 
         Raises UsageError without an image tower.
         """
+        self._check_vision()
         x = images.astype(jnp.float32) / 255
         x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         return self.encode_normalized(x)
 
     def encode_normalized(self, x):
         """Normalized float images (B, S, S, 3) -> raw embeddings (B, D) float32."""
-        if not self.vision_depth:
-            raise UsageError("this CLIP has no image tower (vision_depth is 0)")
+        self._check_vision()
         feature = self.vision(x.astype(self.dtype))
         return self.visual_projection(feature).astype(jnp.float32)
+
+    def _check_vision(self):
+        if not self.vision_depth:
+            raise UsageError("this CLIP has no image tower (vision_depth is 0)")
 
     def text_states(self, tokens):
         """int32 tokens (B, L) -> states after the final LayerNorm (B, L, W)."""
