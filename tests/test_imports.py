@@ -34,7 +34,7 @@ ROOMS = {
     "models": (),
     "diffusion": (),
     "stages": ("models", "diffusion"),
-    "data": ("files", "gaussian", "images", "tokenizer"),
+    "data": ("parallel", "files", "gaussian", "images", "tokenizer"),
     "parallel": ("files",),
     "interop": ("models", "diffusion", "files", "tokenizer"),
     "embedding": ("models", "interop", "data", "parallel")

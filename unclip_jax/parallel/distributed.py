@@ -142,6 +142,16 @@ def initialize(
         ) from error
 
 
+def process_number() -> tuple[int, int]:
+    """Returns the number of this process, from 0, and how many the run has.
+
+    In a run of one process jax's devices are not looked for.
+    """
+    if not jax.distributed.is_initialized():
+        return 0, 1
+    return jax.process_index(), jax.process_count()
+
+
 def check_peers(address: str, count: int, number: int, timeout: float) -> None:
     """Returns when all processes of a run have reported to process 0.
 

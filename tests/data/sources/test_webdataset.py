@@ -9,7 +9,13 @@ import tarfile
 import pytest
 
 from unclip_jax.data.loader import open_data
-from unclip_jax.data.sources import BadRecord, LeftOut, make_source, tar_index
+from unclip_jax.data.sources import (
+    BadRecord,
+    LeftOut,
+    make_source,
+    tar_headers,
+    tar_index,
+)
 
 
 def source(path, **options):
@@ -46,7 +52,7 @@ def tars(tmp_path, picture):
 def test_samples(tars, number_of):
     data = source(tars)
     assert len(data) == 12
-    assert data.failed == {tar_index.NO_IMAGE: 2, tar_index.NO_CAPTION: 2}
+    assert data.failed == {tar_headers.NO_IMAGE: 2, tar_headers.NO_CAPTION: 2}
     for i in (11, 0, 6, 5, 3):
         example = data[i]
         assert example["key"] == f"{i:09d}" and number_of(example["image"]) == i

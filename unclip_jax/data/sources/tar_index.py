@@ -1,32 +1,45 @@
-"""Where the samples of many tars lie: found once, kept as one memory-mapped file.
+"""Where the samples of many tars lie: found once, kept as one file of equal rows.
 
-The file's name holds a hash of the tars' names, sizes and times, so that an index of
-other tars is never taken for theirs. Memory stays flat: the pages in use are the
-system's.
+The file's name holds a hash of the tars' names and sizes: the index of a copy serves as
+well. Where the tars are of another time than when it was made, some of its rows are
+compared with them; if they differ, an index named by the times too is made.
+
+The tars are divided into parts, and the processes of a run share the parts: each scans
+its own, writes every part as a file into a folder beside the index and waits for those
+of the others; the first joins them. Nothing but the folder is shared. Where no part of
+the others appears for a while (they have another folder, or are gone) a process scans
+what is missing itself.
 """
 
 import collections
+import contextlib
+import functools
+import hashlib
+import itertools
 import json
 import logging
+import os
 import pathlib
-import tarfile
+import shutil
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from unclip_jax import files
+from unclip_jax.data.sources.tar_headers import (
+    AT_ONCE,
+    TEXTS,
+    WAITING,
+    has_member,
+    scan_tar,
+)
 from unclip_jax.errors import UsageError
-from unclip_jax.images import SUFFIXES
+from unclip_jax.parallel import distributed
 
-TEXTS = (".txt", ".json")
-logger = logging.getLogger(__name__)
-
-_COMPRESSED = {
-    b"\x1f\x8b": "gunzip",
-    b"BZh": "bunzip2",
-    b"\xfd7zXZ": "unxz",
-    b"(\xb5/\xfd": "unzstd",
-}
 COLUMNS = [
     ("tar", np.uint32),
     ("image_at", np.int64),
@@ -35,11 +48,74 @@ COLUMNS = [
     ("text_size", np.int64),
     ("is_json", np.bool_),
 ]
-NO_IMAGE, NO_CAPTION = "no image in the tar", "no caption in the tar"
 VERSION = 2  # of what a scan finds in the same tars
+PARTS = 1024  # at most, of equally many tars
+THREADS = 16  # each with a tar, where a disk has to be waited for
+PATIENCE = 60.0  # seconds without a new part of any other process
+
+logger = logging.getLogger(__name__)
 
 
-def open_index(tars, folders, texts=TEXTS):
+class Index:
+    """The rows of an index file: COLUMNS and "key" (bytes).
+
+    Rows are read one at a time: through a mapped file, the threads of a process would
+    wait for each other whenever one touches a page of a bucket.
+
+    Attributes:
+      failed: {reason: samples that are no examples}.
+      digest: of a thousand rows, which stand for all.
+      times: a hash of the tars' times when it was made.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Opens the file and the .json beside it."""
+        rows = np.load(path, mmap_mode="r")
+        self._length, self._dtype, self._offset = len(rows), rows.dtype, rows.offset
+        self._file = open(path, "rb", buffering=0)
+        about = json.loads(path.with_suffix(".json").read_text())
+        if "digest" not in about:  # an older version's
+            about = {"failed": about, "digest": _digest([rows], len(rows))}
+        self.failed: dict[str, int] = about["failed"]
+        self.digest: str = about["digest"]
+        self.times: str = about.get("times", "")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Any:
+        return self.read(i, 1)[0]
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Returns `count` rows, fewer at the end."""
+        size = self._dtype.itemsize
+        at = self._offset + int(first) * size
+        count = min(count, self._length - int(first))
+        data = os.pread(self._file.fileno(), count * size, at)
+        return np.frombuffer(data, self._dtype)
+
+    def agrees(self, tars: Sequence[pathlib.Path]) -> bool:
+        """Returns whether some rows, evenly spread, are where the tars have them."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(64, len(self)), dtype=int))
+        with ThreadPoolExecutor(16) as pool:
+            return all(pool.map(lambda i: self._agrees(self[i], tars), chosen))
+
+    def _agrees(self, row, tars) -> bool:
+        key = bytes(row["key"])
+        with open(tars[row["tar"]], "rb", buffering=0) as tar:
+            return all(
+                has_member(
+                    tar.fileno(), key, int(row[f"{what}_at"]), row[f"{what}_size"]
+                )
+                for what in ("image", "text")
+            )
+
+
+def open_index(
+    tars: Sequence[pathlib.Path],
+    folders: Sequence[str | os.PathLike],
+    texts: Sequence[str] = TEXTS,
+) -> Index:
     """Returns the index of some tars, read or made.
 
     Args:
@@ -47,34 +123,42 @@ def open_index(tars, folders, texts=TEXTS):
       folders: where it may be; it is written into the first that takes it.
       texts: suffixes of captions; of a sample that has several, the first counts.
 
-    Returns:
-      (array, failed): an array of COLUMNS and "key" (bytes), an element a sample
-      with an image and a caption, in the tars' order; {reason: samples that lack one}.
-
     Raises:
       UsageError: damaged tars; PermissionError: it cannot be written.
     """
     stats = [file.stat() for file in tars]
-    stamp = [
-        (file.name, s.st_size, s.st_mtime_ns)
-        for file, s in zip(tars, stats, strict=True)
-    ]
-    name = f"tar-index-{files.sha256_json([VERSION, texts, stamp])[:16]}"
-    # the .json is written last: where it is, both are whole
-    places = [pathlib.Path(folder, f"{name}.npy") for folder in folders]
-    done = [place for place in places if place.with_suffix(".json").is_file()]
-    place = done[0] if done else _write_index(*scan(tars, texts), places)
-    failed = json.loads(place.with_suffix(".json").read_text())
-    return np.load(place, mmap_mode="r"), failed
+    named = [(f.name, s.st_size) for f, s in zip(tars, stats, strict=True)]
+    times = [stat.st_mtime_ns for stat in stats]
+    dated = [(*entry, time) for entry, time in zip(named, times, strict=True)]
+    names = [_file_name(texts, stamp) for stamp in (named, dated)]
+    taken = False
+    for place in [pathlib.Path(folder, name) for name in names for folder in folders]:
+        if place.with_suffix(".json").is_file():  # written last: both files are whole
+            index = Index(place)
+            if index.times == _hash_times(times) or index.agrees(tars):
+                return index
+            taken = True
+    places = [pathlib.Path(folder, names[taken]) for folder in folders]
+    return Index(scan(tars, places, texts, times))
 
 
-def _write_index(array, failed, places) -> pathlib.Path:
+def _file_name(texts, stamp) -> str:
+    return f"tar-index-{files.sha256_json([VERSION, texts, stamp])[:16]}.npy"
+
+
+def _hash_times(times) -> str:
+    return files.sha256_json(times)[:16]
+
+
+def scan(tars, places, texts=TEXTS, times=()) -> pathlib.Path:
+    """Makes an index with the other processes of the run, in the first place that can.
+
+    Returns its path; for arguments and errors see `open_index`. `times` are the tars'.
+    """
     errors = []
     for place in places:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            files.atomic_write(place, lambda file: np.save(file, array))
-            files.atomic_write(place.with_suffix(".json"), json.dumps(failed))
+            _Parts(place, tars, texts, times).make()
         except OSError as error:
             errors.append(error)
             continue
@@ -87,105 +171,174 @@ def _write_index(array, failed, places) -> pathlib.Path:
     )
 
 
-def scan(tars, texts=TEXTS):
-    """Returns (array, failed) of open_index, from the tars' headers."""
-    damaged, parts, failed = [], [], collections.Counter()
+class _Parts:
+    """The parts of an index that is being made, as files in a folder beside it.
 
-    def scan_or_error(file):
+    00012.npz has the rows of part 12, 00012.damaged what is wrong with its tars.
+    """
+
+    def __init__(self, place: pathlib.Path, tars, texts, times):
+        self._place, self._tars, self._texts = place, tars, texts
+        self._times = _hash_times(times)
+        self._folder = place.with_suffix(".parts")
+        self._size = -(-len(tars) // PARTS)  # tars of a part
+        self._count = -(-len(tars) // self._size)
+
+    def make(self) -> None:
+        """Returns when the index is there. Raises UsageError for damaged tars."""
+        number, processes = distributed.process_number()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        mine = range(number, self._count, processes)
+        for part in mine:  # they may have been repaired since
+            self._damage(part).unlink(missing_ok=True)
+        self._scan(part for part in mine if not self._file(part).is_file())
+        before, since = 0, time.monotonic()
+        while not self._place.with_suffix(".json").is_file():
+            missing = self._missing()
+            if len(missing) != before:
+                before, since = len(missing), time.monotonic()
+            is_late = time.monotonic() - since > PATIENCE
+            if missing and is_late:  # the others have another folder, or are gone
+                first = number * len(missing) // processes
+                several = (missing[first:] + missing[:first])[: 2 * THREADS]
+                self._scan(several)
+                before -= len(several)
+            elif not missing and (number == 0 or is_late):
+                self._refuse_damage()
+                self._join()
+                shutil.rmtree(self._folder, ignore_errors=True)
+            else:
+                self._refuse_damage()
+                time.sleep(0.2)
+
+    def _file(self, part: int) -> pathlib.Path:
+        return self._folder / f"{part:05d}.npz"
+
+    def _damage(self, part: int) -> pathlib.Path:
+        return self._folder / f"{part:05d}.damaged"
+
+    def _missing(self) -> list[int]:
+        """Parts that nobody has scanned yet, by one listing."""
+        names = os.listdir(self._folder) if self._folder.is_dir() else []
+        done = {int(name.partition(".")[0]) for name in names if name[0] != "."}
+        return sorted(set(range(self._count)) - done)
+
+    def _scan(self, parts: Iterable[int]) -> None:
+        """Scans the tars of some parts, several at once, and writes the parts."""
+        parts = list(parts)
+        numbers = [self._tars_of(part) for part in parts]
+        waits = _waiting_time(self._tars) > 1e-3
+        threads, read_bytes = (THREADS, WAITING) if waits else (2, AT_ONCE)
+        scan_one = functools.partial(self._scan_tar, read_bytes=read_bytes)
+        with ThreadPoolExecutor(threads) as pool:
+            results = _map_ahead(pool, scan_one, itertools.chain(*numbers), 2 * threads)
+            for part, several in zip(parts, numbers, strict=True):
+                scanned = list(itertools.islice(results, len(several)))
+                damaged = [one for one in scanned if isinstance(one, str)]
+                if damaged:
+                    files.atomic_write(self._damage(part), json.dumps(damaged))
+                else:
+                    self._write(part, scanned)
+
+    def _tars_of(self, part: int) -> range:
+        first = part * self._size
+        return range(first, min(first + self._size, len(self._tars)))
+
+    def _scan_tar(
+        self, number: int, read_bytes: int
+    ) -> tuple[np.ndarray, dict[str, int]] | str:
+        """The rows of a tar and what it has besides, or what is wrong with it."""
         try:
-            return scan_tar(file, texts)
-        except (tarfile.TarError, OSError, ValueError) as error:
-            return error
+            samples, failed = scan_tar(self._tars[number], self._texts, read_bytes)
+        except (OSError, ValueError) as error:
+            return f"{self._tars[number]} ({error})"
+        width = max((len(sample[-1]) for sample in samples), default=1)
+        rows = [(number, *sample) for sample in samples]
+        return np.array(rows, _dtype(width)), failed
 
-    with ThreadPoolExecutor(8) as pool:  # waiting for disks, mostly
-        for number, result in enumerate(pool.map(scan_or_error, tars)):
-            if isinstance(result, Exception):
-                damaged.append(f"{tars[number]} ({result})")
-                continue
-            samples, missing = result
-            failed.update(missing)
-            parts.append(_as_array(number, samples))
-    if damaged:
-        more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise UsageError(
-            f"{len(damaged)} of {len(tars)} tars are damaged: "
-            f"{'; '.join(damaged[:10])}{more}. Copy them again or move them away"
+    def _write(self, part, scanned) -> None:
+        failed = sum(
+            (collections.Counter(f) for _, f in scanned), collections.Counter()
         )
-    width = max(part.dtype["key"].itemsize for part in parts)
-    dtype = [*COLUMNS, ("key", f"S{width}")]
-    return np.concatenate([part.astype(dtype) for part in parts]), dict(failed)
+        width = max(rows.dtype["key"].itemsize for rows, _ in scanned)
+        rows = np.concatenate([rows.astype(_dtype(width)) for rows, _ in scanned])
+        about = json.dumps({"failed": failed, "width": width, "count": len(rows)})
+        files.atomic_write(
+            self._file(part), lambda file: np.savez(file, about=about, rows=rows)
+        )
 
-
-def _as_array(number, samples):
-    width = max((len(sample[-1]) for sample in samples), default=1)
-    dtype = [*COLUMNS, ("key", f"S{width}")]
-    return np.array([(number, *sample) for sample in samples], dtype)
-
-
-def scan_tar(file, texts=TEXTS):
-    """Returns ([(image at, size, text at, size, is json, key)], {reason: count}).
-
-    Members whose names are alike up to the first dot are one sample, wherever in the
-    tar they are; of two of one name the later one counts, as when it is unpacked.
-
-    Raises tarfile.TarError or UsageError when the tar is damaged or compressed.
-    """
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    with open(file, "rb") as raw:
-        start = raw.read(6)
-        for magic, tool in _COMPRESSED.items():
-            if start.startswith(magic):
-                raise UsageError(f"it is compressed: unpack it with {tool} first")
-        # "r:" does not unpack: offsets are those in the file
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore  # it keeps them all otherwise
-                folder, _, name = member.name.rpartition("/")
-                if not member.isfile() or name.startswith("._"):  # macOS adds those
-                    continue
-                stem, _, suffix = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                place = member.offset_data, member.size
-                members.setdefault(key, {})["." + suffix.lower()] = place
-            end = tar.offset
-        _check_end(raw, end)
-    samples, failed = [], collections.Counter()
-    for key, parts in members.items():
-        image, _ = _choose(parts, SUFFIXES)
-        text, suffix = _choose(parts, texts)
-        if image is None or text is None:
-            failed[NO_IMAGE if image is None else NO_CAPTION] += 1
-            continue
-        name = key.encode("utf-8", "surrogateescape")
-        samples.append((*image, *text, suffix == ".json", name))
-    return samples, failed
-
-
-def _choose(parts, suffixes):
-    """(place, suffix) of the first of the suffixes that a sample has, or Nones.
-
-    Empty members count only where there is no other; "a.left.jpg" is a .jpg where there
-    is no "a.jpg".
-    """
-    candidates = [
-        (place[1] == 0, name != suffix, order, place, suffix)
-        for order, suffix in enumerate(suffixes)
-        for name, place in parts.items()
-        if name.endswith(suffix)
-    ]
-    return min(candidates)[3:] if candidates else (None, None)
-
-
-def _check_end(raw, end) -> None:
-    """Nothing but zeros may follow: tarfile takes a damaged header for the end."""
-    raw.seek(end)
-    offset = end
-    while block := raw.read(1 << 20):
-        if block.strip(b"\0"):
-            if offset == end and block[:512].strip(b"\0"):
-                raise UsageError(f"no tar header at byte {end}")
+    def _refuse_damage(self) -> None:
+        damaged = []
+        for file in sorted(self._folder.glob("[0-9]*.damaged")):
+            damaged += json.loads(file.read_text())
+        if damaged and not self._missing():
+            more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
             raise UsageError(
-                f"more follows behind its end mark at byte {end}, as in tars joined by "
-                "`cat`: unpack and pack them again"
+                f"{len(damaged)} of {len(self._tars)} tars are damaged: "
+                f"{'; '.join(damaged[:10])}{more}. Copy them again or move them away"
             )
-        offset += len(block)
+
+    def _join(self) -> None:
+        """Writes the index, a part at a time."""
+        parts = [np.load(self._file(part)) for part in range(self._count)]
+        every = [json.loads(str(part["about"])) for part in parts]
+        dtype = _dtype(max(about["width"] for about in every))
+        total = sum(about["count"] for about in every)
+        failed = _total(about["failed"] for about in every)
+
+        def rows():
+            return (part["rows"].astype(dtype) for part in parts)
+
+        def write(file):
+            header = {"descr": dtype.descr, "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for several in rows():
+                file.write(several)
+
+        files.atomic_write(self._place, write)
+        about = {"failed": failed, "digest": _digest(rows(), total)}
+        about["times"] = self._times
+        files.atomic_write(self._place.with_suffix(".json"), json.dumps(about))
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: collections.Counter[str] = collections.Counter()
+    for several in counts:
+        total.update(several)
+    return dict(total)
+
+
+def _waiting_time(tars) -> float:
+    """Seconds that a short read takes, the median of a few."""
+    seconds = []
+    for file in tars[:: max(1, len(tars) // 5)]:
+        with contextlib.suppress(OSError), open(file, "rb", buffering=0) as tar:
+            began = time.perf_counter()
+            os.pread(tar.fileno(), 4096, tar.seek(0, os.SEEK_END) // 2)
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds or [0.0])
+
+
+def _dtype(width: int) -> np.dtype:
+    """Of a row whose key has up to `width` bytes."""
+    return np.dtype([*COLUMNS, ("key", f"S{width}")])
+
+
+def _digest(arrays: Iterable[np.ndarray], total: int) -> str:
+    """sha256 of a thousand of the rows in all arrays, evenly spread."""
+    step, first, digest = max(1, total // 1000), 0, hashlib.sha256()
+    for rows in arrays:
+        digest.update(rows[-first % step :: step].tobytes())
+        first += len(rows)
+    return digest.hexdigest()
+
+
+def _map_ahead(pool, function, items, ahead: int) -> Iterator[Any]:
+    """function(item) of each, in order, of which `ahead` more are begun."""
+    futures: collections.deque = collections.deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()

@@ -10,7 +10,6 @@ Changed, added or removed tars make a new index.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -26,7 +25,8 @@ from unclip_jax.data.sources.image_source import (
     unreadable,
 )
 from unclip_jax.data.sources.listing import find_files, names_and_sizes
-from unclip_jax.data.sources.tar_index import TEXTS, open_index
+from unclip_jax.data.sources.tar_headers import TEXTS
+from unclip_jax.data.sources.tar_index import open_index
 from unclip_jax.errors import UsageError
 
 
@@ -61,16 +61,16 @@ class WebDataset(ImageSource):
             user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
             folders.append(pathlib.Path(user, "unclip_jax"))
         texts = TEXTS[::-1] if caption else TEXTS
-        self._index, self.failed = open_index(self._tars, folders, texts)
+        self._index = open_index(self._tars, folders, texts)
+        self.failed = self._index.failed
         self._caption = caption or "caption"
         self._root = root
         self._files = open_files.Readers(len(self._tars), self._open)
         self._check_field()
-        step = max(1, len(self) // 1000)  # a thousand samples stand for all
         self.set_fingerprint(
             files=names_and_sizes(self._tars, path),
             count=len(self),
-            samples=hashlib.sha256(self._index[::step].tobytes()).hexdigest(),
+            samples=self._index.digest,
             caption=self._caption,
         )
 
@@ -112,7 +112,7 @@ class WebDataset(ImageSource):
 
     def _check_field(self) -> None:
         """Refuses a field of captions that the first readable .json members lack."""
-        numbers = np.flatnonzero(self._index["is_json"][:100_000])[:100]
+        numbers = np.flatnonzero(self._index.read(0, 100_000)["is_json"])[:100]
         if not len(numbers) and len(self) and self._caption != "caption":
             raise UsageError(
                 f"config.data.caption {self._caption!r} is a field of .json members, "
@@ -122,7 +122,9 @@ class WebDataset(ImageSource):
         for i in numbers.tolist():
             with contextlib.suppress(BadRecord):
                 known |= set(self._fields(self._index[i], ""))
-        if known and self._caption not in known:
+            if self._caption in known:  # a look at one, most often
+                return
+        if known:
             raise UsageError(
                 f"no .json in {self._root} has a field {self._caption!r}; they have "
                 f"{', '.join(sorted(known)[:20])}: set config.data.caption to one"
