@@ -14,6 +14,7 @@ from tests.parity.test_pipeline import fold
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, sampling
+from unclip_jax.interop.export import compare, export
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -216,3 +217,47 @@ def test_one_folder_or_another_clip_is_refused(kandinsky, tmp_path):
     message = "takes embeddings of 16 numbers, the CLIP makes 24"
     with pytest.raises(ValueError, match=message):
         UnCLIP.load([prior, tmp_path / "narrow"])
+
+
+@pytest.mark.slow
+def test_their_pipelines_draw_our_pictures_from_our_export(
+    model, kandinsky, monkeypatch, floats, tmp_path
+):
+    """Both written by us, both read by from_pretrained."""
+    model.save_diffusers(tmp_path)
+    prior = diffusers.KandinskyV22PriorPipeline.from_pretrained(tmp_path / "prior")
+    decoder = diffusers.KandinskyV22Pipeline.from_pretrained(tmp_path / "decoder")
+    for ours, theirs in ((prior, kandinsky.prior), (decoder, kandinsky.decoder)):
+        ours.set_progress_bar_config(disable=True)
+        for name, module in theirs.components.items():
+            if not hasattr(module, "state_dict"):
+                continue
+            state = ours.components[name].state_dict()
+            assert state.keys() == module.state_dict().keys()
+            for key, value in module.state_dict().items():
+                np.testing.assert_array_equal(state[key].numpy(), value.numpy(), key)
+    z = model.sample_embeddings(PROMPTS[:1], SEED, steps=2)
+    both = torch.from_numpy(np.repeat(z, 2, axis=0)), prior.get_zero_embed(2)
+    expected = draw_theirs(decoder, monkeypatch, both)
+    ours = model.decode(both[0].numpy(), seed=SEED, steps=STEPS)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    again = UnCLIP.load(tmp_path)
+    assert again.stack.parts.keys() == model.stack.parts.keys()
+    assert again.settings() == model.settings()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "prior", "decoder", "autoencoder"])
+def test_a_part_is_exported_and_verified(model, kandinsky, kind, tmp_path):
+    part = model.stack.part(kind)
+    clip = model.stack.part("clip").clip_fingerprint
+    tokenizer = str(kandinsky.folders[0] / "tokenizer")
+    meta = {
+        "step": 7,
+        "config": {},
+        "export": {"part": kind, "config": part.config},
+        "data_info": {"clip_fingerprint": clip, "tokenizer_folder": tokenizer},
+    }
+    arguments = part.params, meta, tmp_path / "run", tmp_path / "out", "kandinsky"
+    assert "for kandinsky" in export(*arguments)
+    assert "none differs" in compare(*arguments)

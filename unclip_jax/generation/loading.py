@@ -51,6 +51,14 @@ class Stack:
         names = [k for k in names if not k.endswith(native.LAST)]
         return tuple(sorted(names, key=lambda k: self.parts[k].module.image_size))
 
+    @property
+    def tokenizer_folder(self) -> pathlib.Path:
+        """Where the tokenizer was read from."""
+        folders = [pathlib.Path(folder) for folder in self.origin.split(",")]
+        names = ("tokenizer", "prior/tokenizer", "prior_tokenizer")
+        places = [folder / name for folder in folders for name in names]
+        return next((place for place in places if place.is_dir()), places[0])
+
     def part(self, kind: str) -> Component:
         """Raises FileNotFoundError saying how to add the part if it is not there."""
         if kind not in self.parts:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.generation.manipulations import Manipulations
-from unclip_jax.interop import diffusers, native
+from unclip_jax.interop import diffusers, kandinsky, native
 
 
 class UnCLIP(Manipulations):
@@ -54,7 +54,14 @@ class UnCLIP(Manipulations):
     def save_diffusers(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes the stack as folders that the classes of diffusers load.
 
+        A stack that draws latents is written as Kandinsky's two pipelines, in prior/
+        and decoder/, another as an UnCLIPPipeline.
+
         Raises UsageError for a part that they cannot hold.
         """
-        tokenizer = pathlib.Path(self.stack.origin) / native.TOKENIZER
-        diffusers.save_diffusers(self.stack.parts, folder, tokenizer, dtype)
+        tokenizer = self.stack.tokenizer_folder
+        if "autoencoder" not in self.stack.parts:
+            diffusers.save_diffusers(self.stack.parts, folder, tokenizer, dtype)
+            return
+        for part in self.stack.parts.values():
+            kandinsky.write_part(pathlib.Path(folder), part, dtype, tokenizer)

@@ -1,6 +1,7 @@
 """From a trained run to a part of an export."""
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,14 @@ from unclip_jax.errors import UsageError
 from unclip_jax.interop import (
     components,
     diffusers,
+    kandinsky,
     native,
     public_clip,
     verify,
     weights,
 )
 
-FORMATS = ("native", "diffusers", *public_clip.FORMATS)
+FORMATS = ("native", "diffusers", "kandinsky", *public_clip.FORMATS)
 
 
 def export(
@@ -56,6 +58,8 @@ def export(
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
     if format == "diffusers":
         diffusers.write_part(folder, part, dtype, tokenizer)
+    elif format == "kandinsky":
+        kandinsky.write_part(pathlib.Path(folder), part, dtype, tokenizer)
     elif format in public_clip.FORMATS:
         public_clip.write_public_clip(folder, part, tokenizer, format, dtype)
     if format != "native":

@@ -10,8 +10,10 @@ folder, the prior's under names that begin with "prior_".
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +154,7 @@ def write_part(
     folder: pathlib.Path,
     part: Component,
     dtype: str = "float32",
-    tokenizer: pathlib.Path | None = None,
+    tokenizer: str | os.PathLike | None = None,
 ) -> None:
     """Adds a part to the pipelines in prior/ and decoder/ of `folder`.
 
@@ -199,6 +201,27 @@ def write_part(
         fingerprints[part.kind] = part.clip_fingerprint
     write_json(half / OURS, {"clip_fingerprints": fingerprints})
     _write_index(half, part)
+
+
+def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
+    """The parameters of a part that `write_part` wrote, as far as the files have them.
+
+    Raises what the functions that load the part do.
+    """
+    half = folder / HALVES[kind]
+    if kind == "clip":
+        towers = half / "text_encoder", half / "image_encoder"
+        params = transformers_clip.load_clip_towers(*towers)[1]
+        del params["logit_scale"]  # towers have none
+    elif kind == "prior":
+        params = diffusers_prior.load_prior(half / "prior")[1]
+    elif kind == "decoder":
+        folders = half / "unet", half / "scheduler"
+        params = diffusers_kandinsky.load_decoder(*folders)[1]
+        del params["space"]  # folded into the projections
+    else:
+        params = diffusers_autoencoder.load_autoencoder(half / "movq")[1]
+    return params
 
 
 def _write_index(half, part):

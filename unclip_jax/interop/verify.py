@@ -12,6 +12,7 @@ from unclip_jax.files import atomic_write, sha256_file
 from unclip_jax.interop import (
     diffusers,
     init_from,
+    kandinsky,
     mapping,
     native,
     open_clip,
@@ -57,7 +58,7 @@ def verify(folder: str | os.PathLike, part: Component, format: str, dtype: str) 
     Args:
       folder: the export.
       part: of the run; its tensors may be Lazy.
-      format: "native", "diffusers", "transformers" or "open_clip".
+      format: "native", "diffusers", "kandinsky", "transformers" or "open_clip".
       dtype: that floats were stored as.
 
     Returns:
@@ -91,6 +92,8 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
         return transformers_clip.load_clip_model(folder)[1]
     if format == "open_clip":
         return open_clip.load_open_clip(folder)[1]
+    if format == "kandinsky":
+        return kandinsky.read_params(folder, part.kind)
     if part.kind == "clip":
         image = folder / "image_encoder"
         towers = transformers_clip.load_clip_towers(
@@ -108,7 +111,7 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
 
 def _as_read_back(part, format) -> Mapping[str, Any]:
     params = part.params
-    if format == "diffusers" and part.kind == "decoder":
+    if format in ("diffusers", "kandinsky") and part.kind == "decoder":
         params = fold_normalization(params)
     return mapping.unstack_blocks(params)
 
