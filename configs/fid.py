@@ -17,6 +17,8 @@ def get_config():
     """Keys that a comparison of pictures does without are left out."""
     c = ml_collections.ConfigDict()
     c.reference = dict(images="", statistics="")  # one of them
+    # for images of several sizes, such as dict(name="shorter_side", size=256)
+    c.crop = dict(name="", size=0, generated=True)
     c.extractors = dict(
         inception=dict(
             convention="pytorch-fid",  # or torch-fidelity, clean

@@ -265,8 +265,8 @@ def save_image(
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """Returns what `save_image` wrote into a file beside the image."""
     with opened(path) as image:
-        if isinstance(image, PngImagePlugin.PngImageFile):
-            return dict(image.text)
+        if isinstance(image, PngImagePlugin.PngImageFile):  # texts before the pixels
+            return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
         return json.loads(image.getexif().get(_DESCRIPTION, "{}"))
 
 

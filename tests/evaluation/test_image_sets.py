@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from unclip_jax.evaluation import image_sets
+from unclip_jax.evaluation.features import store
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.image_sets import ArrayImages, FolderImages, open_images
 from unclip_jax.evaluation.metrics import frechet
@@ -29,7 +30,8 @@ def test_a_folder_is_read_in_order(folder):
     assert len(images) == 3
     np.testing.assert_array_equal(images[1:2][0], picture(1, 8, 8))
     assert images[2:2].shape[0] == 0
-    with pytest.raises(ValueError, match="differ in size.*shorter_side"):
+    problem = "differ in size: .*0.png has 8x8 pixels, .*2.png 12x8.*shorter_side"
+    with pytest.raises(ValueError, match=problem):
         images[:]
     before = images.fingerprint
     Image.fromarray(picture(9, 8, 8)).save(folder / "1.png")
@@ -70,6 +72,35 @@ def test_refusals(folder, tmp_path):
     np.savez(tmp_path / "a.npz", mu=np.zeros(3))
     with pytest.raises(ValueError, match="neither"):
         open_images(tmp_path / "a.npz")
+
+
+def test_folders_below_are_counted_and_told(folder):
+    assert FolderImages(folder).notes == ()
+    (folder / "below").mkdir()
+    for name in ("a.png", "b.jpg", "grid.png"):
+        Image.fromarray(picture(0, 8, 8)).save(folder / "below" / name)
+    images = FolderImages(folder)
+    assert len(images) == 3
+    assert images.notes == (f"2 images in folders below {folder} are not counted",)
+
+
+def test_few_large_images_are_in_memory_at_a_time(monkeypatch):
+    class Extractor:
+        about, calls = {}, []
+
+        def image(self, images):
+            self.calls.append(len(images))
+            return {"": images.reshape(len(images), -1)[:, :5].astype(float)}
+
+    images = ArrayImages(picture(0, 20 * 8, 8).reshape(20, 8, 8, 3))
+    whole = FeatureStore(chunk=9).features(images, Extractor())[""]
+    monkeypatch.setattr(store, "READ_BYTES", 4 * 8 * 8 * 3)
+    extractor = Extractor()
+    extractor.calls = []
+    parts = FeatureStore(chunk=9).features(images, extractor)[""]
+    assert extractor.calls == [4, 4, 1, 4, 4, 1, 2]
+    np.testing.assert_array_equal(parts, whole)
+    assert parts.dtype == np.float32
 
 
 def test_slow_reading_changes_no_digit():

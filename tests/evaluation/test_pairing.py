@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from unclip_jax.evaluation.image_sets import open_images
-from unclip_jax.evaluation.pairing import pair
-from unclip_jax.images import find_images
+from unclip_jax.evaluation.inputs import Examples, read_keys
+from unclip_jax.evaluation.pairing import pair, pair_by_prompt
+from unclip_jax.images import find_images, save_image
 
 
 def paired(folder, names, keys=None):
@@ -69,3 +70,51 @@ def test_a_folder_is_read_as_people_count(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     order = [path.stem for path in find_images([tmp_path])]
     assert order == ["9", "10", "B2", "B10", "a"]
+
+
+CAPTIONS = [f"a {noun}" for noun in ("cat", "dog", "ant", "cat", "bee")]
+
+
+def drawn(folder, prompts, name="{:02d}.png"):
+    for i, prompt in enumerate(prompts):
+        about = {"prompt": prompt} if prompt else {}
+        save_image(folder / name.format(i), np.full((2, 2, 3), i, np.uint8), about)
+    return open_images(folder)
+
+
+@pytest.mark.parametrize("name", ["{:02d}.png", "x{}.webp"])
+def test_prompts_in_images_decide_whatever_the_names(tmp_path, name):
+    images = drawn(tmp_path, CAPTIONS[::-1], name)
+    before = images.fingerprint
+    assert pair_by_prompt(images, CAPTIONS) == "by the prompts that the images hold"
+    # the same caption twice: in the order of the names
+    assert images[:][:, 0, 0, 0].tolist() == [1, 3, 2, 4, 0]
+    assert images.fingerprint != before
+
+
+def test_prompts_that_are_no_captions_decide_nothing(tmp_path):
+    images = drawn(tmp_path / "a", ["1.png", "2.png"])
+    assert pair_by_prompt(images, CAPTIONS[:2]) is None
+    images = drawn(tmp_path / "b", ["a cat", ""])
+    assert pair_by_prompt(images, CAPTIONS[:2]) is None
+    assert images[:][:, 0, 0, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "last,problem", [("a fox", "'a fox', which is no"), ("a bee", "'a bee', which few")]
+)
+def test_a_prompt_that_is_no_caption_is_named(tmp_path, last, problem):
+    images = drawn(tmp_path, ["a cat", "a cat", "a bee", "a dog", last])
+    with pytest.raises(ValueError, match=f"04.png was drawn from {problem}"):
+        pair_by_prompt(images, CAPTIONS)
+
+
+def test_keys_are_the_sources_own(tmp_path):
+    from unclip_jax.data.sources import make_source
+
+    for name in ("ant", "cat", "dog"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"a {name}")
+    options = {"source": "folder", "path": str(tmp_path), "image_size": 4}
+    examples = Examples(make_source(options), np.array([2, 0]), [], None)
+    assert read_keys(examples) == ["dog", "ant"]

@@ -96,6 +96,15 @@ def test_two_folders_are_compared_by_a_config_of_their_own(inception, tmp_path):
     config.reference = {"statistics": str(made)}
     again = numbers(run(config, tmp_path / "w", images=images))["fid"]
     assert again == pytest.approx(found, rel=1e-9)
+    Image.new("RGB", (12, 8)).save(tmp_path / "a" / "wide.png")
+    with pytest.raises(ValueError, match="wide.png 12x8.*crop.*generated=True"):
+        run(config, tmp_path / "w", images=images)
+    config.crop.update(name="shorter_side", size=8)
+    (tmp_path / "a" / "below").mkdir()
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "below" / "0.png")
+    cropped = run(config, tmp_path / "w", images=images)
+    assert cropped["provenance"]["n"] == 12
+    assert "1 images in folders below" in cropped["warnings"][-1]
 
 
 def test_a_made_reference_is_used_and_checked(

@@ -19,7 +19,8 @@ OPTIONAL = {
     "generation": {"batch_size": 32},
     "report": {"pictures": 48, "columns": 6},
     "extractors": {},  # name -> options, see extractors.py
-    "crop": {"name": "", "size": 0},  # of real images, see image_sets.CROPS
+    # of real images, see image_sets.CROPS; generated: and of those of --images
+    "crop": {"name": "", "size": 0, "generated": False},
     "caption_filter": "",  # "package.module:function" of a caption: keep it?
     "sweep": {},  # see sweep.py
 }
@@ -45,7 +46,7 @@ def check_config(config):
     config_lib.check_keys(config.generation, allowed, "config.generation")
     config_lib.check_keys(config.reference, inputs.REFERENCE_KEYS, "config.reference")
     config_lib.check_keys(config.report, ("pictures", "columns"), "config.report")
-    config_lib.check_keys(config.crop, ("name", "size"), "config.crop")
+    config_lib.check_keys(config.crop, OPTIONAL["crop"], "config.crop")
     config_lib.check_keys({config.crop.name: 0}, CROPS, "config.crop.name")
     if config.select not in inputs.SELECT:
         raise UsageError(

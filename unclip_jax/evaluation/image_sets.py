@@ -15,7 +15,8 @@ from PIL import Image
 from unclip_jax import files
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.gaussian import read_npz
-from unclip_jax.images import center_crop, find_images, open_rgb
+from unclip_jax.files import list_files
+from unclip_jax.images import SUFFIXES, center_crop, find_images, open_rgb
 
 
 def as_is(image, size):
@@ -37,7 +38,7 @@ def square_lanczos(image, size):
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-# config.reference.crop: what is done to a real image before anything else sees it.
+# config.crop: what is done to a real image before anything else sees it.
 CROPS = {"": as_is, "shorter_side": shorter_side, "square_lanczos": square_lanczos}
 
 
@@ -48,9 +49,10 @@ class Images:
       fingerprint: hex sha256 of what the images are read from, and the crop.
       threads: whether several images may be read at the same time.
       path: what `open_images` opened, or None.
+      notes: what a reader of the results should know about them.
     """
 
-    threads, path = True, None
+    threads, path, notes = True, None, ()
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
@@ -71,16 +73,31 @@ class Images:
           UsageError: an image cannot be read, or differs from the others in size.
         """
         numbers = range(len(self))[rows]
+        if not numbers:
+            return np.zeros((0, 0, 0, 3), np.uint8)
+        first = self._read(numbers[0])
+        images = np.empty((len(numbers), *first.shape), np.uint8)
+
+        def read(row):
+            image = self._read(numbers[row])
+            if image.shape != first.shape:
+                raise UsageError(
+                    f"the images differ in size: {self.name(numbers[0])} has "
+                    f"{_size(first)} pixels, {self.name(numbers[row])} "
+                    f"{_size(image)}. Scale them to one size first, or let config.crop "
+                    f"do it: name={'|'.join(filter(None, CROPS))}, size=PIXELS, and "
+                    "for --images generated=True"
+                )
+            images[row] = image
+
         workers = os.cpu_count() if self.threads else 1
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            images = list(pool.map(self._read, numbers))
-        shapes = {image.shape for image in images}
-        if len(shapes) > 1:
-            raise UsageError(
-                f"the images differ in size ({sorted(shapes)[:3]}): choose a crop, "
-                f"one of {', '.join(filter(None, CROPS))}"
-            )
-        return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
+            list(pool.map(read, range(len(numbers))))
+        return images
+
+    def name(self, i):
+        """What to call image i in a message."""
+        return f"image {i}"
 
     def _read(self, i):
         image = CROPS[self._crop](self._image(i), self._size)
@@ -99,7 +116,16 @@ class FolderImages(Images):
         if not folder.is_dir():
             raise FileNotFoundError(f"folder of images {str(folder)!r} is not there")
         self.paths = find_images([folder])
+        names = list_files(folder, SUFFIXES)
+        below = sum("/" in name and not name.endswith("/grid.png") for name in names)
+        if below:
+            note = f"{below} images in folders below {folder} are not counted"
+            self.notes = (note,)
         super().__init__(len(self.paths), self._listing(), crop, size)
+
+    def name(self, i):
+        """The file."""
+        return str(self.paths[i])
 
     def reorder(self, numbers):
         """Puts image numbers[i] in place i."""
@@ -156,6 +182,10 @@ class SourceImages(Images):
             raw = self._source.load(number)
             return open_rgb(io.BytesIO(raw.image), raw.key)
         return Image.fromarray(np.asarray(self._source[number]["image"]))
+
+
+def _size(image):
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def open_images(path, crop="", size=0):

@@ -1,5 +1,6 @@
 """What an evaluation reads: captions, true images, the reference."""
 
+import concurrent.futures
 import dataclasses
 import importlib
 from collections.abc import Sequence
@@ -103,6 +104,15 @@ def describe(source, i):
     example = dict(source[i])
     del example["image"]
     return example
+
+
+def read_keys(examples) -> list[str]:
+    """The names of examples in their source; those of files are read for it."""
+    if not hasattr(examples.source, "load"):
+        return [example["key"] for example in examples.fields]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        load = examples.source.load
+        return [*pool.map(lambda i: load(int(i)).key, examples.indices)]
 
 
 def caption_filter(name):

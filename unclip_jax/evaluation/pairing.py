@@ -1,10 +1,13 @@
-"""Which caption an image made elsewhere belongs to, by the names of the files."""
+"""Which caption an image made elsewhere belongs to: by its prompt, or by its name."""
 
+import concurrent.futures
+import pathlib
 import re
 from collections.abc import Sequence
 
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.image_sets import FolderImages, Images
+from unclip_jax.images import read_metadata
 
 _NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
 
@@ -47,6 +50,57 @@ def pair(images: Images, keys: Sequence[str]) -> str:
         f"{problem}, so that those behind it would get another's caption: number the "
         "images from 0 without gaps, in the order of the captions"
     )
+
+
+def pair_by_prompt(images: Images, captions: Sequence[str]) -> str | None:
+    """Brings images that hold the captions they were drawn from into their order.
+
+    `sample` and `evaluate` write them into each image.
+
+    Args:
+      images: N images; those of a folder are reordered.
+      captions: N captions.
+
+    Returns:
+      What pairs image and caption, for the report; None where an image holds no
+      prompt, or none holds one of the captions.
+
+    Raises:
+      UsageError: some prompts are captions and others are not.
+    """
+    if not isinstance(images, FolderImages):
+        return None
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        prompts = [*pool.map(read_prompt, images.paths)]
+    places: dict[str, list[int]] = {}
+    for place, caption in enumerate(captions):
+        places.setdefault(_normalized(caption), []).append(place)
+    if not all(prompts) or places.keys().isdisjoint(map(_normalized, prompts)):
+        return None
+    order = [0] * len(captions)
+    for i, prompt in enumerate(prompts):
+        if not (left := places.get(_normalized(prompt))):
+            raise UsageError(
+                f"{images.paths[i]} was drawn from {prompt!r}, which "
+                f"{'is no caption' if left is None else 'fewer captions say'} of the "
+                f"{len(captions)} that config.data, count, select and seed choose: "
+                "choose those that the images were drawn from"
+            )
+        order[left.pop(0)] = i
+    images.reorder(order)
+    return "by the prompts that the images hold"
+
+
+def read_prompt(path: pathlib.Path) -> str:
+    """The caption in an image that unclip_jax wrote; "" of any other."""
+    try:
+        return read_metadata(path).get("prompt", "").strip()
+    except (OSError, ValueError, AttributeError):  # another program's
+        return ""
+
+
+def _normalized(caption):
+    return " ".join(caption.split())
 
 
 def _counted(stems):

@@ -26,16 +26,15 @@ import jax
 from unclip_jax import config as config_lib
 from unclip_jax import files
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation import inputs, sweep
+from unclip_jax.evaluation import inputs, pairing, sweep
 from unclip_jax.evaluation.bits_per_dim import measure_bits_per_dim
-from unclip_jax.evaluation.config import check_config, complete
+from unclip_jax.evaluation.config import OPTIONAL, check_config, complete
 from unclip_jax.evaluation.features import extractors
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.image_sets import Images, open_images
 from unclip_jax.evaluation.metrics import Metric
-from unclip_jax.evaluation.pairing import pair
 from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.report import html
 from unclip_jax.evaluation.report.write_results import write_results, write_statistics
@@ -121,14 +120,18 @@ def evaluate_images(config, workdir, path, model, fingerprint, log):
     """
     if config.sweep:
         raise UsageError("config.sweep generates images: leave it out with --images")
-    started, images = time.time(), open_images(path)
+    started = time.time()
+    crop = config.crop if config.crop.get("generated") else OPTIONAL["crop"]
+    images = open_images(path, crop["name"], crop["size"])
     config.count = len(images)
     job = _open(config, workdir, model, fingerprint, log, generates=False)
     about = {"images": {"path": images.path}}
     if job.examples:
-        keys = [example["key"] for example in job.examples.fields]
-        about["images"]["pairing"] = pair(images, keys)
-        log(f"images and captions are paired {about['images']['pairing']}")
+        captions = [example["caption"] for example in job.examples.fields]
+        how = pairing.pair_by_prompt(images, captions)
+        how = how or pairing.pair(images, inputs.read_keys(job.examples))
+        about["images"]["pairing"] = how
+        log(f"images and captions are paired {how}")
     return _write(job, config, *_score(job, config, images, about, started))
 
 
@@ -261,6 +264,7 @@ def _score(job, config, images, about, started, selected=None):
     _name_conventions(scores, job)
     labels = {name: e.label for name, e in job.extractors.items()}
     notes += [f"{name}: {s}" for name, s in labels.items() if "NOT COMPARABLE" in s]
+    notes += [*images.notes, *getattr(job.reference, "notes", ())]
     if selected:
         notes.insert(0, selected["note"])
     results = {

@@ -228,6 +228,8 @@ def test_wrong_answers_are_named(made, tmp_path):
     fails("does not have.*x.csv:2 \\('pair-9'\\).*another study", "pair-9,1,Alice")
     twice = (f"{pair},1,Alice", f"{pair},2,Alice")
     fails(f"twice: {pair} by 'Alice' \\(.*x.csv:2, .*x.csv:3\\)", *twice)
+    respelled = (f"{pair},1,Alice  B", f"{pair},2, alice b")
+    fails(f"twice: {pair} by 'Alice B' \\(.*x.csv:2, .*x.csv:3\\)", *respelled)
     fails("no column 'rater'", f"{pair},1", header="pair,answer")
     fails("there is no answer in")
     fails("no column 'pair'.*with commas", f"{pair};1;Al", header="pair;answer;rater")

@@ -19,6 +19,7 @@ from unclip_jax.evaluation.gathering import gather_rows
 from unclip_jax.evaluation.metrics.frechet import statistics
 
 CHUNK = 512  # images in a file
+READ_BYTES = 2**28  # of images that are in memory at a time
 
 
 class FeatureStore:
@@ -82,8 +83,15 @@ class FeatureStore:
             path = self.folder / key / f"features_{start:08d}_{stop:08d}.npz"
             if (kept := self._load(path, stop - start)) is not None:
                 return kept
-        features = extractor.image(images[start:stop])
-        features = {k: np.asarray(v, np.float32) for k, v in features.items()}
+        size = max(1, READ_BYTES // max(images[start : start + 1].nbytes, 1))
+        parts = [
+            extractor.image(images[i : min(i + size, stop)])
+            for i in range(start, stop, size)
+        ]
+        features = {
+            k: np.concatenate([part[k] for part in parts]).astype(np.float32)
+            for k in parts[0]
+        }
         for layer, rows in features.items():
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if bad.size:

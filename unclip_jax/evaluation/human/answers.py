@@ -53,6 +53,11 @@ def score_study(
     folder = pathlib.Path(folder)
     key = _read_key(folder / "key.json")
     rows = list(itertools.chain.from_iterable(map(read_answers, answers)))
+    names: dict[str, str] = {}  # a rater's name as it was spelled first
+    rows = [
+        dataclasses.replace(r, rater=names.setdefault(r.rater.casefold(), r.rater))
+        for r in rows
+    ]
     check_answers(rows, key["pairs"])
     if not rows:
         raise UsageError(f"there is no answer in {', '.join(map(str, answers))}")
@@ -101,7 +106,7 @@ def read_answers(path: str | pathlib.Path) -> list[Answer]:
 
 
 def _read_line(line, where) -> Answer:
-    values = {name: (line[name] or "").strip() for name in COLUMNS}
+    values = {name: " ".join((line[name] or "").split()) for name in COLUMNS}
     values["answer"] = values["answer"].lower()
     if values["answer"] not in ANSWERS:
         raise UsageError(

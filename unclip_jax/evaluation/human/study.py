@@ -24,8 +24,9 @@ from PIL import Image
 from unclip_jax import files
 from unclip_jax.config import check_keys
 from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.pairing import read_prompt
 from unclip_jax.files import atomic_write, read_utf8, split_lines
-from unclip_jax.images import find_images, read_image, read_metadata
+from unclip_jax.images import find_images, read_image
 
 FORMAT = "unclip_jax comparison"
 PAGE_BYTES = 32 * 2**20  # a page ends early rather than grow beyond what phones open
@@ -212,24 +213,12 @@ def _number(path):
 
 def _with_caption(images, line) -> Pair:
     """A pair with the caption that its images hold, or `line`; they must agree."""
-    texts = {"--captions": line} | {str(path): _caption(path) for path in images}
+    texts = {"--captions": line} | {str(path): read_prompt(path) for path in images}
     texts = {where: text for where, text in texts.items() if text}
     if len(set(texts.values())) > 1:
         listed = "; ".join(f"{where}: {text!r}" for where, text in texts.items())
         raise UsageError(f"one pair, but different captions ({listed})")
     return Pair(images[:1], images[1:], next(iter(texts.values()), ""))
-
-
-def _caption(path):
-    """The caption in an image that unclip_jax wrote; "" of any other."""
-    try:
-        return read_metadata(path).get("prompt", "").strip()
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # another program's
-        return ""
 
 
 def _caption_lines(file, count):
