@@ -19,16 +19,6 @@ case "${GLIBC_TUNABLES:-}" in
 esac
 export GLIBC_TUNABLES
 
-# Compiled programs are kept, apart for each kind of CPU (a home folder may be shared).
-# Not those of several devices: jaxlib 0.10 aborts on some that it reads back, with
-# collectives in a loop.
-if [ "${UNCLIP_CPU_DEVICES:-1}" = 1 ]; then
-  unclip_cpu=$(grep -m1 -i '^\(flags\|features\)' /proc/cpuinfo 2>/dev/null | cksum | cut -d' ' -f1)
-  export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/unclip_jax/jax-$(uname -m)-$unclip_cpu}"
-  export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-1}"
-  unset unclip_cpu
-fi
-
 # No start-up notes of TensorFlow, no warning of tokenizers after a fork.
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"

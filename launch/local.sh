@@ -29,7 +29,7 @@ done
 [ $# -gt 0 ] || { echo "error: $0: no command (see --help)" >&2; exit 2; }
 
 export UNCLIP_CPU_DEVICES=$devices
-unset XLA_FLAGS JAX_COMPILATION_CACHE_DIR  # see env.sh
+unset XLA_FLAGS  # see env.sh
 # shellcheck source=launch/env.sh
 . "$(dirname "$0")/env.sh"
 

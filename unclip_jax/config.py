@@ -192,6 +192,9 @@ def run(
         if args is None:  # --help
             print(_usage(main, config, extra_flags))
             sys.exit(0)
+        from unclip_jax.parallel.compilation_cache import use_compilation_cache
+
+        use_compilation_cache()
         if distributed(args) if callable(distributed) else distributed:
             from unclip_jax.parallel.distributed import run_distributed
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.interop import diffusers, kandinsky, native
+from unclip_jax.parallel.compilation_cache import use_compilation_cache
 
 
 class UnCLIP(Manipulations):
@@ -34,7 +35,7 @@ class UnCLIP(Manipulations):
         mesh: Mesh | None = None,
         batch_size: int = 32,
     ) -> typing.Self:
-        """Loads an export.
+        """Loads an export, and lets jax keep the programs that it compiles.
 
         Args:
           folder: the export; it may lack parts that are not used later. A model that
@@ -49,6 +50,7 @@ class UnCLIP(Manipulations):
           FileNotFoundError: no such folder, or no export in it.
           UsageError: broken files, or parts that do not belong together.
         """
+        use_compilation_cache()
         return cls(load_stack(folder, parts, dtype), mesh, batch_size)
 
     def save_diffusers(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
