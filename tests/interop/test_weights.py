@@ -51,8 +51,48 @@ def test_a_variant_is_taken_when_it_is_the_only_one(tmp_path):
     assert weights.read_weights(tmp_path).keys() == TENSORS.keys()
     assert weights.read_weights(tmp_path, "fp16").keys() == TENSORS.keys()
     weights.write_weights(tmp_path, TENSORS, "model.bf16", "bfloat16")
-    with pytest.raises(ValueError, match="say which variant"):
+    both = "variants 'bf16', 'fp16': keep the files of one of them"
+    with pytest.raises(ValueError, match=both):
         weights.read_weights(tmp_path)
+    assert weights.read_weights(tmp_path, "bf16").keys() == TENSORS.keys()
+    with pytest.raises(ValueError, match="'bf16', 'fp16', not 'fp8': keep"):
+        weights.read_weights(tmp_path, "fp8")
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("form", ["model.fp16-{}", "model-{}.fp16", "model-{}"])
+def test_shards_of_any_variant_are_read_with_and_without_their_index(
+    tmp_path, form, index
+):
+    weights.write_weights(tmp_path, TENSORS, "model", "float16", 60)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    for i, file in enumerate(shards, 1):
+        name = form.format(f"{i:05d}-of-{len(shards):05d}")
+        file.rename(tmp_path / f"{name}.safetensors")
+    if not index:
+        (tmp_path / "model.safetensors.index.json").unlink()
+    assert weights.is_there(tmp_path)
+    tensors = weights.read_weights(tmp_path)
+    for name, expected in TENSORS.items():
+        np.testing.assert_allclose(tensors[name], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("large", [7e4, -1e9])
+def test_what_overflows_is_refused_by_name(tmp_path, large):
+    tensors = {"fine": np.ones(3, np.float32), "wide": np.array([1, large], np.float32)}
+    with pytest.raises(
+        ValueError, match="wide holds .* too large for float16: take bf"
+    ):
+        weights.write_weights(tmp_path, tensors, "model", "float16")
+    assert not [*tmp_path.iterdir()]
+    weights.write_weights(tmp_path, tensors, "model", "bfloat16")
+    file = tmp_path / "model.safetensors"
+    assert not weights.diff_tensors(file, tensors, "bfloat16")
+    with pytest.raises(ValueError, match="too large for float16"):
+        weights.diff_tensors(file, tensors, "float16")
+    tensors["wide"][1] = np.inf  # what is infinite already is no overflow
+    weights.write_weights(tmp_path, tensors, "model", "float16")
 
 
 def test_broken_folders_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Runs pytorch-fid, torch-fidelity and clean-fid themselves, in a process of their own.
+"""Runs pytorch-fid, torch-fidelity, clean-fid and OpenCLIP, in a process of their own.
 
     python fid_programs.py TASK FOLDER [OPTIONS]
 
@@ -179,10 +179,31 @@ def metrics(folder):
     return {name: np.float64(value) for name, value in found.items()}
 
 
+def open_clip(folder):
+    """OpenCLIP's embeddings of folder/images/*.png and captions.json by folder/clip."""
+    import open_clip
+    import torch
+    from PIL import Image
+
+    name = f"local-dir:{folder / 'clip'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    tokens = open_clip.get_tokenizer(name)(
+        json.loads((folder / "captions.json").read_text())
+    )
+    images = [Image.open(file) for file in sorted((folder / "images").iterdir())]
+    with torch.no_grad():
+        pixels = torch.stack([preprocess(image) for image in images])
+        embeddings = {
+            "clip_image": model.eval().encode_image(pixels),
+            "clip_text": model.encode_text(tokens),
+        }
+    return {name: value.numpy() for name, value in embeddings.items()}
+
+
 if __name__ == "__main__":
     _stub_compiled_parts()
     task, where, *options = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
-    tasks = (weights, distances, whole, metrics)
+    tasks = (weights, distances, whole, metrics, open_clip)
     saved = {t.__name__: t for t in tasks}[task](where, *options)
     np.savez(where / f"{task}.npz", **saved)
     print(json.dumps(sorted(saved)))

@@ -1,12 +1,15 @@
 """A public CLIP's folder, from picture files and captions to embeddings."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.parity import fid_programs
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
@@ -102,6 +105,62 @@ def test_embeddings_are_theirs(folder, expected, tmp_path, form):
         assert np.abs(theirs).max() > 0.1
         ours = np.asarray(found[name])[:3]
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.programs
+@pytest.mark.slow
+def test_open_clip_itself_computes_the_same(folder, expected, tmp_path):
+    """Through its front door, create_model_and_transforms and get_tokenizer."""
+    if not (fid_programs.PROGRAMS / "open_clip").is_dir():
+        pytest.skip(f"OpenCLIP is not in {fid_programs.PROGRAMS}: make test")
+    part = public_clip.read_public_clip(folder)
+    public_clip.write_public_clip(tmp_path / "clip", part, folder, "open_clip")
+    images, *wanted = expected
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "captions.json").write_text(json.dumps(CAPTIONS))
+    theirs = fid_programs.reference("open_clip", tmp_path)
+    for name, ours in zip(("clip_image", "clip_text"), wanted, strict=True):
+        np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["open_clip", "transformers", "both"])
+def test_a_folder_of_both_formats_is_read_by_the_weights_it_has(
+    folder, tmp_path, weights
+):
+    """As LAION and Apple publish: both configs, and the weights of one or both."""
+    whole = public_clip.read_public_clip(folder)
+    shutil.copytree(folder, tmp_path / "both")
+    public_clip.write_public_clip(tmp_path / "both", whole, None, "open_clip")
+    names = {"open_clip": "model.safetensors", "transformers": "open_clip_model.saf*"}
+    if weights in names:
+        for file in (tmp_path / "both").glob(names[weights]):
+            file.unlink()
+    part = public_clip.read_public_clip(tmp_path / "both")
+    assert part.clip_fingerprint == whole.clip_fingerprint
+
+
+@pytest.mark.parametrize(
+    "part,key,value",
+    [
+        ("vision_cfg", "image_size", 24),
+        ("vision_cfg", "layers", 3),
+        ("text_cfg", "context_length", 16),
+        ("text_cfg", "width", 64),
+    ],
+)
+def test_sizes_of_the_config_must_be_those_of_the_weights(
+    folder, tmp_path, part, key, value
+):
+    open_clip.save_open_clip(tmp_path, *transformers_clip.load_clip_model(folder))
+    file = tmp_path / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"][part][key] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{key} is {value}, but the weights are"):
+        open_clip.load_open_clip(tmp_path)
 
 
 def test_zero_shot_is_theirs(folder, expected):

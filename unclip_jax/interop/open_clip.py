@@ -18,9 +18,9 @@ from unclip_jax import models
 from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, read_json
 from unclip_jax.interop import lazy, mapping
+from unclip_jax.interop.clip_pixels import read_preprocess_cfg
 from unclip_jax.interop.mapping import IDENTITY, Entry, conv, dense, norm
 from unclip_jax.interop.weights import read_tensors, to_float32, write_weights
-from unclip_jax.models.clip import OPENAI_MEAN, OPENAI_STD
 
 CONFIG = "open_clip_config.json"
 STEM = "open_clip_model"
@@ -33,6 +33,8 @@ EXPECTED = (
 TOP = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 VISION = ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio")
 TEXT = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+TEXT += ("hf_tokenizer_name",)  # of a folder, whose own tokenizer OpenCLIP then reads
+TEXT_HEADS, HEAD_WIDTH = 8, 64  # where a config is silent
 # What OpenAI's files add to the weights, and a buffer of some of OpenCLIP's.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 IGNORE = (*OPENAI_ONLY, "attn_mask")
@@ -86,9 +88,9 @@ def load_open_clip(
             'weights of OpenAI and for OpenCLIP\'s "-quickgelu" models, else "gelu"'
         )
     fields = fields_of(tensors, model, activation, str(path))
-    pixels = config.get("preprocess_cfg", {})
-    fields["image_mean"] = tuple(pixels.get("mean") or OPENAI_MEAN)
-    fields["image_std"] = tuple(pixels.get("std") or OPENAI_STD)
+    _check_sizes(model, fields, f"{path / CONFIG}")
+    pixels = config.get("preprocess_cfg") or {}
+    fields |= read_preprocess_cfg(pixels, fields["image_size"], f"{path / CONFIG}")
     return fields, from_open_clip(fields, tensors, str(path))
 
 
@@ -99,6 +101,8 @@ def save_open_clip(
     dtype: str = "float32",
 ) -> None:
     """Writes a folder that OpenCLIP loads ("local-dir:FOLDER") and we do.
+
+    It takes its tokenizer from the folder, too: add its files.
 
     Args:
       folder: made if it does not exist.
@@ -125,6 +129,8 @@ def save_open_clip(
             "layers": clip.text_depth,
             "heads": clip.text_heads,
             "mlp_ratio": clip.text_mlp_ratio,
+            # without it OpenCLIP takes OpenAI's; of a folder any name means its own
+            "hf_tokenizer_name": "tokenizer of this folder",
         },
     }
     pixels = {
@@ -216,8 +222,20 @@ def fields_of(tensors, model, activation, where) -> dict[str, Any]:
             f"({error}); it has {', '.join(sorted(tensors)[:5])}, ..."
         ) from error
     head_width = model.get("vision_cfg", {}).get("head_width")
-    if head_width is None:  # 64 is the default of a config, too
-        head_width = 64 if model else WIDE_HEADS.get(vision_width, 64)
+    if head_width is None:
+        narrow = min(HEAD_WIDTH, vision_width)
+        head_width = HEAD_WIDTH if model else WIDE_HEADS.get(vision_width, narrow)
+    text_heads = model.get("text_cfg", {}).get("heads")
+    if text_heads is None:
+        text_heads = TEXT_HEADS if model else max(text_width // HEAD_WIDTH, 1)
+    for name, width, heads in (
+        ("vision", vision_width, vision_width // head_width),
+        ("text", text_width, text_heads),
+    ):
+        if heads < 1 or width % heads:
+            raise UsageError(
+                f"{where}: a {name} width of {width} does not divide into {heads} heads"
+            )
     return {
         "embed_dim": dim,
         "image_size": patch * round(patches**0.5),
@@ -230,11 +248,32 @@ def fields_of(tensors, model, activation, where) -> dict[str, Any]:
         "context_length": length,
         "text_width": text_width,
         "text_depth": _depth(tensors, "transformer"),
-        "text_heads": model.get("text_cfg", {}).get("heads", text_width // 64),
+        "text_heads": text_heads,
         "text_mlp_ratio": text_mlp / text_width,
         "eot_id": vocab - 1,  # the highest number marks the end
         "activation": activation,
     }
+
+
+def _check_sizes(model, fields, file):
+    """Raises UsageError where the config has other sizes than the weights.
+
+    OpenCLIP interpolates positions to the config's sizes; that is not done here.
+    """
+    names = {
+        "": ("embed_dim",),
+        "vision": ("image_size", "patch_size", "width", "layers"),
+        "text": ("context_length", "vocab_size", "width", "layers"),
+    }
+    for tower, keys in names.items():
+        config = model.get(f"{tower}_cfg", {}) if tower else model
+        for key in keys:
+            ours = {"width": f"{tower}_width", "layers": f"{tower}_depth"}.get(key, key)
+            if config.get(key, fields[ours]) != fields[ours]:
+                raise UsageError(
+                    f"{file}: {key} is {config[key]!r}, but the weights are those of "
+                    f"{fields[ours]}: set it to that"
+                )
 
 
 def _depth(tensors, prefix: str) -> int:

@@ -5,7 +5,13 @@ import os
 import pathlib
 
 from unclip_jax.errors import UsageError
-from unclip_jax.interop import components, native, open_clip, transformers_clip
+from unclip_jax.interop import (
+    components,
+    native,
+    open_clip,
+    transformers_clip,
+    weights,
+)
 
 FORMATS = ("transformers", "open_clip")
 
@@ -20,11 +26,17 @@ def read_public_clip(
 ) -> components.Component:
     """The CLIP of such a folder; of both formats in one folder, transformers'.
 
+    Folders of LAION and Apple have the configs of both, and may have the weights of
+    one alone, which then decides.
+
     Its fingerprint is that of its weights, the same in either format.
 
     Raises what load_clip_model and load_open_clip do.
     """
-    if _is_clip_model(folder):
+    theirs = _is_clip_model(folder)
+    if theirs and open_clip.is_open_clip(folder):
+        theirs = weights.is_there(folder)
+    if theirs:
         fields, params = transformers_clip.load_clip_model(folder)
     else:
         fields, params = open_clip.load_open_clip(folder)

@@ -6,7 +6,6 @@ and `save_clip_towers` for the text_encoder/ and image_encoder/ of a diffusers u
 (fields, params): the fields of models.CLIP and a nested dict of numpy arrays.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -20,11 +19,11 @@ from unclip_jax import models
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 from unclip_jax.interop import mapping
+from unclip_jax.interop.clip_pixels import BICUBIC, PREPROCESSOR, read_preprocessor
 from unclip_jax.interop.mapping import Entry, conv, dense, norm
 from unclip_jax.interop.weights import SHARD_BYTES, read_weights, write_weights
-from unclip_jax.models.clip import CLIP, OPENAI_MEAN, OPENAI_STD
+from unclip_jax.models.clip import CLIP
 
-PREPROCESSOR = "preprocessor_config.json"
 # What transformers takes for granted where a config.json is silent.
 TEXT_DEFAULTS = {
     "vocab_size": 49408,
@@ -80,7 +79,8 @@ def load_clip_model(
       UsageError: another model, one that ours cannot be, or tensors that do not fit.
     """
     config = _read_config(folder, "clip")
-    fields = fields_of(config, _read_pixels(folder), str(folder))
+    fields = fields_of(config, {}, str(folder))
+    fields |= read_preprocessor(folder, fields["image_size"])
     tensors = read_weights(folder, variant)
     params = mapping.from_torch(table(fields), tensors, str(folder), IGNORE)
     return fields, params
@@ -139,7 +139,9 @@ def load_clip_towers(
         pixels, where = {}, str(text_folder)
     else:
         vision = {**VISION_DEFAULTS, **_read_config(image_folder, "clip_vision_model")}
-        pixels = _read_pixels(feature_extractor or image_folder)
+        pixels = read_preprocessor(
+            feature_extractor or image_folder, int(vision["image_size"])
+        )
         where = f"{text_folder} and {image_folder}"
     fields = _fields(text, vision, pixels, where)
     params = {"logit_scale": np.float32(TOWERS_LOGIT_SCALE)}
@@ -367,16 +369,6 @@ def _read_config(folder, model_type: str) -> dict[str, Any]:
     return config
 
 
-def _read_pixels(folder) -> dict[str, tuple[float, ...]]:
-    """Mean and std of preprocessor_config.json, or OpenAI's."""
-    file = pathlib.Path(folder) / PREPROCESSOR
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {
-        "image_mean": tuple(config.get("image_mean") or OPENAI_MEAN),
-        "image_std": tuple(config.get("image_std") or OPENAI_STD),
-    }
-
-
 def _write_preprocessor(folder, clip: CLIP) -> None:
     side = clip.image_size
     config = {
@@ -384,7 +376,7 @@ def _write_preprocessor(folder, clip: CLIP) -> None:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": side},
-        "resample": 3,  # PIL's bicubic
+        "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "do_rescale": True,

@@ -8,6 +8,7 @@ uint64, the header (json: dtype, shape and offsets of each tensor), then the dat
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from unclip_jax.errors import UsageError
-from unclip_jax.files import write_json
+from unclip_jax.files import atomic_path, write_json
 
 SHARD_BYTES = 5 * 10**9
 # the file stems of diffusers' modules and of transformers'
@@ -50,7 +51,7 @@ def read_weights(
     """All tensors of a module's folder, as float32 (integers as they are).
 
     Args:
-      folder: holds `<stem>.safetensors`, or shards and `<stem>.safetensors.index.json`.
+      folder: holds `<stem>.safetensors`, or shards `<stem>-00001-of-00002.safetensors`.
       variant: "fp16" reads `<stem>.fp16.safetensors`; None takes the plain files, or
         the only variant there is.
 
@@ -157,6 +158,8 @@ def write_tensors(
       metadata: of the header.
       dtype: that floating tensors are stored as: "float32", "float16", "bfloat16"; None
         leaves them as they are.
+
+    Raises UsageError for a number that is too large for `dtype`; nothing is written.
     """
     dtypes = {name: stored_dtype(dtype, t.dtype) for name, t in tensors.items()}
     # wide ones first, as the library does: so each starts where its dtype can be read
@@ -174,10 +177,10 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     first = 8 + len(text)
-    with open(path, "wb") as file:
+    with atomic_path(path) as partial, open(partial, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(names, key=lambda n: getattr(tensors[n], "order", 0)):
-            array = np.asarray(tensors[name], dtypes[name], order="C")
+            array = _stored(name, tensors[name], dtypes[name])
             if array.shape != tuple(tensors[name].shape):
                 raise UsageError(f"{name} has shape {array.shape}, not as announced")
             file.seek(first + offsets[name])
@@ -197,7 +200,7 @@ def diff_tensors(
             lines += [f"{name} is missing" for name in sorted(set(tensors) - there)]
             for name in (name for name in tensors if name in there):
                 tensor = tensors[name]
-                expected = np.asarray(tensor, stored_dtype(dtype, tensor.dtype))
+                expected = _stored(name, tensor, stored_dtype(dtype, tensor.dtype))
                 if not same(file.get_tensor(name), expected):
                     lines.append(f"{name} differs")
     except safetensors.SafetensorError as error:
@@ -235,6 +238,23 @@ def stored_bytes(tensor, name: str | None) -> int:
     return count * stored_dtype(name, tensor.dtype).itemsize
 
 
+def _stored(name, tensor, dtype) -> np.ndarray:
+    """The tensor as the file holds it; UsageError for what overflows."""
+    array = np.asarray(tensor)
+    with np.errstate(over="ignore"):
+        stored = np.asarray(array, dtype, order="C")
+    if array.dtype != stored.dtype and is_float(stored.dtype):
+        lost = np.isfinite(array.astype(np.float32)) & ~np.isfinite(
+            stored.astype(np.float32)
+        )
+        if lost.any():
+            raise UsageError(
+                f"{name} holds {array[lost].flat[0]:.6g}, which is too large for "
+                f"{stored.dtype}: take bfloat16 or float32"
+            )
+    return stored
+
+
 def _read_torch(path, expected):
     try:
         import torch
@@ -266,32 +286,63 @@ def _read_torch(path, expected):
     }
 
 
+def is_there(folder: str | os.PathLike) -> bool:
+    """Whether a module's folder has safetensors of its own, whole or in shards."""
+    return bool(_variants(pathlib.Path(folder)))
+
+
 def _files(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
-    for stem in STEMS:
-        middle = f".{variant}" if variant else ""
-        index = folder / f"{stem}.safetensors.index{middle}.json"
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                raise FileNotFoundError(
-                    f"{index} names {', '.join(missing)}, which {folder} lacks: "
-                    "download the folder again"
-                )
-            return [folder / name for name in names]
-        file = folder / f"{stem}{middle}.safetensors"
-        if file.is_file():
-            return [file]
-    have = sorted(f.name for f in folder.glob("*")) if folder.is_dir() else []
-    others = [name for name in have if name.endswith(".safetensors")]
-    if variant is None and len(others) == 1:
-        return [folder / others[0]]
-    if others:
+    """The files of a variant; of None the plain ones, or the only variant there is."""
+    variants = _variants(folder)
+    name = variant or ""
+    if variant is None and "" not in variants and len(variants) == 1:
+        (name,) = variants
+    if name in variants:
+        return variants[name]
+    if variants:
+        have = ", ".join(repr(v) if v else "the plain one" for v in sorted(variants))
         raise UsageError(
-            f"{folder} has {', '.join(others)}: say which variant to read "
-            '(the word before ".safetensors", as "fp16")'
+            f"{folder} has weights of the variants {have}"
+            + (f", not {variant!r}" if variant else "")
+            + ": keep the files of one of them in the folder"
         )
+    have = sorted(f.name for f in folder.glob("*")) if folder.is_dir() else []
     raise FileNotFoundError(
         f"{folder} has no safetensors weights (it has {', '.join(have) or 'nothing'}); "
         "pickled weights are not read: convert them with the library that wrote them"
     )
+
+
+def _variants(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Variant ("" is the plain one) -> its files, whole if there is one, or shards.
+
+    Raises FileNotFoundError for shards of which some are missing.
+    """
+    variants: dict[str, list[pathlib.Path]] = {}
+    names = sorted(f.name for f in folder.glob("*")) if folder.is_dir() else []
+    for stem in STEMS:
+        whole = re.compile(rf"{stem}(?:\.([^.]+))?\.safetensors")
+        # model.fp16-00001-of-00002.safetensors, and older model-00001-of-00002.fp16
+        shard = re.compile(
+            rf"{stem}(?:\.([^.]+))?-(\d+)-of-(\d+)(?:\.([^.]+))?\.safetensors"
+        )
+        shards: dict[tuple[str, int], dict[int, str]] = {}  # (variant, how many)
+        for name in names:
+            if match := shard.fullmatch(name):
+                key = match[1] or match[4] or "", int(match[3])
+                shards.setdefault(key, {})[int(match[2])] = name
+            elif match := whole.fullmatch(name):
+                variants.setdefault(match[1] or "", [folder / name])
+        for (variant, count), parts in shards.items():
+            absent = [i for i in range(1, count + 1) if i not in parts]
+            if variant in variants:
+                continue
+            if absent:
+                number, name = next(iter(parts.items()))
+                names = [name.replace(f"{number:05}-of", f"{i:05}-of") for i in absent]
+                raise FileNotFoundError(
+                    f"{folder} has {name}, but not {', '.join(names)}: download the "
+                    "folder again"
+                )
+            variants[variant] = [folder / parts[i] for i in sorted(parts)]
+    return variants
