@@ -175,3 +175,18 @@ def prior(value: str, parts: Container[str]) -> str:
         names = ", ".join(["auto", *PRIORS])
         raise UsageError(f"prior {value!r}: expected one of {names}")
     return PRIORS[value]
+
+
+def same_length(name: str, values, other_name: str, others) -> None:
+    """Raises UsageError unless there are as many of the one as of the other."""
+    if len(values) != len(others):
+        raise UsageError(f"{len(values)} {name} for {len(others)} {other_name}")
+
+
+def starts_from_embeddings(value: str, parts: Container[str]) -> None:
+    """Raises UsageError for a prior that draws codes: it adds no noise."""
+    if prior(value, parts) == "ar_prior":
+        raise UsageError(
+            "the autoregressive prior draws codes one by one and cannot start from an "
+            "embedding: take the diffusion prior"
+        )

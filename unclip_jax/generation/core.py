@@ -179,18 +179,33 @@ class Core:
         seed: int = 0,
         *,
         first: int = 0,
+        start: np.ndarray | None = None,
+        strength: float = 1.0,
         progress: Progress | None = None,
         **options,
     ) -> np.ndarray:
-        """The first half of text2image: raw image embeddings (N, D) float32."""
+        """The first half of text2image: raw image embeddings (N, D) float32.
+
+        Args:
+          start: raw image embeddings (N, D) that are changed as the prompts say,
+            instead of drawing new ones; the more the larger `strength`, in (0, 1].
+          others: as for text2image.
+        """
         prior = PriorOptions(**options)
         self.pipeline.check(prior)
         key_seed, tokens = _seed(seed), self.tokenize(prompts)
+        if start is not None:
+            dim = self.stack.part("clip").module.embed_dim
+            start = checks.embeddings(start, dim)
+            checks.same_length("embeddings to start from", start, "prompts", tokens)
+            checks.starts_from_embeddings(prior.prior, self.stack.parts)
 
-        def sample(tokens, indices):
-            return self.pipeline.sample_prior(tokens, key_seed, indices, prior)
+        def sample(tokens, indices, start):
+            return self.pipeline.sample_prior(
+                tokens, key_seed, indices, prior, start, strength
+            )
 
-        arrays = tokens, _indices(first, len(tokens))
+        arrays = tokens, _indices(first, len(tokens)), start
         return self.pipeline.map(sample, arrays, progress)
 
     @takes(DecoderOptions)
@@ -206,6 +221,8 @@ class Core:
         inverted: bool = False,
         keep: tuple[np.ndarray, np.ndarray] | None = None,
         hint: np.ndarray | None = None,
+        start: np.ndarray | None = None,
+        strength: float = 1.0,
         progress: Progress | None = None,
         **options,
     ) -> np.ndarray:
@@ -226,6 +243,8 @@ class Core:
           keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
             the mask stays as it is in the picture, but for later enlargement.
           hint: uint8 (N, s, s, 3), such as depth maps, for a decoder that sees one.
+          start: uint8 (N, s, s, 3), pictures that noise is added to, rather than noise
+            alone; `strength`, in (0, 1], says how much.
         """
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
@@ -241,9 +260,11 @@ class Core:
             known, mask = checks.known(*keep, (n, side, side))
             inpainting = inpainting._replace(known=known, keep=mask)
         pipeline, decoder = self.pipeline, DecoderOptions(**options)
-        if hint is not None:
-            hint = checks.images(hint, side, "the decoder")
-            inpainting = inpainting._replace(hint=process.from_uint8(hint))
+        for name, images in {"hint": hint, "start": start}.items():
+            if images is not None:
+                images = checks.images(images, side, "the decoder")
+                checks.same_length(f"images ({name})", images, "embeddings", rows[0])
+                inpainting = inpainting._replace(**{name: process.from_uint8(images)})
         pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
         key_seed = _seed(seed)
 
@@ -253,6 +274,7 @@ class Core:
                 *(z, no_clip, tokens, key_seed, indices, decoder),
                 inpainting=inpainting,
                 inverted=inverted,
+                strength=strength,
             )
             return pipeline.upsample(x, key_seed, indices)
 

@@ -18,7 +18,11 @@ from unclip_jax.generation.options import (
     PriorOptions,
     UpsamplerOptions,
 )
-from unclip_jax.generation.resolve import resolve_guidance, resolve_options
+from unclip_jax.generation.resolve import (
+    resolve_guidance,
+    resolve_options,
+    with_strength,
+)
 from unclip_jax.interop import native
 from unclip_jax.progress import Progress
 
@@ -105,8 +109,19 @@ class Pipeline:
             for name in self.stack.upsamplers:
                 resolve_options(self.stack, name, upsampler)
 
-    def sample_prior(self, tokens, seed, indices, options: PriorOptions) -> jax.Array:
-        """Captions, int32 (B, L) -> raw image embeddings (B, D)."""
+    def sample_prior(
+        self,
+        tokens,
+        seed,
+        indices,
+        options: PriorOptions,
+        start=None,
+        strength: float = 1.0,
+    ) -> jax.Array:
+        """Captions, int32 (B, L) -> raw image embeddings (B, D).
+
+        With `start`, raw embeddings (B, D), these are changed with that strength.
+        """
         count = int(options.num_candidates)
         text = self.encode_text(tokens)
         if checks.prior(options.prior, self.stack.parts) == "ar_prior":
@@ -120,10 +135,13 @@ class Pipeline:
                 num_candidates=count,
             )
         scale, static = resolve_options(self.stack, "prior", options)
+        if start is not None:
+            static = with_strength("prior", static, strength)
         return self.run_steps(
             prior_sampling.sample_prior,
             "prior",
             *(tokens, text, seed, indices, scale, self.encode_states("prior", tokens)),
+            start,
             options=static,
             num_candidates=count,
         )
@@ -138,9 +156,14 @@ class Pipeline:
         options: DecoderOptions,
         inpainting: sampling.Inpainting = NO_INPAINTING,
         inverted: bool = False,
+        strength: float = 1.0,
     ) -> jax.Array:
         """Conditions, see sampling.sample_decoder -> images (B, s, s, 3)."""
         scale, static = resolve_options(self.stack, "decoder", options, inverted)
+        if inpainting.start is not None:
+            static = with_strength("decoder", static, strength)
+            start = self.encode_latents(inpainting.start)
+            inpainting = inpainting._replace(start=start)
         caption, eta = self.encode_caption("decoder", tokens), np.float32(options.eta)
         rounded = not self.stack.upsamplers
         known, keep = inpainting.known, inpainting.keep

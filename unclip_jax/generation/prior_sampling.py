@@ -27,6 +27,7 @@ def sample_prior(
     indices,
     scale,
     text_states=None,
+    start=None,
     *,
     options: SamplerOptions,
     num_candidates: int,
@@ -46,6 +47,8 @@ def sample_prior(
       indices: (B,) int32, the pictures' numbers.
       scale: guidance; unused unless `options.guided`.
       text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
+      start: (B, D) raw image embeddings, to which the noise of the first timestep is
+        added, in the prior's space; None starts from noise.
       options, num_candidates, report: static; see sampling.run_sampler.
 
     Returns:
@@ -58,8 +61,13 @@ def sample_prior(
     predict = sampling.denoiser(
         prior, prior_model(prior, params), condition, scale, options, bound
     )
-    start = candidate_keys(seed, indices, num_candidates, sampling.START)
-    z_T = samplers.normal(start, clip_text.shape[1:])
+    keys = candidate_keys(seed, indices, num_candidates, sampling.START)
+    z_T = samplers.normal(keys, clip_text.shape[1:])
+    if start is not None:
+        z = prior.module.apply({"params": params}, start, method="normalize")
+        z = jnp.repeat(jnp.asarray(z), num_candidates, axis=0)
+        first = sampling.timesteps_of(prior, options)[0]
+        z_T = sampling.add_noise(sampling.schedule_of(prior), z, first, z_T)
     keys = candidate_keys(seed, indices, num_candidates, sampling.STEPS)
     z = sampling.run_sampler(prior, options, predict, z_T, keys, report)
     z = prior.module.apply({"params": params}, z, method="denormalize")

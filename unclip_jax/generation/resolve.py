@@ -41,6 +41,8 @@ class SamplerOptions:
       inverted: whether the noise to start from is what DDIM inversion found, see
         sampling.invert_images.
       size: (rows, columns) of what the decoder denoises; None: as it was trained.
+      strength: the share of the timesteps that is visited, the last ones, by what
+        starts from a picture or an embedding rather than from noise.
     """
 
     steps: int | str
@@ -52,6 +54,7 @@ class SamplerOptions:
     dynamic_threshold: float | None = None
     inverted: bool = False
     size: tuple[int, int] | None = None
+    strength: float = 1.0
 
 
 def resolve_options(
@@ -154,7 +157,8 @@ def resolve_all(
 
 def _plain(scale: np.float32, resolved: SamplerOptions) -> dict[str, Any]:
     values = dataclasses.asdict(resolved).items()
-    values = {k: v for k, v in values if v not in (None, False) and k != "guided"}
+    hidden = ("guided", "strength")  # strength is of a call, not of a part
+    values = {k: v for k, v in values if v not in (None, False) and k not in hidden}
     return {**values, "guidance": float(scale)}
 
 
@@ -185,6 +189,21 @@ def _variance(stack, part, sampler, variance):
             f"{', '.join(VARIANCES)}"
         )
     return variance
+
+
+def with_strength(kind: str, resolved: SamplerOptions, strength: float):
+    """The options of what starts from a picture or an embedding.
+
+    Raises UsageError for a strength that is not in (0, 1], or leaves no step.
+    """
+    strength = checks.fraction(f"{kind} strength", strength)
+    steps = resolved.steps
+    if not strength or isinstance(steps, int) and int(steps * strength) < 1:
+        raise UsageError(
+            f"{kind} strength {strength:g} of {steps} steps leaves none of them: raise "
+            "either"
+        )
+    return dataclasses.replace(resolved, strength=strength)
 
 
 def _size(stack, part, height, width):

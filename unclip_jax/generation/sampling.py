@@ -72,12 +72,15 @@ class Inpainting(NamedTuple):
         `keep` is 1.
       keep: (B, S, S, 1) float32 of 0 and 1.
       hint: (B, 8 S, 8 S, 3) float32 in [-1, 1], for a decoder that sees one.
+      start: (B, S, S, C) float32, a picture in [-1, 1], or its latents, to which the
+        noise of the first timestep is added.
     """
 
     x_T: jax.Array | np.ndarray | None = None
     known: jax.Array | np.ndarray | None = None
     keep: jax.Array | np.ndarray | None = None
     hint: jax.Array | np.ndarray | None = None
+    start: jax.Array | np.ndarray | None = None
 
 
 def sample_decoder(
@@ -126,10 +129,15 @@ def sample_decoder(
       latents, these, float32.
     """
     sched = schedule_of(decoder)
-    x_T, known, keep, _ = inpainting
+    x_T, known, keep, start = (
+        getattr(inpainting, name) for name in ("x_T", "known", "keep", "start")
+    )
     if x_T is None:
         shape = noise_shape(decoder, options.size)
         x_T = samplers.normal(start_keys(seed, indices), shape)
+    first = timesteps_of(decoder, options)[0]
+    if start is not None:
+        x_T = add_noise(sched, start, first, x_T)
     is_inpainter = decoder.module.extra == "inpaint"
     if is_inpainter and keep is not None:
         keep = latents.widen_hole(keep)
@@ -143,7 +151,6 @@ def sample_decoder(
         bound = None if decoder.module.is_latent else _bound_by_noise(eta)
     model = decoder_model(decoder, params)
     denoise = denoiser(decoder, model, condition, scale, options, bound)
-    first = timesteps_of(decoder, options)[0]
 
     def predict(x, t):
         if known is None or keep is None:
@@ -229,7 +236,13 @@ def timesteps_of(part: Component, options: SamplerOptions):
         count = schedule.count_of(steps)
         if count is not None:
             steps = spacing.replace("leading", f"leading{count}")
-    return samplers.timesteps(options.sampler, schedule_of(part), steps, least)
+    timesteps = samplers.timesteps(options.sampler, schedule_of(part), steps, least)
+    return timesteps[len(timesteps) - int(len(timesteps) * options.strength) :]
+
+
+def add_noise(sched: schedule.Schedule, x_0, first: int, noise):
+    """x_t of (B, ..., C) at the timestep `first`, with this noise."""
+    return process.q_sample(sched, x_0, jnp.full(len(x_0), first), noise)
 
 
 def x0_bound(decoder: Component):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
+from unclip_jax.generation.editing import Editing
 from unclip_jax.generation.loading import load_stack
-from unclip_jax.generation.manipulations import Manipulations
 from unclip_jax.interop import diffusers, kandinsky, native
 from unclip_jax.parallel.compilation_cache import use_compilation_cache
 
 
-class UnCLIP(Manipulations):
+class UnCLIP(Editing):
     """A frozen stack. Make one with `UnCLIP.load(folder)`.
 
     Row i of every result depends on (seed, first + i) and its own input only. Lists
