@@ -71,3 +71,29 @@ def fid_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fid")
     fid_programs.reference("weights", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def kandinsky(tmp_path_factory):
+    """Kandinsky 2.2's two pipelines, tiny, and the folders that they saved."""
+    from tests.parity.kandinsky_pipeline import make_kandinsky
+    from unclip_jax.tokenizer import train_tokenizer
+
+    root = tmp_path_factory.mktemp("kandinsky")
+    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
+    return make_kandinsky(root, root / "trained")
+
+
+@pytest.fixture(scope="session")
+def model(kandinsky):
+    """Both folders, as we load them."""
+    from unclip_jax.generation import UnCLIP
+
+    return UnCLIP.load(kandinsky.folders, batch_size=2)
+
+
+@pytest.fixture
+def floats(monkeypatch):
+    """Our pictures as floats in [-1, 1], before they are rounded."""
+    function = "unclip_jax.diffusion.process.to_uint8"
+    monkeypatch.setattr(function, lambda x: x.clip(-1, 1))

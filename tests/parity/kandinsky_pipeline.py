@@ -108,14 +108,17 @@ def make_unet(**changes):
     return unet
 
 
-def make_movq():
-    """Kandinsky's autoencoder, smaller."""
+def make_movq(factor: int = FACTOR):
+    """Kandinsky's autoencoder, smaller; `factor` is 2 to the number of levels but 1."""
     import diffusers
 
+    more = factor.bit_length() - 2
     movq = diffusers.VQModel(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
-        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(32,) * more + (32, 64),
+        down_block_types=("DownEncoderBlock2D",) * more
+        + ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D")
+        + ("UpDecoderBlock2D",) * more,
         latent_channels=4,
         layers_per_block=1,
         norm_type="spatial",

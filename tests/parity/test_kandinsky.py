@@ -24,28 +24,6 @@ PRIOR_STEPS, STEPS, GUIDANCE = 5, 4, 4.0
 EMBEDDING, LATENT = (tiny.SIZES.embed_dim,), (tiny.LATENT, tiny.LATENT, 4)
 
 
-@pytest.fixture(scope="module")
-def kandinsky(tmp_path_factory) -> tiny.Kandinsky:
-    from unclip_jax.tokenizer import train_tokenizer
-
-    root = tmp_path_factory.mktemp("kandinsky")
-    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
-    return tiny.make_kandinsky(root, root / "trained")
-
-
-@pytest.fixture(scope="module")
-def model(kandinsky):
-    return UnCLIP.load(kandinsky.folders, batch_size=2)
-
-
-@pytest.fixture
-def floats(monkeypatch):
-    """Our pictures as floats in [-1, 1], before they are rounded."""
-    monkeypatch.setattr(
-        "unclip_jax.diffusion.process.to_uint8", lambda x: x.clip(-1, 1)
-    )
-
-
 def our_noise(stream, what, shape, step=None):
     """(B, *shape) of the pictures 0 and 1 as generation draws it."""
     keys = sampling.fold_keys(np.uint32(SEED), np.arange(2), stream, what)
@@ -62,7 +40,7 @@ def hand_noise(monkeypatch, module, stream, shape, steps):
     """Makes a scheduler of theirs draw what we draw at steps 0, 1, ..."""
     queue = [to_torch(our_noise(stream, sampling.STEPS, shape, i)) for i in steps]
     path = f"diffusers.schedulers.{module}.randn_tensor"
-    monkeypatch.setattr(path, lambda *_, **__: queue.pop(0))
+    monkeypatch.setattr(path, lambda shape, **_: queue.pop(0)[: shape[0]])
     return queue
 
 

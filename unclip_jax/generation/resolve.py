@@ -194,15 +194,11 @@ def _variance(stack, part, sampler, variance):
 def with_strength(kind: str, resolved: SamplerOptions, strength: float):
     """The options of what starts from a picture or an embedding.
 
-    Raises UsageError for a strength that is not in (0, 1], or leaves no step.
+    Raises UsageError for a strength that is not in (0, 1].
     """
     strength = checks.fraction(f"{kind} strength", strength)
-    steps = resolved.steps
-    if not strength or isinstance(steps, int) and int(steps * strength) < 1:
-        raise UsageError(
-            f"{kind} strength {strength:g} of {steps} steps leaves none of them: raise "
-            "either"
-        )
+    if not strength:
+        raise UsageError(f"{kind} strength must be more than 0: nothing would change")
     return dataclasses.replace(resolved, strength=strength)
 
 

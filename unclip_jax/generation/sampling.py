@@ -237,7 +237,13 @@ def timesteps_of(part: Component, options: SamplerOptions):
         if count is not None:
             steps = spacing.replace("leading", f"leading{count}")
     timesteps = samplers.timesteps(options.sampler, schedule_of(part), steps, least)
-    return timesteps[len(timesteps) - int(len(timesteps) * options.strength) :]
+    count = int(len(timesteps) * options.strength)
+    if not count:
+        raise UsageError(
+            f"{part.kind} strength {options.strength:g} of {len(timesteps)} steps "
+            "leaves none of them: raise either"
+        )
+    return timesteps[len(timesteps) - count :]
 
 
 def add_noise(sched: schedule.Schedule, x_0, first: int, noise):
