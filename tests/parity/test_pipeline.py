@@ -16,7 +16,6 @@ from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.options import UpsamplerOptions
 from unclip_jax.generation.resolve import resolve_options
-from unclip_jax.interop.diffusers import CLASSES
 
 from .conftest import CAPTIONS, EMBED_DIM, IMAGE, LARGE
 
@@ -47,22 +46,11 @@ def to_torch(x):
 
 
 def rebuilt(reference, folder):
-    """Their pipeline, each component read by its own class from what we wrote.
-
-    In diffusers 0.42 UnCLIPPipeline.from_pretrained does not find one of its classes.
-    """
+    """Their pipeline, read by its own front door from what we wrote."""
     import diffusers
-    import transformers
-    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
     UnCLIP.load(reference.folder).save_diffusers(folder)
-    components = {}
-    for name in reference.pipeline.components:
-        library, cls = CLASSES[name]
-        module = {"diffusers": diffusers, "transformers": transformers}[library]
-        cls = getattr(module, cls, UnCLIPTextProjModel)
-        components[name] = cls.from_pretrained(folder / name)
-    return diffusers.UnCLIPPipeline(**components)
+    return diffusers.UnCLIPPipeline.from_pretrained(folder)
 
 
 @pytest.fixture(params=["theirs", "written by us"])

@@ -41,7 +41,11 @@ CLASSES = {
     "feature_extractor": ("transformers", "CLIPImageProcessor"),
     "prior": ("diffusers", "PriorTransformer"),
     "prior_scheduler": ("diffusers", "UnCLIPScheduler"),
-    "text_proj": ("diffusers", "UnCLIPTextProjModel"),
+    # where diffusers has it since 0.38; older releases take "unclip" for the module
+    "text_proj": (
+        "diffusers.pipelines.deprecated.unclip.text_proj",
+        "UnCLIPTextProjModel",
+    ),
     "decoder": ("diffusers", "UNet2DConditionModel"),
     "decoder_scheduler": ("diffusers", "UnCLIPScheduler"),
     "super_res_first": ("diffusers", "UNet2DModel"),
