@@ -8,7 +8,7 @@ import pytest
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.embedding import runner
-from unclip_jax.evaluation.config import check_config
+from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.training import run_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "emoji"
@@ -41,7 +41,7 @@ def test_stages(name):
 def test_embedding_and_evaluation():
     embed, evaluate, clip = load("embed"), load("eval"), load("clip")
     config_lib.check_keys(embed, (*runner.KEYS, *runner.OPTIONAL), "config")
-    check_config(evaluate)
+    make_metrics(read_config(evaluate), evaluate.count)
     for config in (embed, evaluate, clip):
         assert config.data.source == "parquet" and config.data.path == "data/emoji64"
         assert config.data.image_size == 64

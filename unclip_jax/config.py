@@ -65,8 +65,8 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
         raise UsageError(f"{where} must be a mapping of options, got {config!r}")
     fields = {
         field.name: field
-        for field in dataclasses.fields(cls)
-        if field.init and field.name not in (*_LINEN_FIELDS, *given)
+        for field in _option_fields(cls)
+        if field.init and field.name not in given
     }
     check_keys(config, fields, where)
     missing = [
@@ -83,6 +83,13 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
         for name, value in config.items()
     }
     return cls(**values, **given)
+
+
+def _option_fields(cls) -> list[dataclasses.Field]:
+    """The fields of a dataclass, without those that every Linen module has."""
+    fields = dataclasses.fields(cls)
+    linen = {field.name for field in fields}.issuperset(_LINEN_FIELDS)
+    return [f for f in fields if not (linen and f.name in _LINEN_FIELDS)]
 
 
 def _field_value(field: dataclasses.Field, value: Any, where: str) -> Any:
@@ -121,10 +128,9 @@ def to_plain(config: Any, where: str = "config") -> Any:
     if isinstance(config, pathlib.PurePath):
         return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = [f for f in dataclasses.fields(config) if f.name not in _LINEN_FIELDS]
         return {
             f.name: to_plain(getattr(config, f.name), f"{where}.{f.name}")
-            for f in fields
+            for f in _option_fields(config)
         }
     raise UsageError(f"{where} has no plain form: {config!r}")
 

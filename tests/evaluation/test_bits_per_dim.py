@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import bits_per_dim, inputs
+from unclip_jax.evaluation import bits_per_dim, records
 from unclip_jax.evaluation.runner import evaluate
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/icons/bits_per_dim.py"
@@ -32,7 +32,7 @@ class Records:
 @pytest.fixture
 def model(monkeypatch):
     """Stands for an UnCLIP whose images have as many bits as they are bright."""
-    monkeypatch.setattr(inputs, "make_source", Records)
+    monkeypatch.setattr(records, "make_source", Records)
 
     def bits(model, prompts, embeddings, images, seed, progress):
         assert [int(prompt) for prompt in prompts] == images[:, 0, 0, 0].tolist()

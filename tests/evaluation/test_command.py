@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from unclip_jax import config, evaluate
-from unclip_jax.evaluation.generate import GENERATION_KEYS
+from unclip_jax.evaluation.config import GENERATION_KEYS
 from unclip_jax.generation import UnCLIP
 
 FILE = pathlib.Path(__file__).parents[2] / "configs/icons/eval.py"

@@ -6,7 +6,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax.evaluation import sweep
-from unclip_jax.evaluation.config import check_config, complete
+from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.evaluation.features import extractors
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -17,11 +17,11 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
     ["fid.py", "icons/eval.py", "paper/eval_coco30k.py", "paper/eval_coco30k.py:sweep"],
 )
 def test_a_config_can_be_used(name):
-    config = complete(config_lib.load(str(CONFIGS / name)))
-    metrics = check_config(config)
+    config = read_config(config_lib.load(str(CONFIGS / name)))
+    metrics = make_metrics(config, config.count)
     checked = extractors.check(config.extractors)
     extractors.layers_asked(metrics, checked)
-    assert bool(sweep.points(config)) == name.endswith(":sweep")
+    assert bool(sweep.read_sweep(config)) == name.endswith(":sweep")
 
 
 def test_the_protocol_is_the_papers():

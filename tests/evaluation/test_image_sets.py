@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from unclip_jax.evaluation import image_sets
-from unclip_jax.evaluation.features import store
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.image_sets import ArrayImages, FolderImages, open_images
 from unclip_jax.evaluation.metrics import frechet
@@ -94,7 +93,7 @@ def test_few_large_images_are_in_memory_at_a_time(monkeypatch):
 
     images = ArrayImages(picture(0, 20 * 8, 8).reshape(20, 8, 8, 3))
     whole = FeatureStore(chunk=9).features(images, Extractor())[""]
-    monkeypatch.setattr(store, "READ_BYTES", 4 * 8 * 8 * 3)
+    monkeypatch.setattr(image_sets, "READ_BYTES", 4 * 8 * 8 * 3)
     extractor = Extractor()
     extractor.calls = []
     parts = FeatureStore(chunk=9).features(images, extractor)[""]

@@ -12,7 +12,7 @@ import pytest
 from tests.random_params import random_variables
 from unclip_jax import config as config_lib
 from unclip_jax import models
-from unclip_jax.evaluation import inputs, priors
+from unclip_jax.evaluation import priors, records
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.options import PriorOptions, names
@@ -82,7 +82,7 @@ def load(**changes):
 
 
 def test_rows_and_what_to_read_them_against(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "make_source", Records)
+    monkeypatch.setattr(records, "make_source", Records)
     lines = []
     found = evaluate(load(seed=3), tmp_path, model=model, log=lines.append)
     assert sorted(model.asked) == [(3, "autoregressive"), (3, "diffusion")]
@@ -101,7 +101,7 @@ def test_rows_and_what_to_read_them_against(model, tmp_path, monkeypatch):
 
 
 def test_mistakes_before_anything_is_drawn(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "make_source", Records)
+    monkeypatch.setattr(records, "make_source", Records)
 
     def fails(match, **changes):
         with pytest.raises(ValueError, match=match):

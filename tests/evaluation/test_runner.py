@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from unclip_jax.evaluation.config import check_config
+from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.generation.picture_folder import PictureFolder
@@ -103,7 +103,8 @@ def test_generated_images_are_kept_and_mended(config, make_model, source, tmp_pa
         return PictureFolder(tmp_path / name, captions, {"setting": setting})
 
     def draw(model, where, count=5):
-        return generate(model, where, count, config, len)
+        config.count = count
+        return generate(model, where, read_config(config), len)
 
     def expected(i):
         return make_model().text2image(source.captions(5))[i]
@@ -188,7 +189,7 @@ def test_every_registered_metric_runs(config, make_model, inception, tmp_path):
         config.metrics.aesthetic = {"weights": str(tmp_path / "aesthetic.safetensors")}
         config.metrics.kid = {"subset_size": 30, "subsets": 3}
         config.metrics.r_precision = {"pool": 20}
-    assert len(check_config(config)) == len(metrics())
+    assert len(make_metrics(read_config(config), 60)) == len(metrics())
     results, _ = run(config, tmp_path, make_model())
     want = {
         f"{name}/{q}" if q else name

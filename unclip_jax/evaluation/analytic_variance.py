@@ -8,11 +8,12 @@ is continued to one of many.
 import time
 import types
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation import inputs
+from unclip_jax.evaluation import records
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.estimation import spread_timesteps, square_epsilon
 from unclip_jax.interop import native
@@ -43,12 +44,12 @@ def estimate_variance(args: types.SimpleNamespace, log: Callable = print) -> Non
     parts = [part for part in asked if part in have]
     if not parts:
         raise native.missing_part(args.model, asked[0], [*have])
-    source = inputs.open_records({"source": "records", "path": args.records})
+    source = records.open_records({"source": "records", "path": args.records})
     if "decoder" in parts and source.image_size is None:
         raise UsageError(f"the records in {args.records} have no images: --parts=prior")
     options = {"dtype": args.dtype, "batch_size": args.batch_size}
     model = UnCLIP.load(args.model, parts=("clip", *parts), **options)
-    inputs.check_clip(source, args.records, model, args.model)
+    records.check_clip(source, args.records, model, args.model)
     for kind in parts:
         timesteps = spread_timesteps(model.stack.part(kind), args.timesteps)
         table = _estimate(model, kind, source, timesteps, args)
@@ -60,7 +61,7 @@ def estimate_variance(args: types.SimpleNamespace, log: Callable = print) -> Non
 
 def _estimate(model, kind, source, timesteps, args):
     """The table of a part, which is also in the export then."""
-    table = {
+    table: dict[str, Any] = {
         "timesteps": timesteps,
         "seed": args.seed,
         "data_fingerprint": source.fingerprint,

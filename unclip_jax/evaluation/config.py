@@ -1,73 +1,120 @@
-"""The config of an evaluation: its keys, what may be left out, and what must fit."""
+"""The config of an evaluation: its keys, their defaults, and what must fit."""
 
-import copy
+import dataclasses
+from typing import Any
 
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation import inputs, metrics, sweep
-from unclip_jax.evaluation.generate import GENERATION_KEYS
+from unclip_jax.evaluation import metrics
 from unclip_jax.evaluation.image_sets import CROPS
+from unclip_jax.generation.options import DecoderOptions, PriorOptions, defaults
 
-KEYS = ("reference", "metrics")
-# Keys that may be left out, and what they then are.
-OPTIONAL = {
-    "model": "",  # folder of an export
-    "data": {"source": ""},  # none: no captions
-    "count": 0,  # with --images it is that of the images
-    "select": "first",
-    "seed": 0,
-    "generation": {"batch_size": 32},
-    "report": {"pictures": 48, "columns": 6},
-    "extractors": {},  # name -> options, see extractors.py
-    # of real images, see image_sets.CROPS; generated: and of those of --images
-    "crop": {"name": "", "size": 0, "generated": False},
-    "caption_filter": "",  # "package.module:function" of a caption: keep it?
-    "sweep": {},  # see sweep.py
-}
+# Options of UnCLIP.text2image that a config may set; None leaves the model's own.
+GENERATION_KEYS = tuple(defaults(PriorOptions, DecoderOptions))
+SELECT = ("first", "random")
 
 
-def complete(config):
-    """A copy of the config with what may be left out filled in."""
-    plain = config_lib.to_plain(config)
-    return type(config)({**copy.deepcopy(OPTIONAL), **plain})
+@dataclasses.dataclass(frozen=True)
+class CropConfig:
+    """What is done to real images before anything else sees them."""
+
+    name: str = ""  # one of image_sets.CROPS
+    size: int = 0  # pixels
+    generated: bool = False  # whether to those of --images, too
 
 
-def check_config(config):
-    """Checks every key and option; returns {label: Metric}.
+@dataclasses.dataclass(frozen=True)
+class ReferenceConfig:
+    """The real images a set is compared with: by one of the last three, or by none."""
+
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)  # differs from data
+    count: int = 0  # examples of the data; -1: all
+    images: str = ""  # folder or npz
+    statistics: str = ""  # npz with their mu and sigma
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    pictures: int = 48  # the first of all
+    columns: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What `python -m unclip_jax.evaluate` reads from a config file."""
+
+    metrics: dict[str, Any]  # label -> options, see metrics/__init__.py
+    reference: ReferenceConfig = ReferenceConfig()
+    model: str = ""  # folder of an export
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)  # {}: no captions
+    count: int = 0  # captions; with --images there are as many as images
+    select: str = "first"  # examples of the data, or "random" ones by the seed
+    seed: int = 0  # of the choice and of all noise
+    # batch_size, and options of UnCLIP.text2image
+    generation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    report: ReportConfig = ReportConfig()
+    # name -> options, see features/extractors.py
+    extractors: dict[str, Any] = dataclasses.field(default_factory=dict)
+    crop: CropConfig = CropConfig()
+    caption_filter: str = ""  # "package.module:function" of a caption: keep it?
+    # option of generation -> values to try, see sweep.py
+    sweep: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        keys = (*GENERATION_KEYS, "batch_size")
+        config_lib.check_keys(self.generation, keys, "config.generation")
+        config_lib.check_keys({self.crop.name: 0}, CROPS, "config.crop.name")
+        if self.select not in SELECT:
+            raise UsageError(
+                f"config.select = {self.select!r}: expected one of {SELECT}"
+            )
+        if self.batch_size < 1:
+            raise UsageError(
+                f"config.generation.batch_size = {self.batch_size}: expected at least 1"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are generated at a time."""
+        return self.generation.get("batch_size", 32)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of generation, without the batch size: no image depends on it."""
+        return {k: v for k, v in self.generation.items() if k != "batch_size"}
+
+
+def read_config(config) -> EvaluateConfig:
+    """An EvaluateConfig of a config file's values; defaults for what they lack.
 
     Raises:
       UsageError: anything unknown or impossible, with the nearest valid name.
     """
-    config = complete(config)
-    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
-    if missing := [key for key in KEYS if key not in config]:
-        raise UsageError(f"config lacks {', '.join(missing)}")
-    allowed = (*GENERATION_KEYS, "batch_size")
-    config_lib.check_keys(config.generation, allowed, "config.generation")
-    config_lib.check_keys(config.reference, inputs.REFERENCE_KEYS, "config.reference")
-    config_lib.check_keys(config.report, ("pictures", "columns"), "config.report")
-    config_lib.check_keys(config.crop, OPTIONAL["crop"], "config.crop")
-    config_lib.check_keys({config.crop.name: 0}, CROPS, "config.crop.name")
-    if config.select not in inputs.SELECT:
-        raise UsageError(
-            f"config.select = {config.select!r}: expected one of {inputs.SELECT}"
-        )
-    if config.generation.batch_size < 1:
-        raise UsageError(
-            f"config.generation.batch_size = {config.generation.batch_size}: "
-            "expected at least 1"
-        )
-    inputs.caption_filter(config.caption_filter)
-    count = min(config.count, sweep.check(config))
+    if isinstance(config, EvaluateConfig):
+        return config
+    return config_lib.build(EvaluateConfig, config, "config")
+
+
+def make_metrics(config: EvaluateConfig, count: int) -> dict[str, metrics.Metric]:
+    """{label: Metric} of config.metrics.
+
+    Args:
+      config: of the evaluation.
+      count: the least number of images that they will score; 0 where it is not known.
+
+    Raises:
+      UsageError: unknown metrics or options, or too few images for one.
+    """
     chosen = {}
     for label, options in config.metrics.items():
-        metric = metrics.make_metric(label, config_lib.to_plain(options or {}))
-        if 0 < count < metric.minimum:  # 0: of images made elsewhere
+        metric = chosen[label] = metrics.make_metric(label, options)
+        if 0 < count < metric.minimum:
             raise UsageError(
                 f"config.count = {count}, but metric {label!r} with {metric.options} "
                 f"needs at least {metric.minimum} images"
             )
-        chosen[label] = metric
     if not chosen:
         raise UsageError(
             f"config.metrics is empty; known metrics: {', '.join(metrics.metrics())}"

@@ -7,22 +7,20 @@ on, and memory holds one batch however many images there are.
 import concurrent.futures
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.config import EvaluateConfig
 from unclip_jax.evaluation.gathering import gather_exactly
 from unclip_jax.evaluation.image_sets import Images
 from unclip_jax.files import sha256_array
-from unclip_jax.generation.options import DecoderOptions, PriorOptions, defaults
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.images import open_rgb, read_image
 from unclip_jax.progress import ProgressLine
-
-# Options of UnCLIP.text2image that a config may set; None leaves the model's own.
-GENERATION_KEYS = tuple(defaults(PriorOptions, DecoderOptions))
 
 
 class GeneratedImages(Images):
@@ -37,27 +35,22 @@ class GeneratedImages(Images):
         return open_rgb(self._folder.path(i))
 
 
-def generate(model, folder: PictureFolder, count: int, config, log=print):
-    """Generates those of the first `count` images that the folder lacks.
+def generate(
+    model: Any, folder: PictureFolder, config: EvaluateConfig, log: Callable = print
+) -> GeneratedImages:
+    """Generates those of the first config.count images that the folder lacks.
 
     Args:
       model: an UnCLIP.
       folder: the folder, with the captions of these images and perhaps of more.
-      count: of the images.
-      config: its seed and `generation` say how to generate.
+      config: its count, seed and `generation`.
       log: called with lines of text.
-
-    Returns:
-      GeneratedImages.
     """
-    options = {
-        key: value
-        for key, value in config.generation.items()
-        if key in GENERATION_KEYS and value is not None
-    }
+    options = {key: value for key, value in config.options.items() if value is not None}
     about = {"seed": config.seed, "settings": json.dumps(options, sort_keys=True)}
+    count, batch_size = config.count, config.batch_size
     digests = _read_digests(folder, count)
-    batch_size, missing = config.generation.batch_size, count - len(digests)
+    missing = count - len(digests)
     starts = {i // batch_size * batch_size for i in range(count) if i not in digests}
     # all processes draw each batch together: they must agree what is to be drawn
     seen = gather_exactly(np.array([len(starts), sum(starts)], np.int64))
@@ -66,10 +59,10 @@ def generate(model, folder: PictureFolder, count: int, config, log=print):
             f"the processes see different images in {folder.folder}: the workdir must "
             "lie on a file system that all hosts share"
         )
+    progress = ProgressLine("generating")
     if missing:
         there = f" ({len(digests)} are there already)" if digests else ""
         log(f"generating {count} images in {folder.folder}{there}")
-        progress = ProgressLine("generating")
         progress(0, missing)
     else:
         log(f"all {count} images are there already")
@@ -77,13 +70,11 @@ def generate(model, folder: PictureFolder, count: int, config, log=print):
         prompts = folder.captions[start : min(start + batch_size, count)]
         images = model.text2image(prompts, seed=config.seed, first=start, **options)
         for i, image in enumerate(np.asarray(images), start):
-            if i in digests:
-                continue
-            digests[i] = sha256_array(image)
-            if jax.process_index() == 0:  # every process draws all; one writes
-                folder.put(
-                    i, image, {"prompt": prompts[i - start], "index": i, **about}
-                )
+            if i not in digests:
+                digests[i] = sha256_array(image)
+                if jax.process_index() == 0:  # every process draws all; one writes
+                    metadata = {"prompt": prompts[i - start], "index": i, **about}
+                    folder.put(i, image, metadata)
         progress(missing - (count - len(digests)), missing)
     gather_exactly(np.zeros(1, np.int64))  # process 0 has written the last batch
     return GeneratedImages(folder, [digests[i] for i in range(count)])

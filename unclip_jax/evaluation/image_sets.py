@@ -8,6 +8,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,8 @@ from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features.gaussian import read_npz
 from unclip_jax.files import list_files
 from unclip_jax.images import SUFFIXES, center_crop, find_images, open_rgb
+
+READ_BYTES = 2**28  # of images that are in memory at a time
 
 
 def as_is(image, size):
@@ -48,11 +51,11 @@ class Images:
     Attributes:
       fingerprint: hex sha256 of what the images are read from, and the crop.
       threads: whether several images may be read at the same time.
-      path: what `open_images` opened, or None.
       notes: what a reader of the results should know about them.
     """
 
-    threads, path, notes = True, None, ()
+    threads = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count, fingerprint, crop="", size=0):
         if crop not in CROPS:
@@ -95,9 +98,20 @@ class Images:
             list(pool.map(read, range(len(numbers))))
         return images
 
+    def pieces(self, start: int, stop: int, most: int = 4096) -> Iterator[np.ndarray]:
+        """The images from `start` to `stop`, READ_BYTES at a time and `most` images."""
+        size = READ_BYTES // max(self[start : start + 1].nbytes, 1)
+        size = min(max(size, 1), most)
+        size = 1 << (size.bit_length() - 1)  # whole batches of the extractors
+        for i in range(start, stop, size):
+            yield self[i : min(i + size, stop)]
+
     def name(self, i):
         """What to call image i in a message."""
         return f"image {i}"
+
+    def _image(self, i: int) -> Image.Image:
+        raise NotImplementedError
 
     def _read(self, i):
         image = CROPS[self._crop](self._image(i), self._size)
@@ -195,12 +209,7 @@ def open_images(path, crop="", size=0):
       FileNotFoundError: nothing there.
       UsageError: an npz without images.
     """
-    found = _open(pathlib.Path(path), crop, size)
-    found.path = str(path)
-    return found
-
-
-def _open(path, crop, size):
+    path = pathlib.Path(path)
     if path.suffix != ".npz":
         return FolderImages(path, crop, size)
     arrays = read_npz(path, ("arr_0", "images"))

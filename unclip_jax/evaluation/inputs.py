@@ -3,19 +3,17 @@
 import concurrent.futures
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from unclip_jax import config as config_lib
 from unclip_jax.data.sources import make_source
 from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.config import EvaluateConfig
 from unclip_jax.evaluation.features import gaussian
-from unclip_jax.evaluation.image_sets import SourceImages, open_images
-
-SELECT = ("first", "random")
-REFERENCE_KEYS = ("data", "count", "images", "statistics")
+from unclip_jax.evaluation.features.gaussian import GaussianStatistics
+from unclip_jax.evaluation.image_sets import Images, SourceImages, open_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,70 +32,35 @@ class Examples:
     fields: Sequence[dict]
     images: SourceImages
 
+    @property
+    def captions(self) -> list[str]:
+        """The N captions."""
+        return [example["caption"] for example in self.fields]
 
-def read_examples(config, count):
+    def first(self, count: int) -> "Examples":
+        """The first `count` of them."""
+        images = self.images.first(count)
+        return Examples(self.source, self.indices[:count], self.fields[:count], images)
+
+
+def read_examples(config: EvaluateConfig) -> Examples:
     """The first (or random, by the seed) `count` examples of config.data.
 
     Raises:
-      UsageError: the source has fewer, or none passes the caption filter.
+      UsageError: the source has fewer, or fewer pass the caption filter.
     """
     source = make_source(config.data)
-    keep = caption_filter(config.caption_filter)
-    if keep is None:
-        indices = select(len(source), count, config, "config.count")
-    else:
-        numbers = range(len(source))
-        passing = [i for i in numbers if keep(describe(source, i)["caption"])]
-        passing = np.array(passing, np.int64)
-        chosen = select(len(passing), count, config, "config.count")
-        indices = passing[chosen]
+    keep, passing = find_filter(config.caption_filter), np.arange(len(source))
+    if keep is not None:
+        numbers = [i for i in passing if keep(describe(source, int(i))["caption"])]
+        passing = np.array(numbers, np.int64)
+    indices = passing[select(len(passing), config.count, config, "config.count")]
     fields = [describe(source, int(i)) for i in indices]
     images = SourceImages(source, indices, config.crop.name, config.crop.size)
     return Examples(source, indices, fields, images)
 
 
-def open_records(data):
-    """The source of config.data; UsageError if it has no embeddings."""
-    source = make_source(data)
-    if getattr(source, "manifest", {}).get("clip_fingerprint") is None:
-        raise UsageError(
-            f"config.data.source {data['source']!r} has no embeddings: make records "
-            "with `python -m unclip_jax.embed`"
-        )
-    return source
-
-
-def check_clip(source, records, model, export):
-    """The fingerprint of the CLIP that records and a model (an UnCLIP) share.
-
-    `records` and `export` are their folders. Raises UsageError if it is not the same.
-    """
-    theirs = source.manifest["clip_fingerprint"]
-    own = model.stack.part("clip").clip_fingerprint
-    if own != theirs:
-        raise UsageError(
-            f"the records in {records} are of the CLIP {theirs[:12]}..., {export} has "
-            f"{own[:12]}...: embed the data with that export"
-        )
-    return theirs
-
-
-def draw_examples(source, count, seed) -> list[dict]:
-    """`count` examples of a source, drawn by the seed, in their order there.
-
-    Raises:
-      UsageError: the source has fewer.
-    """
-    if count > len(source):
-        raise UsageError(
-            f"config.count = {count}, but the data has {len(source)} examples"
-        )
-    random = np.random.default_rng(seed)
-    rows = np.sort(random.choice(len(source), count, replace=False))
-    return [source[int(i)] for i in rows]
-
-
-def describe(source, i):
+def describe(source: Any, i: int) -> dict[str, Any]:
     """Example i without its image, which is not decoded where the source allows."""
     if hasattr(source, "find_captions"):
         return {"key": str(i), "caption": source.find_captions(i)[0]}
@@ -106,7 +69,7 @@ def describe(source, i):
     return example
 
 
-def read_keys(examples) -> list[str]:
+def read_keys(examples: Examples) -> list[str]:
     """The names of examples in their source; those of files are read for it."""
     if not hasattr(examples.source, "load"):
         return [example["key"] for example in examples.fields]
@@ -115,7 +78,7 @@ def read_keys(examples) -> list[str]:
         return [*pool.map(lambda i: load(int(i)).key, examples.indices)]
 
 
-def caption_filter(name):
+def find_filter(name: str) -> Callable[[str], Any] | None:
     """The function that "package.module:function" names; None for "".
 
     It takes a caption and says whether to keep it.
@@ -134,36 +97,32 @@ def caption_filter(name):
         ) from None
 
 
-def read_reference(config):
-    """The reference: Images, GaussianStatistics, or None.
+def read_reference(config: EvaluateConfig) -> Images | GaussianStatistics | None:
+    """The reference.
 
     Raises:
       UsageError: more than one is named, or the source has too few.
       FileNotFoundError: a file or folder that is not there.
     """
-    options = config.reference
-    named = [k for k in ("count", "images", "statistics") if options.get(k)]
+    reference, crop = config.reference, (config.crop.name, config.crop.size)
+    named = [k for k in ("count", "images", "statistics") if getattr(reference, k)]
     if len(named) > 1:
         raise UsageError(
             f"config.reference names {' and '.join(named)}: set one of them only"
         )
-    crop = (config.crop.name, config.crop.size)
-    if options.get("statistics"):
-        return gaussian.read(options.statistics)
-    if options.get("images"):
-        return open_images(options.images, *crop)
-    if options.get("count"):
-        differs = config_lib.to_plain(options.get("data") or {})
-        source = make_source(
-            type(config.data)({**config_lib.to_plain(config.data), **differs})
-        )
-        count = len(source) if options.count == -1 else options.count
+    if reference.statistics:
+        return gaussian.read(reference.statistics)
+    if reference.images:
+        return open_images(reference.images, *crop)
+    if reference.count:
+        source = make_source({**config.data, **reference.data})
+        count = len(source) if reference.count == -1 else reference.count
         indices = select(len(source), count, config, "config.reference.count")
         return SourceImages(source, indices, *crop)
     return None
 
 
-def select(available, count, config, key):
+def select(available: int, count: int, config: EvaluateConfig, key: str) -> np.ndarray:
     """int64 (count,) numbers below `available`, the same every time."""
     if count > available:
         raise UsageError(

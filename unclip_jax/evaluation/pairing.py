@@ -105,7 +105,7 @@ def _normalized(caption):
 
 def _counted(stems):
     """The numbers of names that differ in one number alone, else None."""
-    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
-    if None in matches or len({match.group(1, 3) for match in matches}) > 1:
+    matches = [match for stem in stems if (match := _NUMBERED.fullmatch(stem))]
+    if len(matches) < len(stems) or len({m.group(1, 3) for m in matches}) > 1:
         return None
     return [int(match[2]) for match in matches]

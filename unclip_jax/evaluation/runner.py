@@ -1,4 +1,4 @@
-"""Evaluates from a config: generates images (or takes some), measures, writes results.
+"""Evaluates from a config: makes a folder of images, scores it, writes results.
 
 In the work folder appear
 
@@ -15,7 +15,6 @@ In the work folder appear
 """
 
 import dataclasses
-import datetime
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -28,21 +27,23 @@ from unclip_jax import files
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import inputs, pairing, sweep
 from unclip_jax.evaluation.bits_per_dim import measure_bits_per_dim
-from unclip_jax.evaluation.config import OPTIONAL, check_config, complete
-from unclip_jax.evaluation.features import extractors
+from unclip_jax.evaluation.config import (
+    CropConfig,
+    EvaluateConfig,
+    make_metrics,
+    read_config,
+)
+from unclip_jax.evaluation.features import extractors, gaussian
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.generate import generate
 from unclip_jax.evaluation.image_sets import Images, open_images
 from unclip_jax.evaluation.metrics import Metric
 from unclip_jax.evaluation.priors import compare_priors
-from unclip_jax.evaluation.report import html
-from unclip_jax.evaluation.report.write_results import write_results, write_statistics
-from unclip_jax.evaluation.sample_set import SampleSet
-from unclip_jax.evaluation.scoring import measure
+from unclip_jax.evaluation.report import html, results
+from unclip_jax.evaluation.scoring import SampleSet, measure
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.picture_folder import PictureFolder
-from unclip_jax.versions import versions
 
 # A key that only configs of another evaluation have -> what does that.
 OTHERS = {"priors": compare_priors, "bits_per_dim": measure_bits_per_dim}
@@ -61,11 +62,11 @@ def evaluate(
     """Runs the evaluation that a config describes; returns what results.json holds.
 
     Args:
-      config: see configs/icons/eval.py for every key; priors.py and bits_per_dim.py
-        for the keys of their configs.
+      config: see config.py for every key; priors.py and bits_per_dim.py for the keys
+        of their configs.
       workdir: folder for all outputs; made if needed.
       images: folder or npz of images made elsewhere, scored instead of generating any;
-        where config.data names a source, `pairing.pair` says whose captions they have.
+        where config.data names a source, `pairing` says whose captions they have.
       make_reference: file to write the statistics of the reference to; that is all
         that is then done.
       model: an UnCLIP-like object to use instead of loading config.model.
@@ -86,7 +87,7 @@ def evaluate(
             return run(config, workdir, model=model, log=log)
     if len(named) > 1:
         raise UsageError("give --images or --make_reference, not both")
-    config, workdir = complete(config), pathlib.Path(workdir)
+    config, workdir = read_config(config), pathlib.Path(workdir)
     if make_reference:
         return write_reference(config, workdir, make_reference, log)
     if images:
@@ -94,54 +95,63 @@ def evaluate(
     return evaluate_model(config, workdir, model, fingerprint, log)
 
 
-def evaluate_model(config, workdir, model, fingerprint, log):
+def evaluate_model(
+    config: EvaluateConfig, workdir: pathlib.Path, model, fingerprint, log
+) -> dict[str, Any]:
     """Scores the images that a model generates; with config.sweep, of its best point.
 
-    Args: see `evaluate`; the config is complete.
+    Args: see `evaluate`.
     """
-    job = _open(config, workdir, model, fingerprint, log, generates=True)
+    swept = sweep.read_sweep(config)
+    metrics = make_metrics(config, swept.count if swept else config.count)
+    scorer = Scorer.open(config, workdir, metrics, model, fingerprint, log, True)
 
     def score(point, selected=None):
         started = time.time()
-        images, about = _generate(job, point)
-        return _score(job, point, images, about, started, selected)
+        images = scorer.generate(point)
+        model = {"path": point.model, "fingerprint": scorer.fingerprint}
+        return scorer.score(point, images, started, {"model": model}, selected)
 
-    if not config.sweep:
-        return _write(job, config, *score(config))
-    selected, curves = sweep.run(config, lambda c: score(c)[0], workdir, log)
-    config.generation.update(selected["options"])
-    return _write(job, config, *score(config, selected), curves)
+    if not swept:
+        return scorer.write(score(config))
+    selected, curves = sweep.run(swept, config, lambda c: score(c)[0], workdir, log)
+    generation = {**config.generation, **selected["options"]}
+    best = dataclasses.replace(config, generation=generation)
+    return scorer.write(score(best, selected), curves)
 
 
-def evaluate_images(config, workdir, path, model, fingerprint, log):
-    """Scores images made elsewhere.
+def evaluate_images(
+    config: EvaluateConfig, workdir: pathlib.Path, path: str, model, fingerprint, log
+) -> dict[str, Any]:
+    """Scores images made elsewhere, in a folder or npz.
 
-    Args: see `evaluate`; `path` is a folder or npz, the config is complete.
+    Args: see `evaluate`.
     """
     if config.sweep:
         raise UsageError("config.sweep generates images: leave it out with --images")
     started = time.time()
-    crop = config.crop if config.crop.get("generated") else OPTIONAL["crop"]
-    images = open_images(path, crop["name"], crop["size"])
-    config.count = len(images)
-    job = _open(config, workdir, model, fingerprint, log, generates=False)
-    about = {"images": {"path": images.path}}
-    if job.examples:
-        captions = [example["caption"] for example in job.examples.fields]
-        how = pairing.pair_by_prompt(images, captions)
-        how = how or pairing.pair(images, inputs.read_keys(job.examples))
-        about["images"]["pairing"] = how
-        log(f"images and captions are paired {how}")
-    return _write(job, config, *_score(job, config, images, about, started))
+    crop = config.crop if config.crop.generated else CropConfig()
+    images = open_images(path, crop.name, crop.size)
+    config = dataclasses.replace(config, count=len(images))
+    metrics = make_metrics(config, config.count)
+    scorer = Scorer.open(config, workdir, metrics, model, fingerprint, log, False)
+    about = {"path": path}
+    if scorer.examples:
+        about["pairing"] = pairing.pair_by_prompt(
+            images, scorer.examples.captions
+        ) or pairing.pair(images, inputs.read_keys(scorer.examples))
+        log(f"images and captions are paired {about['pairing']}")
+    return scorer.write(scorer.score(config, images, started, {"images": about}))
 
 
-def write_reference(config, workdir, path, log):
+def write_reference(
+    config: EvaluateConfig, workdir: pathlib.Path, path: str, log
+) -> dict[str, Any]:
     """Writes the statistics of config.reference for the one extractor and layer.
 
-    Args: see `evaluate`; `path` is the file, the config is complete.
+    Args: see `evaluate`; `path` is the file.
     """
-    metrics = check_config(config)
-    kinds = extractors.check(config.extractors)
+    metrics, kinds = make_metrics(config, 0), extractors.check(config.extractors)
     extractors.layers_asked(metrics, kinds)  # names what is wrong with any metric
     metrics = {label: m for label, m in metrics.items() if m.statistics}
     asked = extractors.layers_asked(metrics, kinds)
@@ -152,7 +162,7 @@ def write_reference(config, workdir, path, log):
             "--make_reference writes the statistics of one extractor and layer, but "
             f"config.metrics asks for {asked or 'none'}"
         )
-    if reference is None or isinstance(reference, GaussianStatistics):
+    if not isinstance(reference, Images):
         raise UsageError(
             "--make_reference needs images: set config.reference.count or .images"
         )
@@ -160,15 +170,17 @@ def write_reference(config, workdir, path, log):
     ((layer,),) = asked.values()
     store = FeatureStore(workdir / "features")
     statistics = store.statistics(reference, extractor, layer or extractor.default)
-    write_statistics(path, statistics)
+    if not jax.process_index():
+        gaussian.write(path, statistics)
     log(f"written: {path}, {len(reference)} images, {name}: {extractor.label}")
     return dict(statistics.about)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """What all points of a sweep share."""
+class Scorer:
+    """Scores sets of images: all that the points of a sweep share."""
 
+    config: EvaluateConfig
     workdir: pathlib.Path
     metrics: Mapping[str, Metric]
     extractors: Mapping[str, Any]
@@ -179,45 +191,88 @@ class _Job:
     store: FeatureStore
     log: Callable[[str], None]
 
-
-def _open(config, workdir, model, fingerprint, log, generates) -> _Job:
-    """Checks the config and loads what it names; nothing is generated yet."""
-    metrics = check_config(config)
-    kinds = extractors.check(config.extractors)
-    asked = extractors.layers_asked(metrics, kinds)
-    if config.count < 2:
-        raise UsageError(f"config.count = {config.count}: expected at least 2 captions")
-    examples = None
-    if config.data.get("source"):
-        examples = inputs.read_examples(config, config.count)
-    elif generates:
-        raise UsageError(
-            "config.data.source is empty: there are no captions to draw from; set it, "
-            "or give images made elsewhere by --images"
-        )
-    for label, metric in metrics.items():
-        if examples is None and metric.paired:
+    @classmethod
+    def open(cls, config, workdir, metrics, model, fingerprint, log, generates):
+        """Checks the config and loads what it names; nothing is generated yet."""
+        kinds = extractors.check(config.extractors)
+        asked = extractors.layers_asked(metrics, kinds)
+        if config.count < 2:
+            raise UsageError(f"config.count = {config.count}: expected at least 2")
+        examples = None
+        if config.data.get("source"):
+            examples = inputs.read_examples(config)
+        elif generates:
             raise UsageError(
-                f"metric {label!r} looks at captions: set config.data.source, or leave "
-                "it out"
+                "config.data.source is empty: there are no captions to draw from; set "
+                "it, or give images made elsewhere by --images"
             )
-    reference = inputs.read_reference(config)
-    if generates or extractors.OWN in asked:
-        if model is None:
-            batch_size = config.generation.batch_size
-            model = UnCLIP.load(config.model, batch_size=batch_size)
-            fingerprint = files.sha256_folder(config.model)
-        elif fingerprint is None:
-            raise UsageError("a model given to evaluate() needs its fingerprint")
-    if generates:
-        _check_size(model, examples.images)
-    loaded = extractors.make(kinds, asked)
-    if extractors.OWN in asked:
-        loaded[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
-    workdir.mkdir(parents=True, exist_ok=True)
-    store = FeatureStore(workdir / "features")
-    inputs_ = (examples, reference, model, fingerprint)
-    return _Job(workdir, metrics, loaded, *inputs_, store, log)
+        for label, metric in metrics.items():
+            if examples is None and metric.paired:
+                raise UsageError(
+                    f"metric {label!r} looks at captions: set config.data.source, or "
+                    "leave it out"
+                )
+        reference = inputs.read_reference(config)
+        if generates or extractors.OWN in asked:
+            if model is None:
+                model = UnCLIP.load(config.model, batch_size=config.batch_size)
+                fingerprint = files.sha256_folder(config.model)
+            elif fingerprint is None:
+                raise UsageError("a model given to evaluate() needs its fingerprint")
+        if generates and examples:
+            _check_size(model, examples.images)
+        loaded = extractors.make(kinds, asked)
+        if extractors.OWN in asked:
+            loaded[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
+        workdir.mkdir(parents=True, exist_ok=True)
+        data = (examples, reference, model, fingerprint)
+        store = FeatureStore(workdir / "features")
+        return cls(config, workdir, metrics, loaded, *data, store, log)
+
+    def generate(self, config: EvaluateConfig) -> Images:
+        """The images of one setting in their folder; those that it lacks are drawn."""
+        captions = self.examples.captions if self.examples else []
+        # Keyed by all captions, generated for the first `count`: a sweep's images are
+        # the first of the full evaluation's.
+        setting = {
+            "model": self.fingerprint,
+            "seed": config.seed,
+            "generation": config_lib.to_plain(config.options),
+        }
+        key = files.sha256_json({**setting, "captions": captions})[:12]
+        folder = PictureFolder(self.workdir / "generated" / key, captions, setting)
+        return generate(self.model, folder, config, self.log)
+
+    def score(self, config, images, started, about, selected=None):
+        """(what results.json holds, {quantity: N values}, the images)."""
+        examples = self.examples and self.examples.first(len(images))
+        shared = (examples, self.extractors, self.reference, self.store)
+        generated, true = SampleSet(images, *shared), None
+        if examples:
+            true = SampleSet(examples.images, *shared)
+        scores, per_image, notes = measure(self.metrics, generated, true, self.log)
+        written = results.describe(
+            config,
+            scores,
+            notes,
+            self.metrics,
+            self.extractors,
+            images,
+            examples,
+            self.reference,
+            {"seconds": round(time.time() - started, 1), **about},
+            selected,
+        )
+        return written, per_image, images
+
+    def write(self, scored, curves=()) -> dict[str, Any]:
+        """Writes what `score` returned, with the curves of a sweep."""
+        written, per_image, images = scored
+        shown = (images, self.examples, self.config.report, curves)
+        results.write(self.workdir, written, per_image, *shown)
+        self.log(html.table(written))
+        self.log(f"written: {self.workdir}/results.json, samples.png, report.html")
+        return written
 
 
 def _check_size(model, images):
@@ -228,111 +283,6 @@ def _check_size(model, images):
             f"source's are {height}x{width}: set "
             f"config.data.image_size={model.image_size}, or config.crop"
         )
-
-
-def _generate(job, config):
-    """(the images of one setting, what made them), those that are missing drawn now."""
-    captions = [example["caption"] for example in job.examples.fields]
-    options = config_lib.to_plain(config.generation)
-    options.pop("batch_size")  # image i does not depend on its batch
-    # Keyed by all captions, generated for the first `count`: a sweep's images are the
-    # first of the full evaluation's.
-    setting = {
-        "model": job.fingerprint,
-        "seed": int(config.seed),
-        "captions": captions,
-        "generation": options,
-    }
-    path = job.workdir / "generated" / files.sha256_json(setting)[:12]
-    del setting["captions"]  # the folder takes them apart
-    folder = PictureFolder(path, captions, setting)
-    images = generate(job.model, folder, config.count, config, job.log)
-    model = {"path": str(config.model), "fingerprint": job.fingerprint}
-    return images, {"model": model}
-
-
-def _score(job, config, images, about, started, selected=None):
-    """(results as in results.json, {quantity: N values}, the images)."""
-    count, examples = len(images), job.examples
-    shared = (job.extractors, job.reference, examples and examples.source, job.store)
-    fields = examples and examples.fields[:count]
-    generated, true = SampleSet(images, fields, *shared), None
-    if examples:
-        true = SampleSet(examples.images.first(count), fields, *shared)
-    scores, per_image, notes = measure(job.metrics, generated, true, job.log)
-    scores = {name: dataclasses.asdict(score) for name, score in scores.items()}
-    _name_conventions(scores, job)
-    labels = {name: e.label for name, e in job.extractors.items()}
-    notes += [f"{name}: {s}" for name, s in labels.items() if "NOT COMPARABLE" in s]
-    notes += [*images.notes, *getattr(job.reference, "notes", ())]
-    if selected:
-        notes.insert(0, selected["note"])
-    results = {
-        "format": "unclip_jax evaluation",
-        "version": 1,
-        "scores": scores,
-        "warnings": notes,
-        "provenance": {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 1),
-            "n": count,
-            "seed": int(config.seed),
-            **about,
-            "captions": _about_captions(examples, count),
-            "reference": _about_reference(job.reference),
-            "images_sha256": images.fingerprint,
-            "conventions": {label: m.options for label, m in job.metrics.items()},
-            "extractors": {n: e.about for n, e in job.extractors.items()},
-            "extractor_labels": labels,
-            "covariance": "float64, ddof 1",
-            "selected": selected,
-            "versions": versions(),
-            "config": config_lib.to_plain(config),
-        },
-    }
-    return results, per_image, images
-
-
-def _write(job, config, results, per_image, images, curves=()):
-    """Writes the results of `_score`, with the curves of a sweep; returns them."""
-    true, fields = None, None
-    if job.examples:
-        true, fields = job.examples.images.first(len(images)), job.examples.fields
-    shown = (fields, images, true, config.report)
-    write_results(job.workdir, results, per_image, curves, *shown)
-    job.log(html.table(results))
-    job.log(f"written: {job.workdir}/results.json, samples.png, report.html")
-    return results
-
-
-def _name_conventions(scores, job):
-    """Says in each score's text whose features it is of: the number depends on them."""
-    for label, metric in job.metrics.items():
-        extractor = metric.options.get("features", extractors.OWN).partition("/")[0]
-        if extractor != extractors.OWN:
-            for name in scores:
-                if name.partition("/")[0] == label:
-                    scores[name]["text"] += f" [{job.extractors[extractor].label}]"
-
-
-def _about_captions(examples, count):
-    if examples is None:
-        return None
-    captions = [example["caption"] for example in examples.fields[:count]]
-    return {
-        "source_fingerprint": examples.source.fingerprint,
-        "indices_sha256": files.sha256_array(examples.indices[:count]),
-        "captions_sha256": files.sha256_json(captions),
-    }
-
-
-def _about_reference(reference):
-    if reference is None:
-        return {"n": 0}
-    if isinstance(reference, GaussianStatistics):
-        return {"fingerprint": reference.fingerprint, **reference.about}
-    about = {"n": len(reference), "fingerprint": reference.fingerprint}
-    return {**about, **reference.about}
 
 
 def _print_once(line):

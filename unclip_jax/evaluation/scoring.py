@@ -1,12 +1,169 @@
-"""Scores of metrics: the value, the true images' value, and chance."""
+"""The images that are scored, with features on demand, and the scores of metrics."""
 
+import copy
 import dataclasses
 import time
 import warnings
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import numpy as np
 
+from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.features.gaussian import GaussianStatistics, check_fits
+from unclip_jax.evaluation.features.store import FeatureStore
+from unclip_jax.evaluation.image_sets import Images
+from unclip_jax.evaluation.inputs import Examples
+
 CHANCE_SHIFTS = 16  # mismatched arrangements that a chance level averages over
+
+
+class SampleSet:
+    """N images with their captions; features are computed once, when first asked.
+
+    A metric gets one of these and takes what it needs.  The same metric then scores
+    the generated images, the true images (the best one can hope for) and mismatched
+    captions (chance), because only the contents differ.
+
+    Attributes:
+      images: N of them.
+      examples: N dicts of the source's fields ("caption", "noun", ...), without image;
+        none when there are no captions.
+      source: the data source of the examples, or None.
+      reference: M real images, GaussianStatistics of some, or None.
+      extractors: name -> extractor, see features/extractors.py.
+      store: computes and keeps features.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        examples: Examples | None,
+        extractors: Mapping[str, Any],
+        reference: Images | GaussianStatistics | None = None,
+        store: FeatureStore | None = None,
+    ):
+        """Raises UsageError unless there is one example for each image, or none."""
+        if examples and len(images) != len(examples.fields):
+            raise UsageError(
+                f"{len(images)} images for {len(examples.fields)} captions"
+            )
+        self.images = images
+        self.examples = examples.fields if examples else ()
+        self.source = examples.source if examples else None
+        self.extractors = extractors
+        self.reference = reference
+        self.store = store or FeatureStore()
+        self._order = np.arange(len(images))
+        self._cache: dict[tuple[Hashable, ...], Any] = {}
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The examples, row by row with the images."""
+        return [self.examples[i] for i in self._order.tolist()]
+
+    @property
+    def caption_groups(self) -> list[Hashable]:
+        """What the captions mean: N values, row by row with the images.
+
+        Captions mean their words where the source does not say which mean the same.
+        """
+        return [row.get("caption_group", row["caption"]) for row in self.rows]
+
+    def mismatched(self, shift: int) -> "SampleSet":
+        """The same images (and cached features), each with another one's caption."""
+        other = copy.copy(self)
+        other._order = np.roll(self._order, shift)
+        return other
+
+    def share_texts_with(self, other: "SampleSet") -> "SampleSet":
+        """Takes text and reference features from a set of the same examples."""
+        shared = ("text", "reference", "reference statistics")
+        self._cache.update({k: v for k, v in other._cache.items() if k[0] in shared})
+        return self
+
+    def cached(self, key: tuple[Hashable, ...], compute: Callable[[], Any]) -> Any:
+        """compute(), once per set of images."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
+
+    def image_features(self, name: str = "clip") -> np.ndarray:
+        """float32 (N, D) of the images; `name` as in features/extractors.py."""
+        return self._features("image", self.images, name)
+
+    def reference_features(self, name: str = "clip") -> np.ndarray:
+        """float32 (M, D) of the reference images.
+
+        Raises:
+          UsageError: there is no reference, or only its statistics.
+        """
+        if isinstance(self.reference, GaussianStatistics):
+            raise UsageError(
+                "this metric compares with real images one by one, but "
+                "config.reference.statistics has only their mean and covariance: set "
+                "config.reference.images or .count instead"
+            )
+        return self._features("reference", self._reference_images(), name)
+
+    def reference_statistics(self, name: str = "clip") -> GaussianStatistics:
+        """Mean and covariance of the reference images.
+
+        Raises:
+          UsageError: there is no reference, or its statistics were made otherwise.
+        """
+        extractor, layer = self._extractor(name)
+        if isinstance(self.reference, GaussianStatistics):
+            about = {**extractor.about, "layer": layer}
+            where = "config.reference.statistics"
+            for note in check_fits(self.reference, about, where):
+                warnings.warn(note, stacklevel=2)
+            return self.reference
+        images = self._reference_images()
+        return self.cached(
+            ("reference statistics", name),
+            lambda: self.store.statistics(images, extractor, layer),
+        )
+
+    def few_references(self, width: int) -> bool:
+        """Whether there are no more reference images than features are wide."""
+        if isinstance(self.reference, GaussianStatistics):
+            return False
+        return len(self._reference_images()) <= width
+
+    def text_features(self, name: str = "clip", prefix: str = "") -> np.ndarray:
+        """float32 (N, D) of the captions, each with `prefix` before it."""
+        extractor, _ = self._extractor(name)
+        if not hasattr(extractor, "text"):
+            raise UsageError(f"the features {name!r} are of images only")
+        captions = [prefix + example["caption"] for example in self.examples]
+        key = ("text", name, prefix)
+        return self.cached(key, lambda: extractor.text(captions))[self._order]
+
+    def _reference_images(self) -> Images:
+        if not isinstance(self.reference, Images):
+            raise UsageError(
+                "this metric compares with real images: set config.reference"
+            )
+        return self.reference
+
+    def _features(self, what, images, name):
+        extractor, layer = self._extractor(name)
+        key = (what, name.partition("/")[0])
+        return self.cached(key, lambda: self.store.features(images, extractor))[layer]
+
+    def _extractor(self, name):
+        """(extractor, layer) of "extractor" or "extractor/layer"."""
+        name, _, layer = name.partition("/")
+        if name not in self.extractors:
+            raise UsageError(
+                f"no feature extractor {name!r}; known: {sorted(self.extractors)}"
+            )
+        extractor = self.extractors[name]
+        return extractor, layer or extractor.default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +190,21 @@ class Score:
     text: str
 
 
-def measure(metrics, generated, true, log=print):
+def measure(
+    metrics: Mapping[str, Any],
+    generated: SampleSet,
+    true: SampleSet | None,
+    log: Callable[[str], None] = print,
+) -> tuple[dict[str, Score], dict[str, list[float]], list[str]]:
     """Scores generated and true images, and chance.
 
     Args:
       metrics: {label: Metric}.
-      generated, true: SampleSets of the same examples; true may be None.
+      generated, true: sets of the same examples.
       log: called with each line of text for the user.
 
     Returns:
-      ({name: Score}, {name: list of N values}, [warnings]).
+      ({name: Score}, {name: N values}, [warnings]).
     """
     scores, per_image, notes = {}, {}, []
     for label, metric in metrics.items():
@@ -64,15 +226,12 @@ def measure(metrics, generated, true, log=print):
             if value.ndim:
                 per_image[name] = value.tolist()
                 stderr = float(value.std() / np.sqrt(value.size))
-            about = metric.quantities[quantity]
             scores[name] = Score(
                 value=float(value.mean()),
                 stderr=stderr,
                 true_pictures=float(np.mean(best[quantity])) if best else None,
                 chance=chance.get(quantity),
-                better=about.better,
-                percent=about.percent,
-                text=about.text,
+                **dataclasses.asdict(metric.quantities[quantity]),
             )
         log(f"{label}: {time.time() - clock:.1f} s")
     return scores, per_image, notes

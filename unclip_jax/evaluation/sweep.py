@@ -5,21 +5,23 @@ The point with the least FID (or whichever metric config.sweep.select names) was
 by looking at the metric itself; results of it say so.
 """
 
-import copy
+import dataclasses
 import itertools
 import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
-from unclip_jax import config as config_lib
+from unclip_jax.config import check_keys
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation.generate import GENERATION_KEYS
+from unclip_jax.evaluation.config import GENERATION_KEYS, EvaluateConfig
 from unclip_jax.evaluation.metrics import make_metric
 from unclip_jax.evaluation.report import plots
-from unclip_jax.evaluation.report.write_results import csv_text
+from unclip_jax.evaluation.report.results import csv_text
 from unclip_jax.files import atomic_write
 
-OWN_KEYS = ("count", "select")
 FIDELITY = (
     "Guidance trades diversity for fidelity. Right: pictures agree more with their "
     "captions. Down: as a set they are more like the real ones. The best settings are "
@@ -39,50 +41,64 @@ CURVES = (
 )
 
 
-def check(config):
-    """Check config.sweep; returns the images a point of it takes.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What is tried.
 
-    Its keys: lists of values of generation options; `count`, images per point
-    (default: config.count); `select`, the score whose best point is then evaluated in
-    full (default "fid").
+    Attributes:
+      points: {option: value}, all combinations.
+      count: images per point (default: config.count).
+      select: the score whose best point is then evaluated in full.
+    """
+
+    points: tuple[dict[str, Any], ...]
+    count: int
+    select: str
+
+
+def read_sweep(config: EvaluateConfig) -> Sweep | None:
+    """What config.sweep asks for; None when it is empty.
+
+    Its keys: lists of values of generation options; `count` and `select`.
 
     Raises:
       UsageError: unknown keys, no values, or nothing to select by.
     """
-    options = config.sweep
-    if not options:
-        return config.count
-    config_lib.check_keys(options, (*GENERATION_KEYS, *OWN_KEYS), "config.sweep")
-    if not points(config):
+    if not config.sweep:
+        return None
+    check_keys(config.sweep, (*GENERATION_KEYS, "count", "select"), "config.sweep")
+    values = dict(config.sweep)
+    count, select = values.pop("count", config.count), values.pop("select", "fid")
+    lists = [v if isinstance(v, list | tuple) else [v] for v in values.values()]
+    combinations = itertools.product(*lists)
+    points = tuple(dict(zip(values, c, strict=True)) for c in combinations)
+    if not values or not points:
         raise UsageError("config.sweep has no values to try: decoder_guidance=(1., 2.)")
-    select = options.get("select", "fid")
     if select.partition("/")[0] not in config.metrics:
         raise UsageError(
             f"config.sweep.select = {select!r}: expected a score of config.metrics "
             f"({', '.join(config.metrics)})"
         )
-    count = options.get("count", config.count)
     if count > config.count:
         raise UsageError(
             f"config.sweep.count = {count} is more than config.count = {config.count}"
         )
-    return count
+    return Sweep(points, count, select)
 
 
-def points(config):
-    """[{option: value}]: all combinations of the swept options."""
-    swept = {k: v for k, v in config.sweep.items() if k not in OWN_KEYS}
-    swept = {k: v if isinstance(v, list | tuple) else [v] for k, v in swept.items()}
-    combinations = itertools.product(*swept.values())
-    every = [dict(zip(swept, values, strict=True)) for values in combinations]
-    return [point for point in every if point]
-
-
-def run(config, score, workdir, log):
-    """Evaluate every point, write sweep.json and .csv, and the curves as .svg.
+def run(
+    sweep: Sweep,
+    config: EvaluateConfig,
+    score: Callable[[EvaluateConfig], dict],
+    workdir: pathlib.Path,
+    log: Callable[[str], None],
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Evaluates every point, writes sweep.json and .csv, and the curves as .svg.
 
     Args:
-      score: (config) -> results of one setting.
+      sweep: what to try.
+      config: of the full evaluation.
+      score: what results.json would hold of one setting.
       workdir: where the files go.
       log: called with lines of text.
 
@@ -90,64 +106,62 @@ def run(config, score, workdir, log):
       ({"options", "score", "value", "note", "of"} of the selected point,
         [(svg, what it says)] of the curves).
     """
-    rows, tried = [], points(config)
-    for i, point in enumerate(tried):
-        here = copy.deepcopy(config)
-        here.generation.update(point)
-        here.count = check(config)
-        log(f"sweep {i + 1}/{len(tried)}: {_text(point)}")
-        results = score(here)
-        values = {name: s["value"] for name, s in results["scores"].items()}
-        rows.append({**point, "n": here.count, **values})
-    select = config.sweep.get("select", "fid")
+    rows: list[dict[str, Any]] = []
+    for i, point in enumerate(sweep.points, start=1):
+        log(f"sweep {i}/{len(sweep.points)}: {_text(point)}")
+        generation = {**config.generation, **point}
+        here = dataclasses.replace(config, generation=generation, count=sweep.count)
+        scores = score(here)["scores"]
+        values = {name: about["value"] for name, about in scores.items()}
+        rows.append({**point, "n": sweep.count, **values})
+    select = sweep.select
     if select not in rows[0]:
         raise UsageError(f"config.sweep.select = {select!r}: found {list(rows[0])}")
-    name, _, quantity = select.partition("/")
-    metric = make_metric(name, config_lib.to_plain(config.metrics[name] or {}))
-    lower = metric.quantities[quantity].better == "lower"
-    best = (min if lower else max)(rows, key=lambda row: row[select])
-    options = {k: best[k] for k in tried[0]}
+    label, _, quantity = select.partition("/")
+    metric = make_metric(label, config.metrics[label])
+    better = min if metric.quantities[quantity].better == "lower" else max
+    best = better(range(len(rows)), key=lambda i: rows[i][select])
+    options = sweep.points[best]
     selected = {
         "options": options,
         "score": select,
-        "value": best[select],
+        "value": rows[best][select],
         "of": len(rows),
         "note": f"{_text(options)} was selected: the best {select} of {len(rows)} "
-        f"settings on {best['n']} pictures, so its {select} is optimistic",
+        f"settings on {sweep.count} pictures, so its {select} is optimistic",
     }
-    drawn = _curves(config, rows, selected)
+    curves = []
+    labels = [*map(_text, sweep.points)]
+    for x, y, text in _axes(config):
+        points = [(row[x], row[y]) for row in rows]
+        svg = plots.curve_svg(points, labels, best, x, y)
+        curves.append((svg, text))
+        if jax.process_index() == 0:
+            atomic_write(workdir / f"sweep_{y}_{x}.svg".replace("/", "_"), svg)
     if jax.process_index() == 0:
-        table = [{**row, "selected": row is best} for row in rows]
+        table = [{**row, "selected": i == best} for i, row in enumerate(rows)]
         atomic_write(workdir / "sweep.csv", csv_text(table))
         text = json.dumps({"points": table, "selected": selected}, indent=1)
         atomic_write(workdir / "sweep.json", text + "\n")
-        for name, svg, _ in drawn:
-            atomic_write(workdir / f"{name}.svg", svg)
     log(selected["note"])
-    return selected, [(svg, text) for _, svg, text in drawn]
+    return selected, curves
 
 
-def _curves(config, rows, selected):
-    """[(name, svg, what it says)] of those of CURVES whose metrics are there."""
-    labels = [_text({k: row[k] for k in selected["options"]}) for row in rows]
-    values = [row[selected["score"]] for row in rows]
-    marked, curves = values.index(selected["value"]), []
+def _axes(config) -> Iterator[tuple[str, str, str]]:
+    """Those of CURVES whose metrics are there, by the names of their scores."""
     for *axes, text in CURVES:
         for x in _scores(config, axes[0]):
             for y in _scores(config, axes[1]):
-                if "/" in x and x.partition("/")[0] != y.partition("/")[0]:
-                    continue  # precision of one extractor, recall of another
-                curve = [(row[x], row[y]) for row in rows]
-                svg = plots.curve_svg(curve, labels, marked, x, y)
-                curves.append((f"sweep_{y}_{x}".replace("/", "_"), svg, text))
-    return curves
+                # not precision of one extractor, recall of another
+                if "/" not in x or x.partition("/")[0] == y.partition("/")[0]:
+                    yield x, y, text
 
 
-def _scores(config, name):
+def _scores(config, name) -> Iterator[str]:
     """Scores of the config's metrics that are called `name`, whatever their labels."""
     metric, slash, quantity = name.partition("/")
-    for label, given in config.metrics.items():
-        if (given or {}).get("metric", label) == metric:
+    for label, options in config.metrics.items():
+        if (options or {}).get("metric", label) == metric:
             yield label + slash + quantity
 
 

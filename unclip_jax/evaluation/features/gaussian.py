@@ -136,7 +136,8 @@ def cached(folder, about, compute):
     """
     path = pathlib.Path(folder) / f"{files.sha256_json(about)[:16]}.npz"
     if not path.exists():
-        write(path, GaussianStatistics(*compute(), about))
+        mean, covariance = compute()
+        write(path, GaussianStatistics(mean, covariance, about))
     statistics = read(path)
     if statistics.about != about:
         raise UsageError(f"{path} holds statistics of {statistics.about}: remove it")

@@ -8,6 +8,7 @@ p + P, ... on its own devices, and every one ends with all rows, in order.
 import pathlib
 import warnings
 import zipfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,6 @@ from unclip_jax.evaluation.gathering import gather_rows
 from unclip_jax.evaluation.metrics.frechet import statistics
 
 CHUNK = 512  # images in a file
-READ_BYTES = 2**28  # of images that are in memory at a time
 
 
 class FeatureStore:
@@ -83,11 +83,7 @@ class FeatureStore:
             path = self.folder / key / f"features_{start:08d}_{stop:08d}.npz"
             if (kept := self._load(path, stop - start)) is not None:
                 return kept
-        size = max(1, READ_BYTES // max(images[start : start + 1].nbytes, 1))
-        parts = [
-            extractor.image(images[i : min(i + size, stop)])
-            for i in range(start, stop, size)
-        ]
+        parts = [extractor.image(piece) for piece in images.pieces(start, stop)]
         features = {
             k: np.concatenate([part[k] for part in parts]).astype(np.float32)
             for k in parts[0]
@@ -102,7 +98,7 @@ class FeatureStore:
                 )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = {f"layer_{k}": v for k, v in features.items()}
+            arrays: dict[str, Any] = {f"layer_{k}": v for k, v in features.items()}
             files.atomic_write(path, lambda file: np.savez(file, **arrays))
         return features
 

@@ -344,5 +344,7 @@ def _encode(image) -> str:
 @functools.cache
 def _template() -> str:
     return (
-        importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
+        importlib.resources.files("unclip_jax.evaluation.human")
+        .joinpath("page.html")
+        .read_text("utf-8")
     )

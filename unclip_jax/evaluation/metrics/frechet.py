@@ -151,6 +151,6 @@ class Frechet(Metric):
         if samples.few_references(x.shape[1]):
             y = samples.reference_features(self.features)
             return {"": frechet_from_features(x, y)}
-        mean, covariance = samples.reference_statistics(self.features)
+        reference = samples.reference_statistics(self.features)
         own = statistics(x, "generated features")
-        return {"": frechet_distance(*own, mean, covariance)}
+        return {"": frechet_distance(*own, reference.mean, reference.covariance)}

@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation.features.store import CHUNK
 from unclip_jax.evaluation.metrics import Metric, Quantity
 
 MIN_CONTRAST = 24.0  # RGB distance below which nothing stands out
@@ -232,14 +231,14 @@ class Icons(Metric):
             palette = np.array([source.colours[name] for name in names])
             masks = np.stack([source.mask(noun) for noun in nouns])
             masks, reach = jittered(masks, getattr(source, "jitter", 0.0))
-            images, shift = samples.images, self.max_shift + reach
-            chunks = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
+            shift = self.max_shift + reach
+            pieces = samples.images.pieces(0, len(samples), most=512)
             return join_readings(
-                [read_icons(chunk, palette, masks, shift) for chunk in chunks]
+                [read_icons(images, palette, masks, shift) for images in pieces]
             )
 
         def targets(attribute, known):
-            return [known.index(v) for v in samples.target_attribute(attribute)]
+            return [known.index(example[attribute]) for example in samples.rows]
 
         return check_icons(
             samples.cached(("icons", self.max_shift), read),
