@@ -213,7 +213,12 @@ def _size(stack, part, height, width):
         )
     module = part.module
     factor = stack.part("autoencoder").module.factor if module.is_latent else 1
-    multiple = factor * module.patch_size * 2 ** (len(module.channel_mult) - 1)
+    if module.size_multiple is None:
+        raise UsageError(
+            f"the decoder of {stack.origin} draws images of {module.image_size} pixels "
+            "and no others: leave out height and width"
+        )
+    multiple = factor * module.size_multiple
     sides = {"height": height, "width": width}
     for name, value in sides.items():
         side = module.image_size * factor if value is None else value

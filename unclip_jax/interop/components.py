@@ -122,6 +122,8 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
     if getattr(module, "caption", "tokens") == "clip_states":
         width = module.text_width if kind == "prior" else module.text_states_width
         states = shape(module.context_length, width or module.embed_dim)
+    elif getattr(module, "caption", None) == "text_states":
+        states = shape(module.context_length, module.text_width)
     inputs = {
         "clip": (shape(side, side, 3, dtype=jnp.uint8), tokens),
         "prior": (embedding, t, tokens, embedding, drop, states),
@@ -130,6 +132,7 @@ def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
     }[kind]
     extra = {
         "inpaint": {"extra": shape(side, side, channels + 1)},
+        "noise_level": {"extra": t},
         "hint": {"extra": shape(HINT_FACTOR * side, HINT_FACTOR * side, 3)},
     }.get(getattr(module, "extra", "none"), {})
     return jax.eval_shape(module.init, key, *inputs, **extra)["params"]

@@ -67,28 +67,32 @@ def table(fields: Mapping[str, Any]) -> list[Entry]:
     for i, width in enumerate(widths):
         theirs = f"down_blocks.{i}"
         for j in range(depths[i]):
-            entries += _res(f"down_{i}_res_{j}", f"{theirs}.resnets.{j}", h, width)
+            entries += res_block(f"down_{i}_res_{j}", f"{theirs}.resnets.{j}", h, width)
             if attends[i]:
                 entries += _attention(f"down_{i}_attn_{j}", f"{theirs}.attentions.{j}")
             h = width
             skips.append(h)
         if i + 1 < len(widths):
-            entries += _res(f"down_{i}_downsample", f"{theirs}.downsamplers.0", h, h)
+            entries += res_block(
+                f"down_{i}_downsample", f"{theirs}.downsamplers.0", h, h
+            )
             skips.append(h)
     for j in range(2):
-        entries += _res(f"mid_res_{j}", f"mid_block.resnets.{j}", h, h)
+        entries += res_block(f"mid_res_{j}", f"mid_block.resnets.{j}", h, h)
     if any(attends):
         entries += _attention("mid_attn", "mid_block.attentions.0")
     for k, i in enumerate(reversed(range(len(widths)))):
         theirs, width = f"up_blocks.{k}", widths[i]
         for j in range(depths[i] + 1):
             inputs = h + skips.pop()
-            entries += _res(f"up_{i}_res_{j}", f"{theirs}.resnets.{j}", inputs, width)
+            entries += res_block(
+                f"up_{i}_res_{j}", f"{theirs}.resnets.{j}", inputs, width
+            )
             if attends[i]:
                 entries += _attention(f"up_{i}_attn_{j}", f"{theirs}.attentions.{j}")
             h = width
         if i:
-            entries += _res(f"up_{i}_upsample", f"{theirs}.upsamplers.0", h, h)
+            entries += res_block(f"up_{i}_upsample", f"{theirs}.upsamplers.0", h, h)
     return entries
 
 
@@ -199,7 +203,7 @@ def _block_types(attends):
     return down, up
 
 
-def _res(ours, theirs, inputs, outputs):
+def res_block(ours, theirs, inputs, outputs):
     """A res block; its shortcut is a convolution if the number of channels changes."""
     ours = f"unet/{ours}"
     entries = [

@@ -9,13 +9,15 @@ from unclip_jax.models.autoencoder import Autoencoder
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import BACKBONES
 from unclip_jax.models.prior import DiffusionPrior
+from unclip_jax.models.stable_decoder import StableDecoder
 from unclip_jax.models.upsampler import Upsampler
 
 KINDS = {
     "clip": CLIP,
     "prior": DiffusionPrior,
     "ar_prior": AutoregressivePrior,
-    "decoder": BACKBONES,  # by config.model.backbone, "unet" unless it is given
+    # by config.model.backbone, "unet" unless it is given
+    "decoder": {**BACKBONES, "stable_diffusion": StableDecoder},
     "upsampler": Upsampler,
     "autoencoder": Autoencoder,
 }

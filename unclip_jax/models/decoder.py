@@ -143,6 +143,14 @@ class Decoder(nn.Module):
             self.text_to_time = nn.Dense(self.time_width, **dense)
 
     @property
+    def size_multiple(self) -> int | None:
+        """What the sides of other images than the trained ones must be multiples of.
+
+        None: there are no others.
+        """
+        return None
+
+    @property
     def time_width(self) -> int:
         """Width of the timestep embedding, which the CLIP embedding is added to."""
         raise NotImplementedError
@@ -273,6 +281,11 @@ class UNetDecoder(Decoder, kw_only=True):
             remat=self.remat,
             dtype=self.dtype,
         )
+
+    @property
+    def size_multiple(self) -> int:
+        """A pixel at the lowest resolution."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
