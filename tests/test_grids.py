@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import ImageFont
 
 from unclip_jax import grids
+from unclip_jax.fonts import Typeface
 
 
 def tiles(n, size=8):
@@ -49,7 +49,7 @@ def test_default_rows_are_filled(count, columns):
 
 @pytest.mark.slow
 def test_captions_fit_under_their_tile():
-    font = ImageFont.load_default(grids.FONT_SIZE)
+    font = Typeface(grids.FONT_SIZE)
     text = "a very long caption about a light blue umbrella on a dark teal background"
     lines = grids.wrap(text, font, 96)
     assert " ".join(lines) == text

@@ -26,7 +26,8 @@ ROOMS = {
     "errors": (),
     "files": (),
     "gaussian": (),
-    "grids": ("images",),
+    "fonts": (),
+    "grids": ("fonts", "images"),
     "images": ("files",),
     "progress": (),
     "tokenizer": ("files",),
@@ -66,6 +67,7 @@ BELOW_CONFIG = ("errors", "files", "parallel")
 LIBRARIES = {
     "config": ("absl", "ml_collections"),
     "files": ("etils",),
+    "fonts": ("PIL", "pymupdf_fonts"),
     "grids": ("PIL",),
     "images": ("PIL",),
     "versions": ("jax",),

@@ -3,12 +3,12 @@
 import bisect
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unclip_jax.errors import UsageError
+from unclip_jax.fonts import Typeface
 from unclip_jax.images import check_image
 
 MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
@@ -51,11 +51,10 @@ def caption_grid(
     factor = max(1, math.ceil(min_tile / min(images[0].shape[:2])))
     height, width = (factor * side for side in images[0].shape[:2])
 
-    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(FONT_SIZE))
+    font = Typeface(FONT_SIZE)
     texts = [wrap(caption, font, width) for caption in captions]
-    line = sum(font.getmetrics()) + 1
     lines = max((len(text) for text in texts), default=0)
-    step_y = height + GAP + (lines * line + GAP // 2 if lines else 0)
+    step_y = height + GAP + (lines * font.line_height + GAP // 2 if lines else 0)
     step_x = width + GAP
     page = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
     draw = ImageDraw.Draw(page)
@@ -66,8 +65,7 @@ def caption_grid(
         # white pictures need an edge on the white page
         draw.rectangle((x - 1, y - 1, x + width, y + height), outline=(208, 208, 208))
         if texts:
-            text = "\n".join(texts[i])
-            draw.multiline_text((x, y + height + 2), text, "black", font, spacing=1)
+            font.draw(draw, (x, y + height + 2), texts[i])
     return np.asarray(page)
 
 
@@ -80,7 +78,7 @@ def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
 
 
-def wrap(text: str, font, width: float, max_lines: int = 6) -> list[str]:
+def wrap(text: str, font: Typeface, width: float, max_lines: int = 6) -> list[str]:
     """Breaks text into lines of at most `width` pixels, between words if possible.
 
     What does not fit into `max_lines` is cut, which "..." shows.
