@@ -2,7 +2,7 @@
 # The pictures docs/emoji_*.png, from the model that configs/emoji trained: captions of
 # held-out emoji, and the way from one drawn picture to another.
 set -e
-draw="python -m unclip_jax.sample --model=exports/emoji"
+draw="python -m unclip_jax.sample --overwrite --model=exports/emoji"
 inputs=runs/emoji/latents
 
 $draw --out=docs/emoji_samples.png --decoder_guidance=3 --prior_guidance=2 --samples=3 \

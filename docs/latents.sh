@@ -2,7 +2,7 @@
 # The pictures docs/latents_*.png, from the model that `make demo` trained: four drawn
 # pictures, then what can be done with their latents.
 set -e
-draw="python -m unclip_jax.sample --model=exports/icons"
+draw="python -m unclip_jax.sample --overwrite --model=exports/icons"
 inputs=runs/icons/latents
 heart=$inputs/000000.png
 fish=$inputs/000002.png

@@ -84,6 +84,7 @@ def steps(python: str, install: str = "") -> list[Step]:
         "--prior_steps=25",
         "--decoder_steps=25",
         f"--out={RUNS}/samples.png",
+        "--overwrite",
     )
     first = [Step("install", (tuple(shlex.split(install)),), 2.0)]
     return [

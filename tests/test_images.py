@@ -13,7 +13,14 @@ from unclip_jax.data.sources.image_source import decode
 from unclip_jax.evaluation.image_sets import FolderImages
 from unclip_jax.generation import page
 from unclip_jax.generation.cli.command import describe
-from unclip_jax.images import find_images, fit, read_image, read_metadata, save_image
+from unclip_jax.images import (
+    find_images,
+    fit,
+    read_image,
+    read_mask,
+    read_metadata,
+    save_image,
+)
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
@@ -280,3 +287,20 @@ def test_bad_pictures(tmp_path):
     with pytest.raises(ValueError, match="must be uint8"):
         save_image(tmp_path / "a.png", PICTURE / 255)
     assert not list(tmp_path.iterdir())
+
+
+def test_masks_are_white_or_painted(tmp_path):
+    file, image = tmp_path / "mask.png", np.zeros((64, 128, 3), np.uint8)
+    square = np.zeros((64, 128), bool)
+    square[24:40, 56:72] = True
+    white = np.where(square, 255, 0).astype(np.uint8)
+    for color in (0, 128, 255):  # a stroke of any color on a transparent layer
+        layer = np.full((64, 128, 4), color, np.uint8)
+        layer[..., 3] = white
+        Image.fromarray(layer).save(file)
+        np.testing.assert_array_equal(read_mask(file, [image]), square)
+    for mask in (white, np.repeat(white[..., None], 3, -1), square):
+        Image.fromarray(mask).save(file)
+        np.testing.assert_array_equal(read_mask(file, [image]), square)
+    with pytest.raises(ValueError, match="mask.png' is 128x64, but an image 64x128"):
+        read_mask(file, [image, image.transpose(1, 0, 2)])

@@ -87,6 +87,36 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
     return pixels if size is None else fit(pixels, size)
 
 
+def read_mask(path: str | os.PathLike, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Reads a mask as bool (H, W): where it is white or, on a layer, painted at all.
+
+    A layer of a paint program is transparent where nothing was painted; its colors do
+    not count.
+
+    Args:
+      path: an image file.
+      images: (H, W, 3) each, which the mask belongs to.
+
+    Raises:
+      UsageError: a file that is no image, or of another size than one of the images.
+    """
+    with opened(path) as image:
+        layer = (
+            image.convert("RGBA").getchannel("A")
+            if image.has_transparency_data
+            else None
+        )
+        mask = np.asarray(layer or to_rgb(image).convert("L")) > 127
+    for other in images:
+        if other.shape[:2] != mask.shape:
+            (height, width), (h, w) = mask.shape, other.shape[:2]
+            raise UsageError(
+                f"mask {str(path)!r} is {width}x{height}, but an image {w}x{h}: a mask "
+                "has the size of what it covers"
+            )
+    return mask
+
+
 def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image:
     """Reads a file, or an open one, as an RGB image of Pillow's.
 

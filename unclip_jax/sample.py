@@ -34,6 +34,7 @@ from unclip_jax.generation import options
 FLAGS = {
     "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
     "out": (config_lib.REQUIRED, "a .png or .webp file, or a folder"),
+    "overwrite": (False, "replace a file or figure that is there already"),
     "mode": ("text2image", "what to draw: one of the modes above"),
     "prompt": ([], "a caption; may be repeated"),
     "prompts_file": (str, "text file with one caption per line"),

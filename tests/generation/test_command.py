@@ -219,3 +219,48 @@ def test_command_line_mistakes_exit_with_two(tmp_path, capsys):
     assert code == 2 and "--target means nothing to --mode=text2image" in said
     code, _ = exit_of("--model=x", "--prompt=a", "--decoder_steps=3", "--prior_steps=3")
     assert code == 0 and (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "out,problem",
+    [
+        ("there.png", "is there already: give --overwrite"),
+        ("folder.png", "is a folder: name a file in it"),
+        ("file/x.png", "cannot be written: "),
+        ("x" * 300 + ".png", "cannot be written: File name too long"),
+        ("file", "cannot be written: "),
+    ],
+)
+def test_out_is_tried_before_anything_is_drawn(tmp_path, monkeypatch, out, problem):
+    monkeypatch.setattr(command, "_load", None)  # and no model is loaded
+    (tmp_path / "there.png").write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    args = arguments(prompt=["a"], out=str(tmp_path / out))
+    with pytest.raises(ValueError, match=problem):
+        command.sample(args)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["file", "folder.png", "there.png"]
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_what_may_be_overwritten_is_not_touched_before_it_is_drawn(tmp_path):
+    out = tmp_path / "new" / "there.png"
+    command.check_out(out, is_list=True, overwrite=False)
+    assert out.parent.is_dir() and not [*out.parent.iterdir()]
+    out.write_bytes(b"mine")
+    command.check_out(out, is_list=True, overwrite=True)
+    assert out.read_bytes() == b"mine"
+    figure = tmp_path / "figure"
+    command.check_out(figure, is_list=False, overwrite=False)
+    (figure / "grid.png").touch()
+    command.check_out(figure, is_list=True, overwrite=False)  # a list is continued
+    with pytest.raises(ValueError, match="figure' is there already"):
+        command.check_out(figure, is_list=False, overwrite=False)
+
+
+def test_a_file_is_no_grid_of_thousands(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_load", None)
+    args = arguments(prompt=["a"], samples=1001, out=str(tmp_path / "x.png"))
+    with pytest.raises(ValueError, match="one grid of 1,001 images: give a folder"):
+        command.sample(args)

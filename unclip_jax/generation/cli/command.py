@@ -20,8 +20,9 @@ from unclip_jax.progress import ProgressLine, Within
 
 # Flags that every mode takes; all others are options of modes.
 COMMON = ("model", "out", "mode", "seed", "batch_size", "dtype", "format", "columns")
-COMMON += ("process", "processes", "debug")
+COMMON += ("process", "processes", "overwrite", "debug")
 GRID_MOST = 100  # pictures of a folder's grid
+FILE_MOST = 1000  # of the one that a file is
 
 
 def sample(args: types.SimpleNamespace) -> None:
@@ -46,6 +47,7 @@ def sample(args: types.SimpleNamespace) -> None:
     settings = {"mode": args.mode, "model": str(args.model), **options}
     options["seed"] = args.seed
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
+    check_out(out, mode.captions is not None, args.overwrite)
     if mode.captions is None:
         model, settings = _load(args, options, settings)
         images, captions, columns = mode.draw(model, options, ProgressLine("drawing"))
@@ -53,6 +55,11 @@ def sample(args: types.SimpleNamespace) -> None:
         captions, columns = mode.captions(options), args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
+        if len(captions) > FILE_MOST:
+            raise UsageError(
+                f"--out={out} would be one grid of {len(captions):,} images: give a "
+                f"folder, --out={out.with_suffix('')}, for more than {FILE_MOST:,}"
+            )
         model, settings = _load(args, options, settings)
         rows = slice(0, len(captions))
         images = mode.draw(model, options, captions, rows, ProgressLine("drawing"))
@@ -129,6 +136,38 @@ def _check(args, options):
     suffix = pathlib.Path(args.out).suffix.lower()
     if suffix and suffix.removeprefix(".") not in FORMATS:
         raise UsageError(f"--out {args.out!r} must be a .png or .webp file or a folder")
+
+
+def check_out(out: pathlib.Path, is_list: bool, overwrite: bool) -> None:
+    """Tries whether `out` can be written, before anything is drawn.
+
+    Args:
+      out: a file, or a folder that is made if it does not exist.
+      is_list: whether images are drawn one by one: such a folder is continued.
+      overwrite: whether what is there may be replaced.
+
+    Raises UsageError if it cannot be written, or is there and may not be replaced.
+    """
+    is_file = bool(out.suffix)
+    file = out if is_file else out / "grid.png"
+    trial = file.with_name(f".{file.name}.00000000.partial")  # as long as any name
+    try:
+        is_folder = is_file and out.is_dir()
+        there = file.exists() and (is_file or not is_list)
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out {str(out)!r} cannot be written: {error.strerror}"
+        ) from None
+    if is_folder:
+        raise UsageError(f"--out {str(out)!r} is a folder: name a file in it")
+    if there and not overwrite:
+        raise UsageError(
+            f"--out {str(out)!r} is there already: give --overwrite to replace it, or "
+            "another --out"
+        )
 
 
 def describe(seed: int, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:

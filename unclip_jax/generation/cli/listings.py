@@ -16,7 +16,7 @@ from unclip_jax.generation.options import (
     defaults,
     select,
 )
-from unclip_jax.images import find_images, fit, read_image
+from unclip_jax.images import find_images, fit, read_image, read_mask
 
 
 def prompts(options: Mapping[str, Any]) -> list[str]:
@@ -84,9 +84,11 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     prompts = options["prompt"]
     if len(prompts) > 1:
         raise UsageError(f"--mode=inpaint takes one --prompt, got {len(prompts)}")
+    mask = read_mask(options["mask"], images).astype(np.uint8) * 255
+    mask = fit(np.repeat(mask[..., None], 3, axis=-1), model.draw_size)
     return model.inpaint(
         images,
-        fit(read_image(options["mask"]), model.draw_size).mean(-1) > 127,
+        mask.mean(-1) > 127,
         prompts[0] if prompts else None,
         options["seed"],
         prior=select(PriorOptions, options),
