@@ -17,8 +17,8 @@ FLAGS = {
     "out": (config_lib.REQUIRED, "folder of the export; other stages in it stay"),
     "format": (
         "native",
-        "native, or what is to load it: diffusers, whose Kandinsky pipelines take "
-        "kandinsky; for a CLIP also transformers or open_clip",
+        "native, or what is to load it: diffusers, whose pipelines of latents take "
+        "kandinsky or stable_unclip; for a CLIP also transformers or open_clip",
     ),
     "dtype": ("float32", "of the files: float32, bfloat16 or float16"),
     "weights": (

@@ -126,6 +126,10 @@ class Tokenizer:
             row[1 : 1 + len(ids)] = ids
         return tokens
 
+    def token_id(self, token: str) -> int | None:
+        """The number of a token as the vocabulary spells it; None if it has none."""
+        return self._backend.token_to_id(token)
+
     def decode(self, tokens) -> str:
         """The text of one row of token numbers, up to its first end token."""
         ids = [int(t) for t in tokens]

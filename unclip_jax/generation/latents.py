@@ -5,8 +5,10 @@ import typing
 import jax.numpy as jnp
 
 from unclip_jax.diffusion import process
+from unclip_jax.diffusion.schedule import make_schedule
 from unclip_jax.interop.components import Component
 from unclip_jax.models.autoencoder import Autoencoder
+from unclip_jax.models.stable_decoder import StableDecoder
 
 
 def encode(autoencoder: Component, params, images):
@@ -63,3 +65,24 @@ def widen_hole(keep):
     shifts = (0, 0), (1, 0), (0, 1), (1, 1), (-1, 0), (0, -1), (-1, -1)
     moved = [padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j in shifts]
     return jnp.stack(moved).min(0)
+
+
+def noise_embeddings(decoder: Component, params, clip_image, level, noise):
+    """Raw embeddings (B, D) with the noise of a level, for a decoder that takes some.
+
+    Conditioning augmentation, in the space that the decoder's mean and standard
+    deviation give.
+
+    Args:
+      decoder: the decoder (its params are not looked at).
+      params: its parameters.
+      clip_image: (B, D) raw embeddings.
+      level: () int32, a timestep of the process in its config's "augmentation".
+      noise: (B, D) standard normal.
+    """
+    module = typing.cast(StableDecoder, decoder.module).bind({"params": params})
+    augmentation = decoder.config["diffusion"]["augmentation"]
+    sched = make_schedule(augmentation["schedule"], augmentation["num_steps"])
+    levels = jnp.full(len(clip_image), level)
+    z = process.q_sample(sched, module.normalize(clip_image), levels, noise)
+    return module.denormalize(z)

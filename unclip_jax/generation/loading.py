@@ -13,6 +13,7 @@ from unclip_jax.interop import (
     kandinsky,
     native,
     public_clip,
+    stable_unclip,
 )
 from unclip_jax.interop.components import Component
 from unclip_jax.models.layers import UNIT_SCALES
@@ -102,6 +103,10 @@ def load_stack(
         raise UsageError(
             f"{' and '.join(map(str, folders))} are {len(folders)} folders, but not of "
             "one model that is published in several (Kandinsky 2.2): name one"
+        )
+    elif stable_unclip.is_stable_unclip(folder):
+        stack = Stack(
+            str(folder), *stable_unclip.load_stable_unclip(folder, kinds, dtype)
         )
     elif native.is_export(folder):
         stack = _read_native(folder, kinds, dtype)

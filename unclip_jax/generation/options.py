@@ -112,6 +112,11 @@ class DecoderOptions:
         None, "rows of the images, if not as many as the decoder was trained on"
     )
     width: int | None = option(None, "columns of the images, as --height")
+    noise_level: int = option(
+        0,
+        "noise added to the CLIP embedding, up to 999, for a decoder that was trained "
+        "with it (Stable unCLIP): the more, the less of the image is kept",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from unclip_jax.generation.resolve import (
     with_strength,
 )
 from unclip_jax.interop import native
+from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.progress import Progress
 
 NO_INPAINTING = sampling.Inpainting()
@@ -176,7 +177,7 @@ class Pipeline:
             sampling.sample_decoder,
             "decoder",
             *(clip_image, no_clip, tokens, caption),
-            *(seed, indices, scale, eta, inpainting),
+            *(seed, indices, scale, eta, inpainting, np.int32(options.noise_level)),
             options=static,
             rounded=rounded,
         )
@@ -231,14 +232,20 @@ class Pipeline:
     def encode_caption(self, kind, tokens):
         """Returns CLIP's (text embedding, states) for a component that sees them.
 
-        That is one with caption "clip_states"; (None, None) for others.
+        That is one with caption "clip_states"; one with "text_states" sees the states
+        only. (None, None) for others.
         """
         states = self.encode_states(kind, tokens)
-        return (None, None) if states is None else (self.encode_text(tokens), states)
+        if self.stack.part(kind).module.caption != "clip_states":
+            return None, states
+        return self.encode_text(tokens), states
 
     def encode_states(self, kind: str, tokens) -> jax.Array | None:
         """Returns CLIP's (B, L, W) states for such a component, None for others."""
-        if self.stack.part(kind).module.caption != "clip_states":
+        module = self.stack.part(kind).module
+        if module.caption == "text_states":  # padding is seen
+            tokens = fill_captions(tokens, module.eot_id, module.pad_id)
+        elif module.caption != "clip_states":
             return None
         return self.run(sampling.text_states, "clip", tokens)
 

@@ -91,6 +91,7 @@ def resolve_options(
     rescale = values.get("guidance_rescale", 0.0)
     rescale = checks.number(f"{kind} guidance rescale", rescale, 0, 1)
     checks.number("eta", values.get("eta", 0.0), 0)
+    _check_noise_level(stack, part, values.get("noise_level", 0))
     dynamic_threshold = values.get("dynamic_threshold")
     if dynamic_threshold is not None:
         dynamic_threshold = checks.number("dynamic threshold", dynamic_threshold, 0, 1)
@@ -189,6 +190,17 @@ def _variance(stack, part, sampler, variance):
             f"{', '.join(VARIANCES)}"
         )
     return variance
+
+
+def _check_noise_level(stack, part, level):
+    augmentation = part.config["diffusion"].get("augmentation")
+    most = augmentation["num_steps"] - 1 if augmentation else 0
+    checks.integer("noise_level", level, 0, 2**31 - 1)
+    if level > most:
+        expected = f"at most {most}" if augmentation else "embeddings without noise"
+        raise UsageError(
+            f"noise_level {level}: the decoder of {stack.origin} takes {expected}"
+        )
 
 
 def with_strength(kind: str, resolved: SamplerOptions, strength: float):

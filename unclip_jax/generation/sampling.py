@@ -21,6 +21,7 @@ from unclip_jax.interop.components import Component
 PRIOR, DECODER, UPSAMPLER = 0, 1, 2
 START, STEPS = 0, 1  # x_T, and the noise added at the steps
 CODES = 2  # drawn by the autoregressive prior
+EMBEDDING = 3  # noise that is added to the decoder's embedding
 
 # Noise of pictures is that of the largest timestep with this signal sqrt(abar): without
 # a bound on x_0, a step multiplies an error of epsilon by the ratio of its signals,
@@ -95,6 +96,7 @@ def sample_decoder(
     scale,
     eta,
     inpainting: Inpainting,
+    noise_level=0,
     *,
     options: SamplerOptions,
     rounded: bool = True,
@@ -122,6 +124,7 @@ def sample_decoder(
       scale: guidance; unused unless `options.guided`.
       eta: noise of the DDIM steps; unused by other samplers.
       inpainting: what to start from and what to keep.
+      noise_level: () int32, of the noise on the embeddings of a decoder that takes it.
       options, rounded, report: static; see run_sampler.
 
     Returns:
@@ -141,7 +144,13 @@ def sample_decoder(
     is_inpainter = decoder.module.extra == "inpaint"
     if is_inpainter and keep is not None:
         keep = latents.widen_hole(keep)
-    extra = extra_input(decoder, x_T, inpainting._replace(keep=keep))
+    if decoder.module.extra == "noise_level":
+        keys = fold_keys(seed, indices, DECODER, EMBEDDING)
+        noise = samplers.normal(keys, clip_image.shape[1:])
+        clip_image = latents.noise_embeddings(
+            decoder, params, clip_image, noise_level, noise
+        )
+    extra = extra_input(decoder, x_T, inpainting._replace(keep=keep), noise_level)
     condition = clip_image, no_clip, tokens, clip_caption, *extra
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
@@ -295,11 +304,13 @@ def decoder_model(decoder: Component, params):
     return model
 
 
-def extra_input(decoder: Component, x, inpainting: Inpainting) -> tuple:
+def extra_input(decoder: Component, x, inpainting: Inpainting, noise_level=0) -> tuple:
     """What the decoder sees besides x (B, h, w, C): nothing, or one array."""
     kind = decoder.module.extra
     if kind == "none":
         return ()
+    if kind == "noise_level":
+        return (jnp.full(len(x), noise_level),)
     if kind == "hint":
         if inpainting.hint is None:
             raise UsageError(
@@ -352,6 +363,10 @@ def run_sampler(
     if options.variance == "analytic":
         own |= {"statistic": part.analytic, **bounds}
     timesteps = timesteps_of(part, options)
+    if options.sampler == "ddim" and not part.config["diffusion"].get("to_x0", True):
+        if not options.inverted:  # ends at the noise of timestep 0, as it was published
+            timesteps = timesteps if timesteps[-1] == 0 else np.append(timesteps, 0)
+            own["to_x0"] = len(timesteps) == 1
     visited = timesteps if own.get("to_x0", True) else timesteps[:-1]
     predict = report_steps(predict, visited, report, part.kind)
     run = samplers.SAMPLERS[options.sampler]

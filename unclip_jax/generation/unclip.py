@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.generation.editing import Editing
 from unclip_jax.generation.loading import load_stack
-from unclip_jax.interop import diffusers, kandinsky, native
+from unclip_jax.interop import diffusers, kandinsky, native, stable_unclip
 from unclip_jax.parallel.compilation_cache import use_compilation_cache
 
 
@@ -57,13 +57,16 @@ class UnCLIP(Editing):
         """Writes the stack as folders that the classes of diffusers load.
 
         A stack that draws latents is written as Kandinsky's two pipelines, in prior/
-        and decoder/, another as an UnCLIPPipeline.
+        and decoder/, or as Stable unCLIP's; another as an UnCLIPPipeline.
 
         Raises UsageError for a part that they cannot hold.
         """
-        tokenizer = self.stack.tokenizer_folder
-        if "autoencoder" not in self.stack.parts:
-            diffusers.save_diffusers(self.stack.parts, folder, tokenizer, dtype)
+        parts, tokenizer = self.stack.parts, self.stack.tokenizer_folder
+        if "autoencoder" not in parts:
+            diffusers.save_diffusers(parts, folder, tokenizer, dtype)
             return
-        for part in self.stack.parts.values():
-            kandinsky.write_part(pathlib.Path(folder), part, dtype, tokenizer)
+        decoder = parts.get("decoder")
+        is_stable = decoder is not None and decoder.module.extra == "noise_level"
+        library = stable_unclip if is_stable else kandinsky
+        for part in parts.values():
+            library.write_part(pathlib.Path(folder), part, dtype, tokenizer)

@@ -54,7 +54,8 @@ def read_ddpm(folder: str | os.PathLike, learned_sigma: bool) -> dict[str, Any]:
 
     Returns:
       {"schedule", "num_steps", "prediction", "clip", "sampler", "variance", "spacing",
-      "threshold"}; the last is (quantile, most) of dynamic thresholding, or None.
+      "threshold"}, the last of which is (quantile, most) of dynamic thresholding, or
+      None; and "to_x0": False where DDIM ends at the noise of timestep 0.
 
     Raises:
       FileNotFoundError: no such file.
@@ -90,6 +91,8 @@ def read_ddpm(folder: str | os.PathLike, learned_sigma: bool) -> dict[str, Any]:
         "sampler": SAMPLERS[name],
         "spacing": _spacing(settings, file),
     }
+    if not settings.get("set_alpha_to_one", name != "PNDMScheduler"):
+        diffusion["to_x0"] = False
     if name == "DDPMScheduler":
         diffusion["variance"] = _variance(settings, learned_sigma, file)
     return diffusion
@@ -124,6 +127,8 @@ def write_ddpm(folder: str | os.PathLike, diffusion: Mapping[str, Any]) -> None:
             "dynamic_thresholding_ratio": threshold[0],
             "sample_max_value": threshold[1],
         }
+    if not ddpm:
+        config["set_alpha_to_one"] = diffusion.get("to_x0", True)
     if ddpm:
         config["variance_type"] = diffusion.get("variance") or "fixed_small"
     folder = pathlib.Path(folder)

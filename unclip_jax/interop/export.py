@@ -15,11 +15,14 @@ from unclip_jax.interop import (
     kandinsky,
     native,
     public_clip,
+    stable_unclip,
     verify,
     weights,
 )
 
-FORMATS = ("native", "diffusers", "kandinsky", *public_clip.FORMATS)
+# formats of pipelines that draw latents
+LATENT = {"kandinsky": kandinsky, "stable_unclip": stable_unclip}
+FORMATS = ("native", "diffusers", *LATENT, *public_clip.FORMATS)
 
 
 def export(
@@ -58,8 +61,8 @@ def export(
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
     if format == "diffusers":
         diffusers.write_part(folder, part, dtype, tokenizer)
-    elif format == "kandinsky":
-        kandinsky.write_part(pathlib.Path(folder), part, dtype, tokenizer)
+    elif format in LATENT:
+        LATENT[format].write_part(pathlib.Path(folder), part, dtype, tokenizer)
     elif format in public_clip.FORMATS:
         public_clip.write_public_clip(folder, part, tokenizer, format, dtype)
     if format != "native":

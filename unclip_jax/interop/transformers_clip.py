@@ -116,6 +116,7 @@ def load_clip_towers(
     image_folder: str | os.PathLike | None,
     feature_extractor: str | os.PathLike | None = None,
     variant: str | None = None,
+    text_projects: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a text and an image tower into one CLIP.
 
@@ -128,6 +129,8 @@ def load_clip_towers(
       feature_extractor: folder with the preprocessor_config.json, for mean and std of
         the pixels; `image_folder` by default.
       variant: of the weights, see weights.read_weights.
+      text_projects: whether the text tower is one; else it is a CLIPTextModel, of any
+        CLIP, of which states are asked, but no embedding.
 
     Returns and raises what `load_clip_model` does, and UsageError when the towers'
     embeddings differ in width.
@@ -143,13 +146,21 @@ def load_clip_towers(
             feature_extractor or image_folder, int(vision["image_size"])
         )
         where = f"{text_folder} and {image_folder}"
-    fields = _fields(text, vision, pixels, where)
+    own = {}
+    if not text_projects:
+        own = {"text_projects": False, "text_activation": text["hidden_act"]}
+        text |= {name: vision[name] for name in ("projection_dim", "hidden_act")}
+    fields = {**_fields(text, vision, pixels, where), **own}
     params = {"logit_scale": np.float32(TOWERS_LOGIT_SCALE)}
     towers = [(_text_table(fields), text_folder)]
     if image_folder is not None:
         towers.append((_vision_table(fields), image_folder))
     for tower, folder in towers:
         tensors = read_weights(folder, variant)
+        if folder == text_folder and not text_projects:
+            # transformers 5 writes a CLIPTextModel without the prefix of all others
+            prefix = "text_model."
+            tensors = {prefix + k.removeprefix(prefix): a for k, a in tensors.items()}
         params |= mapping.from_torch(tower, tensors, str(folder), IGNORE)
     return fields, params
 
@@ -203,7 +214,7 @@ def save_clip_towers(
     params = mapping.unstack_blocks(params)
     text = (
         text_folder,
-        "CLIPTextModelWithProjection",
+        "CLIPTextModelWithProjection" if clip.text_projects else "CLIPTextModel",
         _text_config(clip),
         _text_table(fields),
         ("text", "text_projection"),
@@ -280,7 +291,7 @@ def _text_config(clip: CLIP) -> dict[str, Any]:
         "num_hidden_layers": clip.text_depth,
         "num_attention_heads": clip.text_heads,
         "max_position_embeddings": clip.context_length,
-        "hidden_act": clip.activation,
+        "hidden_act": clip.text_activation or clip.activation,
         "layer_norm_eps": 1e-5,
         "bos_token_id": clip.eot_id - 1,
         "eos_token_id": clip.eot_id,
@@ -312,6 +323,7 @@ def table(fields: Mapping[str, Any]) -> list[Entry]:
 
 def _text_table(fields) -> list[Entry]:
     embeddings = "text_model.embeddings"
+    projection = dense("text_projection", "text_projection", bias=False)
     return [
         Entry(
             "text/token_embedding/embedding",
@@ -323,7 +335,7 @@ def _text_table(fields) -> list[Entry]:
         ),
         *_blocks("text", "text_model", fields["text_depth"]),
         *norm("text/ln_final/norm", "text_model.final_layer_norm"),
-        *dense("text_projection", "text_projection", bias=False),
+        *(projection if fields.get("text_projects", True) else ()),
     ]
 
 

@@ -16,6 +16,7 @@ from unclip_jax.interop import (
     mapping,
     native,
     open_clip,
+    stable_unclip,
     transformers_clip,
     weights,
 )
@@ -58,7 +59,8 @@ def verify(folder: str | os.PathLike, part: Component, format: str, dtype: str) 
     Args:
       folder: the export.
       part: of the run; its tensors may be Lazy.
-      format: "native", "diffusers", "kandinsky", "transformers" or "open_clip".
+      format: "native", "diffusers", "kandinsky", "stable_unclip", "transformers" or
+        "open_clip".
       dtype: that floats were stored as.
 
     Returns:
@@ -94,6 +96,8 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
         return open_clip.load_open_clip(folder)[1]
     if format == "kandinsky":
         return kandinsky.read_params(folder, part.kind)
+    if format == "stable_unclip":
+        return stable_unclip.read_params(folder, part.kind)
     if part.kind == "clip":
         image = folder / "image_encoder"
         towers = transformers_clip.load_clip_towers(

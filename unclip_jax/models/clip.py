@@ -121,7 +121,8 @@ class CLIP(nn.Module):
     """Both towers and the logit scale. Embeddings come out raw, in float32.
 
     With `vision_depth` 0 there is no image tower: some public unCLIPs draw from text
-    and leave it out.
+    and leave it out. Without `text_projects` texts have states, but no embedding: the
+    text encoder of Stable unCLIP, whose image tower is another CLIP's.
     """
 
     embed_dim: int
@@ -139,6 +140,8 @@ class CLIP(nn.Module):
     vision_mlp_ratio: float = 4.0  # bigG's is 8192 / 1664
     text_mlp_ratio: float = 4.0
     activation: str = "gelu"
+    text_activation: str | None = None  # None: activation
+    text_projects: bool = True
     image_mean: tuple[float, ...] = OPENAI_MEAN
     image_std: tuple[float, ...] = OPENAI_STD
     scan_layers: bool = False
@@ -170,12 +173,13 @@ class CLIP(nn.Module):
             self.text_depth,
             self.text_heads,
             self.text_mlp_ratio,
-            **shared,
+            **{**shared, "activation": self.text_activation or self.activation},
         )
         projection = {"use_bias": False, "dtype": self.dtype}
         if self.vision_depth:
             self.visual_projection = nn.Dense(self.embed_dim, **projection)
-        self.text_projection = nn.Dense(self.embed_dim, **projection)
+        if self.text_projects:
+            self.text_projection = nn.Dense(self.embed_dim, **projection)
         # exp(logit_scale) starts at 1 / 0.07 (Radford et al. 2021, section 2.5)
         self.logit_scale = self.param(
             "logit_scale", nn.initializers.constant(2.6592600), ()
@@ -206,7 +210,14 @@ class CLIP(nn.Module):
         return self.text(tokens)
 
     def encode_text(self, tokens):
-        """int32 tokens (B, L) -> raw embeddings (B, D) float32."""
+        """int32 tokens (B, L) -> raw embeddings (B, D) float32.
+
+        Raises UsageError for a text encoder without projection.
+        """
+        if not self.text_projects:
+            raise UsageError(
+                "this text encoder makes states, but no embedding beside images"
+            )
         states = self.text(tokens)
         eot = eot_position(tokens, self.eot_id)
         pooled = states[jnp.arange(tokens.shape[0]), eot]  # (B, W)
@@ -215,7 +226,9 @@ class CLIP(nn.Module):
     def __call__(self, images, tokens):
         """Returns (image embeddings, text embeddings), both raw (B, D).
 
-        Without an image tower the images are not looked at and None is returned.
+        Without an image tower the images are not looked at and None is returned; of a
+        text encoder without projection, the states.
         """
         image = self.encode_image(images) if self.vision_depth else None
-        return image, self.encode_text(tokens)
+        encode = self.encode_text if self.text_projects else self.text_states
+        return image, encode(tokens)

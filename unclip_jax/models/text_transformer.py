@@ -21,6 +21,11 @@ def text_mask(tokens, eot_id: int):
     return positions <= eot_position(tokens, eot_id)[:, None]
 
 
+def fill_captions(tokens, eot_id: int, pad_id: int):
+    """(B, L) tokens with `pad_id` after the first end-of-text token."""
+    return jnp.where(text_mask(tokens, eot_id), tokens, pad_id)
+
+
 def drop_captions(tokens, drop, eot_id: int):
     """Replaces the rows of (B, L) tokens where `drop` by the empty caption.
 

@@ -1,0 +1,227 @@
+"""Folders of Stable unCLIP 2.1, read and written: variations of images.
+
+    model_index.json  image_encoder/  feature_extractor/  image_normalizer/
+    image_noising_scheduler/  text_encoder/  tokenizer/  unet/  scheduler/  vae/
+
+The text encoder is a CLIP's, without projection and not necessarily of the image
+encoder's CLIP; captions are filled up with the tokenizer's own padding, which the UNet
+sees. A prior that the text pipeline holds beside these is not read.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from unclip_jax.errors import UsageError
+from unclip_jax.files import read_json, write_json
+from unclip_jax.interop import (
+    components,
+    diffusers_autoencoder,
+    diffusers_ddpm,
+    diffusers_stable,
+    native,
+    transformers_clip,
+)
+from unclip_jax.interop.components import Component
+from unclip_jax.models.text_transformer import fill_captions
+from unclip_jax.tokenizer import Tokenizer
+
+INDEX = "model_index.json"
+OURS = "unclip_jax.json"
+PIPELINES = ("StableUnCLIPImg2ImgPipeline", "StableUnCLIPPipeline")
+# module -> (library, class), as the index of a pipeline lists them
+CLASSES = {
+    "feature_extractor": ("transformers", "CLIPImageProcessor"),
+    "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+    "image_normalizer": ("stable_diffusion", "StableUnCLIPImageNormalizer"),
+    "image_noising_scheduler": ("diffusers", "DDPMScheduler"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
+
+
+def is_stable_unclip(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a pipeline of Stable unCLIP."""
+    path = folder / INDEX
+    return path.is_file() and read_json(path, "").get("_class_name") in PIPELINES
+
+
+def load_stable_unclip(
+    folder: pathlib.Path,
+    kinds: Sequence[str] = native.KINDS,
+    dtype: str = "float32",
+) -> tuple[dict[str, Component], Tokenizer]:
+    """The parts of Stable unCLIP and its tokenizer.
+
+    Args:
+      folder: of the pipeline.
+      kinds: of parts: "clip", "decoder", "autoencoder".
+      dtype: of the computation, "float32" or "bfloat16"; files may be of any.
+
+    Returns:
+      ({part name: Component}, tokenizer).
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      UsageError: settings that have no counterpart here, or tensors that do not fit.
+    """
+    made_for = _fingerprints(folder)
+
+    def build(kind, config, params, fingerprint=None):
+        meta = {"clip_fingerprint": fingerprint} if fingerprint else {}
+        where = f"the {kind} of {folder}"
+        return components.build_component(
+            kind, config, params, meta, dtype=dtype, where=where
+        )
+
+    towers = folder / "text_encoder", folder / "image_encoder"
+    fields, params = transformers_clip.load_clip_towers(
+        *towers, folder / "feature_extractor", text_projects=False
+    )
+    clip = build("clip", {"model": fields}, params, made_for.get("clip"))
+    length = clip.module.context_length
+    tokenizer = Tokenizer.load(folder / "tokenizer", length, warn=True)
+    parts = {"clip": clip}
+    if "decoder" in kinds:
+        config, params = diffusers_stable.load_decoder(
+            folder / "unet",
+            folder / "scheduler",
+            folder / "image_normalizer",
+            context_length=length,
+            eot_id=clip.module.eot_id,
+            pad_id=_pad_id(folder / "tokenizer", tokenizer),
+            vocab_size=clip.module.vocab_size,
+        )
+        noising = folder / "image_noising_scheduler"
+        process = diffusers_ddpm.read_ddpm(noising, learned_sigma=False)
+        config["diffusion"]["augmentation"] = {
+            name: process[name] for name in ("schedule", "num_steps")
+        }
+        model = config["model"]
+        if model["embed_dim"] != clip.module.embed_dim:
+            raise UsageError(
+                f"the decoder of {folder} takes embeddings of {model['embed_dim']} "
+                f"numbers, the CLIP makes {clip.module.embed_dim}: they are of "
+                "different models"
+            )
+        params["empty_text_states"] = _empty_states(clip, tokenizer, model["pad_id"])
+        fingerprint = made_for.get("decoder") or clip.clip_fingerprint
+        parts["decoder"] = build("decoder", config, params, fingerprint)
+    if "autoencoder" in kinds:
+        loaded = diffusers_autoencoder.load_autoencoder(folder / "vae")
+        parts["autoencoder"] = build("autoencoder", *loaded)
+    return {k: part for k, part in parts.items() if k in kinds}, tokenizer
+
+
+def write_part(
+    folder: pathlib.Path,
+    part: Component,
+    dtype: str = "float32",
+    tokenizer: str | os.PathLike | None = None,
+) -> None:
+    """Adds a part to the pipeline in `folder`.
+
+    Args:
+      folder: made if it does not exist.
+      part: "clip", "decoder" or "autoencoder".
+      dtype: of the files, "float32", "float16" or "bfloat16".
+      tokenizer: folder of the tokenizer, with a CLIP.
+
+    Raises UsageError for a part that their classes cannot hold.
+    """
+    config, params = part.config, part.params
+    if part.kind == "clip":
+        transformers_clip.save_clip_towers(
+            folder / "text_encoder",
+            folder / "image_encoder",
+            config["model"],
+            params,
+            folder / "feature_extractor",
+            dtype=dtype,
+        )
+        if tokenizer is not None:
+            native.copy_tokenizer(tokenizer, folder / "tokenizer")
+    elif part.kind == "decoder":
+        diffusers_stable.save_decoder(
+            config, params, folder / "unet", folder / "image_normalizer", dtype
+        )
+        diffusion = config["diffusion"]
+        diffusers_ddpm.write_ddpm(folder / "scheduler", diffusion)
+        noising = {"sampler": "ddpm", "prediction": "epsilon"}
+        noising |= diffusion["augmentation"]
+        diffusers_ddpm.write_ddpm(folder / "image_noising_scheduler", noising)
+    elif part.kind == "autoencoder":
+        diffusers_autoencoder.save_autoencoder(config, params, folder / "vae", dtype)
+    else:
+        raise UsageError(
+            f"diffusers' {PIPELINES[0]} has no {part.kind}: export it in the native "
+            "format"
+        )
+    fingerprints = _fingerprints(folder)
+    if part.clip_fingerprint is not None:
+        fingerprints[part.kind] = part.clip_fingerprint
+    write_json(folder / OURS, {"clip_fingerprints": fingerprints})
+    there = {k: list(v) for k, v in CLASSES.items() if (folder / k).is_dir()}
+    if "scheduler" in there:
+        file = folder / "scheduler" / diffusers_ddpm.FILE
+        there["scheduler"][1] = read_json(file, "")["_class_name"]
+    write_json(folder / INDEX, {"_class_name": PIPELINES[0], **there})
+
+
+def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
+    """The parameters of a part that `write_part` wrote, as far as the files have them.
+
+    Raises what the functions that load the part do.
+    """
+    if kind == "clip":
+        towers = folder / "text_encoder", folder / "image_encoder"
+        params = transformers_clip.load_clip_towers(*towers, text_projects=False)[1]
+        del params["logit_scale"]  # towers have none
+    elif kind == "decoder":
+        names = ("unet", "scheduler", "image_normalizer")
+        params = diffusers_stable.load_decoder(*(folder / n for n in names), pad_id=0)[
+            1
+        ]
+    else:
+        params = diffusers_autoencoder.load_autoencoder(folder / "vae")[1]
+    return params
+
+
+def _pad_id(folder: pathlib.Path, tokenizer: Tokenizer) -> int:
+    """The token that fills captions, as the tokenizer's files say."""
+    token = None
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        token = token or config.get("pad_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    number = tokenizer.eot_id if token is None else tokenizer.token_id(token)
+    if number is None:
+        raise UsageError(f"{folder}: the vocabulary lacks its pad_token {token!r}")
+    return number
+
+
+def _empty_states(clip: Component, tokenizer: Tokenizer, pad_id: int) -> np.ndarray:
+    """The text encoder's states (L, W) of the empty caption."""
+
+    @jax.jit
+    def encode(params, tokens):
+        tokens = fill_captions(tokens, clip.module.eot_id, pad_id)
+        return clip.module.apply({"params": params}, tokens, method="text_states")[0]
+
+    return np.asarray(encode(clip.params, tokenizer.encode([""])), np.float32)
+
+
+def _fingerprints(folder) -> dict[str, str]:
+    """The CLIP of each part that this package wrote there."""
+    path = folder / OURS
+    return json.loads(path.read_text())["clip_fingerprints"] if path.is_file() else {}
