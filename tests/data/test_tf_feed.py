@@ -94,3 +94,70 @@ def test_reading_ahead_ends_when_the_iterator_is_closed_or_dropped():
         rows = reads.rows
         time.sleep(0.3)
         assert reads.rows == rows
+
+
+class Storage(Reads):
+    """Reads whose rows are fetched before, each after a wait."""
+
+    def __init__(self, latency, broken=None):
+        super().__init__(broken=broken)
+        self.latency, self.waiting, self.most_waiting = latency, 0, 0
+        self.fetched, self.taken = [], 0
+
+    def fetch(self, step, first, end):
+        with self.lock:
+            self.fetched += [(step, row) for row in range(first, end)]
+            self.waiting += 1
+            self.most_waiting = max(self.most_waiting, self.waiting)
+        time.sleep(self.latency)
+        with self.lock:
+            self.waiting -= 1
+        if step == self.broken:
+            raise OSError("the bucket is away")
+        return [(step, row) for row in range(first, end)]
+
+    def __call__(self, step, first, end, fetched=None):
+        if fetched is not None:
+            assert fetched == [(step, row) for row in range(first, end)]
+            self.taken += len(fetched)
+        return super().__call__(step, first, end)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+def test_rows_of_far_storage_are_fetched_ahead_by_hundreds(rows):
+    storage = Storage(0.05)
+    began = time.monotonic()
+    batches = tf_feed.tf_batches(storage, SHAPES, rows, 5, 100, storage.fetch)
+    for step, batch in enumerate(take(batches, 4), 5):
+        np.testing.assert_array_equal(batch["x"][:, 0], step)
+        np.testing.assert_array_equal(batch["x"][:, 1], np.arange(rows))
+    assert storage.taken >= 4 * rows
+    if rows >= 64:  # one after the other they would take ten seconds and more
+        assert time.monotonic() - began < 6 and storage.most_waiting > 32
+    repeated = len(storage.fetched) - len(set(storage.fetched))
+    assert repeated <= 4  # those that measured the latency
+    batches.close()
+
+
+def test_rows_of_a_fast_disk_are_read_when_they_are_decoded():
+    storage = Storage(0.0)
+    batches = tf_feed.tf_batches(storage, SHAPES, 64, 0, 100, storage.fetch)
+    take(batches, 3)
+    assert len(storage.fetched) <= 4 and not storage.taken
+
+
+def test_what_is_fetched_ahead_is_bounded_in_bytes():
+    storage, rows = Storage(0.01), 8
+    batches = tf_feed.tf_batches(storage, SHAPES, rows, 0, 2**27, storage.fetch)
+    take(batches, 1)
+    time.sleep(0.5)
+    ahead = len(storage.fetched) - rows
+    assert ahead * 2**27 <= 4 * tf_feed.AHEAD_BYTES + 2 * rows * 2**27
+
+
+def test_an_error_of_a_fetch_comes_with_its_step():
+    storage = Storage(0.01, broken=3)
+    batches = tf_feed.tf_batches(storage, SHAPES, 4, 0, 1, storage.fetch)
+    assert len(take(batches, 3)) == 3
+    with pytest.raises(OSError, match="the bucket is away"):
+        next(batches)

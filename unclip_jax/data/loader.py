@@ -182,7 +182,7 @@ class Dataset:
             self._memory.load(inputs)
             reader = self._memory
 
-        @functools.lru_cache(maxsize=8)  # a step is read in several parts
+        @functools.lru_cache(maxsize=64)  # a step is read in several parts, ahead
         def examples_of(step):
             indices = order.batch_indices(seed, step, batch_size, len(self), rows)
             captions = order.caption_indices(
@@ -190,11 +190,14 @@ class Dataset:
             )
             return indices, captions
 
-        def read(step, first=0, end=None):
+        def fetch(step, first, end):
+            return self._reader.fetch(examples_of(step)[0][first:end])
+
+        def read(step, first=0, end=None, fetched=None):
             part = slice(first, end)
             indices, captions = (numbers[part] for numbers in examples_of(step))
             positions = order.crop_positions(seed, step, rows[part]) if crops else None
-            batch = reader.read(indices, inputs, captions, positions)
+            batch = reader.read(indices, inputs, captions, positions, fetched)
             return self._degraded(batch, names, seed, step, rows[part])
 
         if self.feed == "arrays":
@@ -205,7 +208,7 @@ class Dataset:
             int(np.prod(shape)) * np.dtype(dtype).itemsize
             for shape, dtype in sizes.values()
         )
-        return tf_batches(read, shapes, len(rows), start_step, row_bytes)
+        return tf_batches(read, shapes, len(rows), start_step, row_bytes, fetch)
 
     def take(self, n: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns the first n examples (fewer when there are fewer), {name: (n, ...)}.

@@ -14,6 +14,7 @@ from unclip_jax.data.sources import (
     BatchReader,
     CroppingSource,
     LeftOut,
+    LoadingSource,
     Source,
     captions_of,
 )
@@ -32,14 +33,28 @@ class CaptionReader:
         """Keeps both; nothing is read yet."""
         self._source, self._tokenizer = source, tokenizer
         self._cropped = source.cropped if isinstance(source, CroppingSource) else None
+        self._loading = source if isinstance(source, LoadingSource) else None
 
-    def read_batch(self, indices, names, caption_indices=None, positions=None):
+    def fetch(self, indices):
+        """Reads the bytes of some examples, or why they cannot be."""
+        loaded = []
+        for i in indices:
+            try:
+                loaded.append(self._loading and self._loading.load_bytes(int(i)))
+            except BadRecord as bad:
+                loaded.append(bad)
+        return loaded
+
+    def read_batch(
+        self, indices, names, caption_indices=None, positions=None, fetched=None
+    ):
         """Reads the named arrays of several examples, see `BatchReader`."""
         examples, texts = [], []
         for row, i in enumerate(indices):
             position = None if positions is None else positions[row]
             try:
-                example = self._read(int(i), position)
+                loaded = None if fetched is None else fetched[row]
+                example = self._read(int(i), position, loaded)
             except BadRecord as bad:
                 examples.append(bad)
                 continue
@@ -60,7 +75,11 @@ class CaptionReader:
                 example["tokens"] = every if caption_indices is None else every[0]
         return examples
 
-    def _read(self, i, position):
+    def _read(self, i, position, loaded):
+        if isinstance(loaded, BadRecord):
+            raise loaded
+        if loaded is not None and self._loading is not None:
+            return self._loading.decode(loaded, position)
         if position is not None and self._cropped is not None:
             return self._cropped(i, position)
         return self._source[i]
@@ -85,15 +104,23 @@ class ReplacingReader:
         self.left_out: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
-    def read(self, indices, names, caption_indices, positions=None):
+    def fetch(self, indices):
+        """Reads the bytes of some examples, see `BatchReader`."""
+        return self._reader.fetch(indices)
+
+    def read(self, indices, names, caption_indices, positions=None, fetched=None):
         """Returns {name: (B, ...)}; the arguments are those of `BatchReader`."""
-        examples = self.examples(indices, names, caption_indices, positions)
+        examples = self.examples(indices, names, caption_indices, positions, fetched)
         return {name: np.stack([e[name] for e in examples]) for name in names}
 
-    def examples(self, indices, names, caption_indices=None, positions=None):
+    def examples(
+        self, indices, names, caption_indices=None, positions=None, fetched=None
+    ):
         """Returns {name: array} of each example; see `BatchReader`."""
         readable = []
-        examples = self._reader.read_batch(indices, names, caption_indices, positions)
+        examples = self._reader.read_batch(
+            indices, names, caption_indices, positions, fetched
+        )
         for row, example in enumerate(examples):
             if isinstance(example, BadRecord):
                 rows = slice(row, row + 1)
@@ -181,9 +208,9 @@ class MemoryReader:
             whole[name] = np.concatenate(rows)
         self._arrays |= whole
 
-    def read(self, indices, names, caption_indices, positions=None):
+    def read(self, indices, names, caption_indices, positions=None, fetched=None):
         """Returns {name: (B, ...)} of what was loaded, see `BatchReader`."""
-        del positions  # one square of each image is kept
+        del positions, fetched  # one square of each image is kept, here
         out = {}
         for name in names:
             rows = indices

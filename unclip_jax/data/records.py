@@ -26,6 +26,7 @@ import pathlib
 import threading
 import zipfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -103,17 +104,33 @@ class RecordReader:
         names = [*self.arrays] if self.image_size is None else ["image", *self.arrays]
         return {**texts, **self._decode(i, record, names, 0)}
 
+    def fetch(self, indices: Sequence[int] | np.ndarray) -> list[Any]:
+        """Reads the bytes of some records; those of one shard together."""
+        indices = np.asarray(indices)
+        records: list[Any] = [None] * len(indices)
+        numbers = np.searchsorted(self._ends, indices, "right")
+        for number in sorted(set(numbers.tolist())):
+            rows = np.flatnonzero(numbers == number)
+            shard = self.manifest["shards"][number]
+            places = (indices[rows] - (self._ends[number] - shard["count"])).tolist()
+            packed = _read_each(self._readers[number], places)
+            for row, place, data in zip(rows.tolist(), places, packed, strict=True):
+                records[row] = data, f"{shard['file']}:{place}"
+        return records
+
     def read_batch(
         self,
         indices: Sequence[int] | np.ndarray,
         names: Iterable[str],
         caption_indices: Sequence[int] | np.ndarray | None = None,
         positions: np.ndarray | None = None,
+        fetched: Sequence[Any] | None = None,
     ) -> list[dict[str, np.ndarray] | BadRecord]:
         """Reads the named arrays of several examples, see `BatchReader`."""
         del positions  # records hold squares
         examples: list[dict[str, np.ndarray] | BadRecord] = []
-        for row, record in enumerate(self._records(np.asarray(indices))):
+        for row, packed in enumerate(fetched or self.fetch(indices)):
+            record = _unpack(*packed)
             if not isinstance(record, BadRecord):
                 which = None if caption_indices is None else int(caption_indices[row])
                 try:
@@ -144,23 +161,10 @@ class RecordReader:
     def _record(self, i: int) -> dict:
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
-        (record,) = self._records(np.array([i]))
+        record = _unpack(*self.fetch([i])[0])
         if isinstance(record, BadRecord):
             raise record
         return record
-
-    def _records(self, indices: np.ndarray) -> list[dict | BadRecord]:
-        """The record of each example; those of one shard are read together."""
-        records: list[dict | BadRecord] = [{}] * len(indices)
-        numbers = np.searchsorted(self._ends, indices, "right")
-        for number in sorted(set(numbers.tolist())):
-            rows = np.flatnonzero(numbers == number)
-            shard = self.manifest["shards"][number]
-            places = (indices[rows] - (self._ends[number] - shard["count"])).tolist()
-            packed = _read_each(self._readers[number], places)
-            for row, place, data in zip(rows.tolist(), places, packed, strict=True):
-                records[row] = _unpack(data, f"{shard['file']}:{place}")
-        return records
 
     def _open(self, number):
         return _Shard(self.path, self.manifest["shards"][number])

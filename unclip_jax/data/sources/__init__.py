@@ -92,6 +92,22 @@ class CroppingSource(Source, Protocol):
 
 
 @runtime_checkable
+class LoadingSource(CroppingSource, Protocol):
+    """A source whose examples are read apart from being decoded."""
+
+    def load_bytes(self, i: int) -> Any:
+        """Reads what `decode` needs of example i; waits for a disk and does no more.
+
+        Raises BadRecord for an example that cannot be read.
+        """
+        ...
+
+    def decode(self, loaded: Any, position: float | None) -> dict[str, Any]:
+        """Returns the example of a `load_bytes`, see `cropped`."""
+        ...
+
+
+@runtime_checkable
 class CountingSource(Source, Protocol):
     """A source that says what it found besides its examples.
 
@@ -116,12 +132,17 @@ class EmbeddingSource(Source, Protocol):
 class BatchReader(Protocol):
     """Reads the arrays of several examples at once."""
 
+    def fetch(self, indices: Sequence[int] | np.ndarray) -> list[Any]:
+        """Reads the bytes of some examples, which `read_batch` then need not."""
+        ...
+
     def read_batch(
         self,
         indices: Sequence[int] | np.ndarray,
         names: Sequence[str],
         caption_indices: Sequence[int] | np.ndarray | None = None,
         positions: np.ndarray | None = None,
+        fetched: Sequence[Any] | None = None,
     ) -> "list[dict[str, np.ndarray] | BadRecord]":
         """Returns {name: array} of each example, or why it cannot be read.
 
@@ -131,6 +152,7 @@ class BatchReader(Protocol):
           caption_indices: int (B,), which of its captions each example's arrays of
             PER_CAPTION are of, modulo their number; None stacks those of all: (m, ...).
           positions: float (B,) in [0, 1), of the squares; None is the middle.
+          fetched: of `fetch`; None reads now.
         """
         ...
 

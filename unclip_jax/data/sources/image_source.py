@@ -100,7 +100,14 @@ class ImageSource:
         """Returns source[i] with the square at `position`, see `to_square`."""
         if not 0 <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
-        raw = self.load(int(i))
+        return self.decode(self.load(int(i)), position)
+
+    def load_bytes(self, i: int) -> Raw:
+        """As `load`; see LoadingSource."""
+        return self.load(i)
+
+    def decode(self, raw: Raw, position: float | None) -> dict:
+        """Returns the example that `load` gave, see `cropped`."""
         captions = self._usable(raw.captions, raw.key)
         filters = self.min_size, self.max_aspect
         image = decode(raw.image, self.image_size, raw.key, *filters, position)

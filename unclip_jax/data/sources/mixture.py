@@ -15,8 +15,9 @@ Sources of records mix too, when one CLIP and one tokenizer made them.
 """
 
 import collections
+import contextlib
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from unclip_jax.data import order
 from unclip_jax.data.sources import (
     LOADER_KEYS,
     BadRecord,
+    LoadingSource,
     RecordSource,
     Source,
     check_examples,
@@ -129,15 +131,27 @@ class Mixture:
 
     def cropped(self, i: int, position: float | None) -> dict:
         """As `self[i]`; a source of random crops gives its square at `position`."""
+        return self.decode(self.load_bytes(i), position)
+
+    def load_bytes(self, i: int) -> Any:
+        """Reads the bytes of example i, see LoadingSource."""
         epochs, place = self._find(i)
-        source = epochs.source
-        try:
-            if epochs.random_crops:
-                example = source.cropped(place, position)
+        with epochs.named():
+            source = epochs.source
+            raw = (
+                source.load_bytes(place) if isinstance(source, LoadingSource) else None
+            )
+        return epochs, place, raw
+
+    def decode(self, loaded: Any, position: float | None) -> dict:
+        """Returns the example of a `load_bytes`."""
+        epochs, place, raw = loaded
+        with epochs.named():
+            if raw is not None:
+                position = position if epochs.random_crops else None
+                example = epochs.source.decode(raw, position)
             else:
-                example = source[place]
-        except BadRecord as bad:
-            raise type(bad)(f"{epochs.name}/{bad.key}", bad.reason) from bad
+                example = epochs.source[place]
         return {**example, "key": f"{epochs.name}/{example['key']}"}
 
     def captions(self, n: int | None = None) -> list[str]:
@@ -193,21 +207,38 @@ class RecordMixture(Mixture):
             parts = [(shares[n], s.statistics) for n, s in sources.items()]
             self.statistics = {**first.statistics, **mix_statistics(parts)}
 
-    def read_batch(self, indices, names, caption_indices=None, positions=None):
+    def fetch(self, indices):
+        """Reads the bytes of some records, see `BatchReader`."""
+        records: list = [None] * len(indices)
+        for source, rows, places in self._divide(indices):
+            for row, record in zip(rows, source.fetch(places), strict=True):
+                records[row] = record
+        return records
+
+    def read_batch(
+        self, indices, names, caption_indices=None, positions=None, fetched=None
+    ):
         """Reads the named arrays of several examples, see `BatchReader`."""
-        places = [self._find(i) for i in indices]
-        examples: list = [None] * len(places)
-        for epochs in self._epochs:
-            rows = [row for row, place in enumerate(places) if place[0] is epochs]
-            part = epochs.source.read_batch(
-                [places[row][1] for row in rows],
+        examples: list = [None] * len(indices)
+        for source, rows, places in self._divide(indices):
+            part = source.read_batch(
+                places,
                 names,
                 None if caption_indices is None else caption_indices[rows],
                 None if positions is None else positions[rows],
+                None if fetched is None else [fetched[row] for row in rows],
             )
             for row, example in zip(rows, part, strict=True):
                 examples[row] = example
         return examples
+
+    def _divide(self, indices):
+        """(source, rows, numbers there) of the examples of each source."""
+        places = [self._find(i) for i in indices]
+        for epochs in self._epochs:
+            rows = [row for row, place in enumerate(places) if place[0] is epochs]
+            if rows:
+                yield epochs.source, rows, [places[row][1] for row in rows]
 
 
 class StridedEpochs:
@@ -229,6 +260,14 @@ class StridedEpochs:
         while math.gcd(stride, size) != 1:
             stride += 1
         self._stride = stride
+
+    @contextlib.contextmanager
+    def named(self):
+        """Puts the source's name before the key of a BadRecord."""
+        try:
+            yield
+        except BadRecord as bad:
+            raise type(bad)(f"{self.name}/{bad.key}", bad.reason) from bad
 
     def index(self, j: int) -> int:
         """Returns the j-th example's number in the source."""

@@ -11,12 +11,15 @@ Captions are a text, a list of texts (each image of COCO has five or more), or a
 label, which is put into `template`.
 """
 
+import functools
+import queue
 import threading
 
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.image_source import ImageSource, Raw
 from unclip_jax.errors import UsageError
 
+READERS = 16  # at most, of a split; each opens its files
 CAPTIONS = ("captions/text", "captions", "caption", "text", "label")
 
 
@@ -71,8 +74,13 @@ class Tfds(ImageSource):
         feature = _feature(features, self._caption)
         if hasattr(feature, "int2str"):
             self._label, self._template = feature.int2str, template
-        self._examples = _open(builder, split)
-        self._lock = threading.Lock()  # a reader's position is shared by its callers
+        self._open = functools.partial(_open, builder, split)
+        examples = self._open()
+        self._length = len(examples)
+        # a reader's position is shared by its callers: each has one to itself
+        self._idle: queue.LifoQueue = queue.LifoQueue()
+        self._idle.put(examples)
+        self._more = threading.Semaphore(READERS - 1)
         info = builder.info.splits[split]
         self.set_fingerprint(
             name=builder.info.full_name,
@@ -83,7 +91,7 @@ class Tfds(ImageSource):
         )
 
     def __len__(self):
-        return len(self._examples)
+        return self._length
 
     def load(self, i: int) -> Raw:
         """Key, image bytes and captions of example i."""
@@ -101,11 +109,22 @@ class Tfds(ImageSource):
         return f"{self._split}-{i:08d}"
 
     def _example(self, i):
+        examples = self._take_reader()
         try:
-            with self._lock:
-                return self._examples[i]
+            return examples[i]
         except (RuntimeError, ValueError, IndexError) as error:
             raise BadRecord(self._name(i), f"damaged bytes ({error})") from error
+        finally:
+            self._idle.put(examples)
+
+    def _take_reader(self):
+        """One that nobody uses: another is opened while there are few."""
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            if self._more.acquire(blocking=False):
+                return self._open()
+            return self._idle.get()
 
     def _captions_of(self, example):
         value = _value(example, self._caption)

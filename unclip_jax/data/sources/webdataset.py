@@ -5,7 +5,7 @@
 Members a.jpg and a.txt (or a.json with a field "caption") are example "a"; where
 `caption` names a field, the .json counts, whatever is in the .txt. Nothing is unpacked:
 an index of where the members lie is made once, with one pass over the tars' headers,
-and kept beside them or in `cache`; from then on any example is two short reads.
+and kept beside them or in `cache`; from then on any example is a short read or two.
 Changed, added or removed tars make a new index.
 """
 
@@ -28,6 +28,8 @@ from unclip_jax.data.sources.listing import find_files, names_and_sizes
 from unclip_jax.data.sources.tar_headers import TEXTS
 from unclip_jax.data.sources.tar_index import open_index
 from unclip_jax.errors import UsageError
+
+NEAR = 1 << 16  # bytes between two members that are read rather than skipped
 
 
 class WebDataset(ImageSource):
@@ -81,27 +83,35 @@ class WebDataset(ImageSource):
         """Returns key, image bytes and captions of example i."""
         row = self._index[i]
         key = _text(row["key"])
-        image = self._read(row["tar"], row["image_at"], row["image_size"], key)
-        return Raw(key, image, self._captions_of(row, key))
+        image_at, text_at = int(row["image_at"]), int(row["text_at"])
+        image_end, text_end = image_at + row["image_size"], text_at + row["text_size"]
+        gap = max(image_at, text_at) - min(image_end, text_end)
+        if gap > NEAR:
+            image = self._read(row["tar"], image_at, row["image_size"], key)
+            return Raw(key, image, self._captions_of(row, key, self._text(row, key)))
+        first = min(image_at, text_at)
+        both = self._read(row["tar"], first, max(image_end, text_end) - first, key)
+        text = both[text_at - first : text_end - first]
+        image = both[image_at - first : image_end - first]
+        return Raw(key, image, self._captions_of(row, key, text))
 
     def load_captions(self, i: int):
         """Returns the captions of example i, without reading its image."""
         row = self._index[i]
-        return self._captions_of(row, _text(row["key"]))
+        key = _text(row["key"])
+        return self._captions_of(row, key, self._text(row, key))
 
-    def _captions_of(self, row, key):
+    def _captions_of(self, row, key, text):
         if not row["is_json"]:
-            text = self._read(row["tar"], row["text_at"], row["text_size"], key)
             try:
                 return [text.decode("utf-8-sig")]
             except UnicodeDecodeError as error:
                 raise BadRecord(key, f"its caption is damaged ({error})") from error
-        caption = self._fields(row, key).get(self._caption)
+        caption = self._fields(key, text).get(self._caption)
         return caption if isinstance(caption, list) else [caption]
 
-    def _fields(self, row, key) -> dict:
+    def _fields(self, key, text) -> dict:
         """What a .json member holds."""
-        text = self._read(row["tar"], row["text_at"], row["text_size"], key)
         try:
             fields = json.loads(text or "{}")
         except (ValueError, RecursionError) as error:
@@ -121,7 +131,8 @@ class WebDataset(ImageSource):
         known: set[str] = set()
         for i in numbers.tolist():
             with contextlib.suppress(BadRecord):
-                known |= set(self._fields(self._index[i], ""))
+                row = self._index[i]
+                known |= set(self._fields("", self._text(row, "")))
             if self._caption in known:  # a look at one, most often
                 return
         if known:
@@ -129,6 +140,9 @@ class WebDataset(ImageSource):
                 f"no .json in {self._root} has a field {self._caption!r}; they have "
                 f"{', '.join(sorted(known)[:20])}: set config.data.caption to one"
             )
+
+    def _text(self, row, key) -> bytes:
+        return self._read(row["tar"], row["text_at"], row["text_size"], key)
 
     def _read(self, tar, at, size, key) -> bytes:
         file = self._tars[tar]
