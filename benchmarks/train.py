@@ -32,10 +32,12 @@ from unclip_jax import stages
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.planning.plan import data_info, parse_assumptions
-from unclip_jax.training import optimizer, run_config, train_step
+from unclip_jax.train import defaults
+from unclip_jax.training import optimizer, train_step
 from unclip_jax.training import state as train_state
 from unclip_jax.training.flops import model_flops
 from unclip_jax.training.hardware import peak_flops
+from unclip_jax.training.run_config import TrainConfig, read_config
 
 FLAGS = {
     "steps": (10, "timed steps, after two that are not"),
@@ -97,15 +99,12 @@ def matmul_peak(size: int = 8192, repeats: int = 20) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - start)
 
 
-def time_step(config, assume: dict[str, Any], steps: int) -> StepTimes:
+def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTimes:
     """Initializes, compiles and times the training step of `config`."""
-    run_config.check_config(config)
     info = data_info(config, assume)
     stage = stages.make_stage(config, info)
-    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
-    tx = optimizer.make_optimizer(options, config.steps)
-    axes = config_lib.build(run_config.MeshOptions, config.mesh, "config.mesh")
-    mesh = make_mesh(**dataclasses.asdict(axes))
+    tx = optimizer.make_optimizer(config.optimizer, config.steps)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
     batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
     with jax.set_mesh(mesh):
         abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
@@ -178,7 +177,8 @@ def describe(times: StepTimes) -> str:
 
 def main(args):
     """Times the step of args.config, prints it and writes it to args.out."""
-    times = time_step(args.config, parse_assumptions(args.assume), args.steps)
+    config = read_config(args.config)
+    times = time_step(config, parse_assumptions(args.assume), args.steps)
     if args.matmul:
         times = dataclasses.replace(times, matmul_tflops=matmul_peak() / 1e12)
     print(describe(times), flush=True)
@@ -188,4 +188,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, workdir=False, extra_flags=FLAGS)
+    config_lib.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)

@@ -79,6 +79,37 @@ def test_words_reach_get_config(file):
     assert args.config.words == "fast"
 
 
+def test_flags_set_what_the_file_leaves_at_its_default(file):
+    def defaults(config):  # a name of the file, or of a flag, decides which there are
+        deep = {"depth": 2, "rate": None, "path": str} if config.words == "deep" else {}
+        return {"thing": config_lib.defaults(Thing), "more": deep}
+
+    flags = ["thing.rate=0.25", "more.depth=3", "more.rate=0.5", "more.path=7"]
+    flags = [f"--config.{flag}" for flag in ["thing.name=x", *flags, "words=deep"]]
+    _, args = call(f"--config={file}", "--workdir=w", *flags, defaults=defaults)
+    assert args.config.thing.to_dict() == {"rate": 0.25, "name": "x"}
+    more = {"depth": 3, "rate": 0.5, "path": "7"}
+    assert args.config.more.to_dict() == more and args.config.words == "deep"
+
+
+def test_a_default_is_no_key_of_another_section(file, capsys):
+    options = dict(defaults=lambda _: {"thing": config_lib.defaults(Thing)})
+    for flag, message in (
+        ("thing.raet=1", "unknown key 'raet' in config.thing: did you mean 'rate'"),
+        ("thing.rate.x=1", "config.thing.rate is a value, not a section"),
+        ("thing.width=wide", "wide"),
+    ):
+        code, _ = call(f"--config={file}", "--workdir=w", f"--config.{flag}", **options)
+        assert code == 2 and message in capsys.readouterr().err
+
+
+def test_defaults_complete_what_is_left_out():
+    assert config_lib.defaults(Thing) == dict(width=int, rate=0.5, sizes=(), name=None)
+    known = {"thing": config_lib.defaults(Thing), "steps": 3}
+    complete = config_lib.with_defaults({"steps": 4, "thing": {"rate": 1.0}}, known)
+    assert complete == {"thing": dict(rate=1.0, sizes=(), name=None), "steps": 4}
+
+
 @pytest.mark.parametrize(
     "flag,message",
     [

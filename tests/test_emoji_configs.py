@@ -31,8 +31,7 @@ def load(name):
 @pytest.mark.parametrize("name", ["clip", "prior", "decoder"])
 def test_stages(name):
     config = load(name)
-    run_config.check_config(config)
-    stage = stages.make_stage(config, INFO)
+    stage = stages.make_stage(run_config.read_config(config), INFO)
     assert stage.export()["part"] == name
     if name != "clip":
         assert config.data.path == "runs/emoji/records/train"

@@ -56,7 +56,7 @@ ROOMS = {
     "compare": ("evaluation",),
     "estimate_variance": ("evaluation",),
     "export": ("interop", "training"),  # likewise
-    "plan": ("planning", "training"),
+    "plan": ("planning", "train"),
     "__main__": (),  # finds the entry points by name
     "__init__": ("generation",),  # UnCLIP, when it is first used
 }

@@ -31,9 +31,10 @@ SIDES = {"prior": (64, None), "decoder": (64, None), "upsampler": (256, 64)}
 @pytest.mark.parametrize("name", sorted(KARLO))
 def test_exports_draw_as_karlo_does(name):
     config = config_lib.load(str(CONFIGS / f"{name}.py"))
-    run_config.check_config(config)
     size, crop = SIDES[name]
     sides = {"image_size": size, "crop_size": crop, "low_res_size": None}
-    exported = stages.make_stage(config, {**INFO, **sides}).export()["config"]
+    exported = stages.make_stage(
+        run_config.read_config(config), {**INFO, **sides}
+    ).export()["config"]
     expected = {**KARLO[name], "sampler": "ddpm"}
     assert {key: exported["diffusion"][key] for key in expected} == expected

@@ -117,7 +117,7 @@ def paper_shapes(name):
 
 def stage_of(name, config):
     info = data_info(config, SIDES[name.split(":")[0]], PAPER)
-    return stages.make_stage(config, info)
+    return stages.make_stage(run_config.read_config(config), info)
 
 
 def shrunk(name):
@@ -136,8 +136,13 @@ def shrunk(name):
     if config.data.get("degradation"):
         config.data.degradation.crop = 16
     config.batch_size = 4
+    return config, shrunk_stage(config)
+
+
+def shrunk_stage(config):
     side = 32 if config.stage == "upsampler" else 16
-    return config, stages.make_stage(config, data_info(config, side, SHRUNK_INFO))
+    info = data_info(config, side, SHRUNK_INFO)
+    return stages.make_stage(run_config.read_config(config), info)
 
 
 def count(shapes, without=()):
@@ -225,7 +230,7 @@ def test_full_sized_losses_have_the_papers_parameter_count(name):
 def test_the_small_epsilon_decoder_follows_the_papers_recipe():
     """Of configs/icons/decoder_epsilon.py only model, batch and rate are smaller."""
     config = config_lib.load(str(CONFIGS / "icons" / "decoder_epsilon.py"))
-    run_config.check_config(config)
+    assert run_config.read_config(config)
     paper = load("decoder")
     assert config.model.learned_sigma and paper.model.learned_sigma
     for key in ("schedule", "num_steps", "prediction"):
@@ -295,9 +300,8 @@ def test_every_large_array_is_divided_among_the_devices(name):
 
 @pytest.mark.parametrize("name", [*TABLE_3, *EFFICIENT])
 def test_the_loop_takes_the_config(name):
-    config = load(name)
-    run_config.check_config(config)
-    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
+    config = run_config.read_config(load(name))
+    options = config.optimizer
     assert optimizer.make_optimizer(options, config.steps)
     rate = optimizer.learning_rate(options, config.steps)(options.warmup_steps)
     assert float(rate) == pytest.approx(config.optimizer.learning_rate)
@@ -357,7 +361,7 @@ def test_memory_options_are_used_and_recorded(name):
         assert recorded["scan_layers"] and "scan" in kinds
         depths = {k: 3 for k in config.model if k.endswith("depth")}
         config.model.update(depths)
-        deep = stages.make_stage(config, data_info(config, 16, SHRUNK_INFO))
+        deep = shrunk_stage(config)
         shapes = jax.eval_shape(deep.init, jax.random.key(0))
         stacked = [
             leaf.shape[0]
@@ -366,7 +370,7 @@ def test_memory_options_are_used_and_recorded(name):
         ]
         assert stacked and set(stacked) == {3}  # the depth leads
         config.model.scan_layers = False
-        loose = stages.make_stage(config, data_info(config, 16, SHRUNK_INFO))
+        loose = shrunk_stage(config)
         assert count(jax.eval_shape(loose.init, jax.random.key(0))) == count(shapes)
 
 

@@ -1,7 +1,8 @@
 """Configs: check them, build objects from them, and run entry points with them.
 
-A config is a Python file with `get_config() -> ml_collections.ConfigDict`; any of its
-values can be overridden on the command line: `--config.optimizer.learning_rate=1e-4`.
+A config is a Python file with `get_config() -> ml_collections.ConfigDict`. It holds
+what differs from the defaults of the command's dataclass, such as TrainConfig; any key
+of either can be set on the command line: `--config.optimizer.learning_rate=1e-4`.
 Every room builds its objects with `build`, so that a mistyped key is refused in the
 same words everywhere, with the place it stands in and the nearest valid name.
 """
@@ -14,6 +15,7 @@ import pathlib
 import re
 import sys
 import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +50,11 @@ def check_keys(mapping: Mapping[str, Any], allowed: Iterable[str], where: str) -
             )
 
 
+def is_mapping(value: Any) -> bool:
+    """Whether `value` has keys: ConfigDict is no Mapping."""
+    return isinstance(value, Mapping | ml_collections.ConfigDict)
+
+
 def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **given):
     """Builds the dataclass or Linen module `cls` from a mapping of its fields.
 
@@ -61,7 +68,7 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
     Raises:
       UsageError: an unknown key, a missing field, or a scalar of the wrong type.
     """
-    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+    if not is_mapping(config):
         raise UsageError(f"{where} must be a mapping of options, got {config!r}")
     fields = {
         field.name: field
@@ -95,6 +102,8 @@ def _option_fields(cls) -> list[dataclasses.Field]:
 def _field_value(field: dataclasses.Field, value: Any, where: str) -> Any:
     if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
         return build(field.type, value, where)
+    if typing.get_origin(field.type) is dict and not is_mapping(value):
+        raise UsageError(f"{where} must be a mapping of options, got {value!r}")
     kind = getattr(field.type, "__name__", field.type)  # a class or its name
     if kind in _SCALARS and not (value is None and field.default is None):
         is_bool = isinstance(value, bool | np.bool_)
@@ -107,9 +116,43 @@ def _frozen(value: Any) -> Any:
     """Lists become tuples (Linen modules must be hashable), ConfigDicts dicts."""
     if isinstance(value, list | tuple):
         return tuple(_frozen(item) for item in value)
-    if isinstance(value, Mapping | ml_collections.ConfigDict):
+    if is_mapping(value):
         return {key: _frozen(item) for key, item in value.items()}
     return value
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """{field: default} of a dataclass or Linen module, nested as its fields are.
+
+    A type stands for a field without a default; None for one of any type.
+    """
+    values: dict[str, Any] = {}
+    for field in _option_fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            values[field.name] = defaults(field.type)
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+        else:
+            known = getattr(field.type, "__name__", field.type) in _SCALARS
+            values[field.name] = field.type if known else None
+    return values
+
+
+def with_defaults(
+    config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`config` with what it leaves out of `defaults`, see there."""
+    complete = {}
+    for key in [*defaults, *(key for key in config if key not in defaults)]:
+        known = defaults.get(key)
+        value = config.get(key, {} if is_mapping(known) else known)
+        if known is not None and is_mapping(known) and is_mapping(value):
+            complete[key] = with_defaults(value, known)
+        elif key in config or not isinstance(known, type):
+            complete[key] = value
+    return complete
 
 
 def to_plain(config: Any, where: str = "config") -> Any:
@@ -119,7 +162,7 @@ def to_plain(config: Any, where: str = "config") -> Any:
     """
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    if isinstance(config, Mapping | ml_collections.ConfigDict):
+    if is_mapping(config):
         return {str(k): to_plain(v, f"{where}.{k}") for k, v in config.items()}
     if isinstance(config, list | tuple):
         return [to_plain(v, f"{where}[{i}]") for i, v in enumerate(config)]
@@ -160,6 +203,7 @@ def run(
     main: Callable[[types.SimpleNamespace], int | None],
     *,
     config: bool = True,
+    defaults: Callable[[ml_collections.ConfigDict], Mapping[str, Any]] = lambda _: {},
     workdir: bool | None = None,
     extra_flags: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
     distributed: bool | Callable[[types.SimpleNamespace], bool] = False,
@@ -172,6 +216,8 @@ def run(
         ConfigDict with the command line's overrides applied. Its return value is the
         exit code (None is 0).
       config: whether there is a (required) --config flag.
+      defaults: the defaults of what a config leaves out, as the function `defaults`
+        gives them; flags may name these keys, too.
       workdir: whether there is a (required) --workdir flag; as `config` by default.
       extra_flags: name -> (default, help). The type is the default's: bool, int, float,
         str, or list (a flag that may be repeated); None is an optional string, a type
@@ -194,7 +240,7 @@ def run(
         extra_flags = {**extra_flags, **FLAGS}
     debug = any(re.fullmatch("--?debug(=true|=1)?", arg) for arg in argv)
     try:
-        args = _parse(argv, config, extra_flags)
+        args = _parse(argv, config, defaults, extra_flags)
         if args is None:  # --help
             print(_usage(main, config, extra_flags))
             sys.exit(0)
@@ -217,7 +263,7 @@ def run(
         sys.exit(2)
 
 
-def _parse(argv, config, extra_flags):
+def _parse(argv, config, defaults, extra_flags):
     values = absl_flags.FlagValues()
     define = dict(flag_values=values)
     if config:
@@ -226,7 +272,7 @@ def _parse(argv, config, extra_flags):
             raise UsageError("--config=FILE is required, e.g. configs/icons/prior.py")
         if path is not None:
             loaded = load(path)
-            _check_overrides(argv, loaded)
+            _prepare_overrides(argv, loaded, defaults)
             config_flags.DEFINE_config_dict("config", loaded, sys_argv=argv, **define)
     absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
     kind: dict[Any, str]
@@ -267,17 +313,43 @@ def _asks_help(argv) -> bool:
     return any(arg in ("-h", "-help", "--help") for arg in argv[1:])
 
 
-def _check_overrides(argv, config) -> None:
-    """Each --config.a.b must name a key that the config has."""
-    for arg in argv:
-        if not (match := re.match(r"--?(?:no)?config\.([^=]+)", arg)):
-            continue
-        node, where = config, "config"
-        for key in match[1].split("."):
-            if not isinstance(node, ml_collections.ConfigDict):
-                raise UsageError(f"{where} is a value, not a section: {arg!r}")
-            check_keys({key: None}, node, where)
-            node, where = node[key], f"{where}.{key}"
+def _prepare_overrides(argv, config, defaults) -> None:
+    """Gives `config` the keys that flags name, each with its default.
+
+    Raises UsageError for a key that there is not.
+    """
+    flags = [re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", arg) for arg in argv]
+    overrides = [(match[1].split("."), match[2]) for match in flags if match]
+    with config.unlocked():
+        # first those that decide which other keys there are: a stage, a source
+        for keys, value in overrides:
+            if value is not None and isinstance(_get(config, keys), str):
+                config.update_from_flattened_dict({".".join(keys): value})
+        known = defaults(config)
+        for keys, _ in overrides:
+            _add_key(config, known, keys)
+
+
+def _add_key(config, defaults, keys) -> None:
+    node, known, where = config, defaults, "config"
+    for key in keys:
+        if not isinstance(node, ml_collections.ConfigDict):
+            flag = f"--config.{'.'.join(keys)}"
+            raise UsageError(f"{where} is a value, not a section: {flag!r}")
+        known = known if is_mapping(known) else {}
+        check_keys({key: None}, [*node, *known], where)
+        default = known.get(key)
+        if node.get(key) is None:
+            if default is None or isinstance(default, type):
+                default = ml_collections.config_dict.placeholder(default or object)
+            node[key] = {} if is_mapping(default) else default
+        node, known, where = node[key], known.get(key), f"{where}.{key}"
+
+
+def _get(config, keys) -> Any:
+    for key in keys:
+        config = config.get(key) if isinstance(config, ml_collections.ConfigDict) else 0
+    return config
 
 
 def _usage(main, config, extra_flags) -> str:

@@ -9,6 +9,7 @@ from its records, such as embed_dim, is the paper's value unless --assume gives 
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.train import defaults
 
 FLAGS = {
     "topology": (config_lib.REQUIRED, "v4, v5e, v5p or v6e and a shape: v5p:4x4x8"),
@@ -30,4 +31,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, workdir=False, extra_flags=FLAGS)
+    config_lib.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)

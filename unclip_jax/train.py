@@ -15,13 +15,21 @@ FLAGS = {
 }
 
 
+def defaults(config):
+    """What TrainConfig and the stage have for keys that `config` leaves out."""
+    from unclip_jax.training.run_config import config_defaults
+
+    return config_defaults(config)
+
+
 def main(args):
     """Trains the stage of args.config in args.workdir."""
     from unclip_jax.interop.init_from import load_initial
     from unclip_jax.training import loop
+    from unclip_jax.training.run_config import read_config
 
     loop.train(
-        args.config,
+        read_config(args.config),
         args.workdir,
         load_initial=load_initial,
         restore_step=args.restore_step,
@@ -30,4 +38,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, extra_flags=FLAGS, distributed=True)
+    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)

@@ -1,7 +1,8 @@
 """clip-retrieval's embeddings become records that a prior trains on."""
 
+import dataclasses
+
 import jax
-import ml_collections
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -95,20 +96,16 @@ def test_records_without_images_train_a_prior(folder, tmp_path, clip):
     assert records.source[13]["key"] == "000013"
     with pytest.raises(ValueError, match="no 'image'"):
         records.batches(["image"], 0, 4)
-    config = ml_collections.ConfigDict(
-        dict(
-            stage="prior",
-            compute_dtype="float32",
-            data=dict(source="records"),
-            model=dict(width=8, depth=1, num_heads=2),
-            diffusion=dict(),
-            stage_options=dict(embedding="unit_scaled"),
-        )
+    config = stages.StageConfig(
+        stage="prior",
+        data={"source": "records"},
+        model={"width": 8, "depth": 1, "num_heads": 2},
+        stage_options={"embedding": "unit_scaled"},
     )
     stage = stages.make_stage(config, records.info)
     assert set(stage.batch_spec) <= set(records.shapes)
     jax.eval_shape(stage.init, jax.random.key(0))
-    config.stage_options.embedding = "standardize"
+    config = dataclasses.replace(config, stage_options={"embedding": "standardize"})
     with pytest.raises(ValueError, match="set stage_options.embedding='unit_scaled'"):
         stage = stages.make_stage(config, records.info)
         jax.eval_shape(stage.init, jax.random.key(0))

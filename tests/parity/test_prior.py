@@ -246,8 +246,7 @@ def test_the_config_is_karlos():
     from unclip_jax.training import run_config
 
     file = pathlib.Path(__file__).parents[2] / "configs" / "karlo" / "prior.py"
-    config = config_lib.load(file)
-    run_config.check_config(config)
+    config = run_config.read_config(config_lib.load(file))
     info = plan.data_info(config, {"embed_dim": 768, "context_length": 77})
     stage = stages.make_stage(config, info)
     for name, value in diffusers_prior.model_fields({}, "Karlo's").items():

@@ -1,5 +1,6 @@
 """Plans: what is known of absent machines, and what is said of impossible ones."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax.planning import plan, search, topology
+from unclip_jax.training.run_config import MeshConfig, read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 HLO = """
@@ -25,14 +27,14 @@ needs_compiler = pytest.mark.skipif(
 
 
 def load(name):
-    return config_lib.load(str(CONFIGS / name))
+    return read_config(config_lib.load(str(CONFIGS / name)))
 
 
-def small(name="icons/prior.py"):
-    config = load(name).unlock()
-    config.mesh.update(data=-1, fsdp=4)
-    config.model.update(width=128, depth=2)
-    return config
+def small(name="icons/prior.py", **changes):
+    config = load(name)
+    model = {**config.model, "width": 128, "depth": 2}
+    mesh = MeshConfig(fsdp=4)
+    return dataclasses.replace(config, mesh=mesh, model=model, **changes)
 
 
 def test_collectives_are_counted_once_with_their_largest_shape():
@@ -66,8 +68,7 @@ def test_impossible_topologies(topology, message):
 
 
 def test_impossible_batches_and_mistyped_assumptions():
-    config = load("paper/prior.py").unlock()
-    config.batch_size = 100
+    config = dataclasses.replace(load("paper/prior.py"), batch_size=100)
     with pytest.raises(ValueError, match="100 is not divisible by 64 = data 8 x fsdp"):
         plan.plan(config, "gpu:64")
     with pytest.raises(ValueError, match="embed_dim"):
@@ -92,7 +93,7 @@ def test_a_search_compiles_what_may_be_best(monkeypatch, hbm, compiled):
     def planned(config, topology, assume):
         if config.mesh.fsdp == 1:
             raise ValueError("too large")
-        policy, accum = config.model.remat, config.grad_accum
+        policy, accum = config.model["remat"], config.grad_accum
         tried.append((policy, accum))
         return plan.Plan(
             topology=topology,
@@ -145,8 +146,7 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_there():
 @pytest.mark.slow
 @needs_compiler
 def test_a_step_that_the_compiler_refuses_does_not_fit():
-    config = small()
-    config.batch_size = 2**20
+    config = small(batch_size=2**20)
     found = plan.plan(config, "v5e:4x2", ASSUME)
     assert found.fits is False and found.temp_bytes > found.hbm == 15.75 * plan.GIB
     text = plan.report(found)

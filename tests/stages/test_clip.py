@@ -1,7 +1,5 @@
 """The contrastive loss: over all devices, by groups, and with SAM."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -26,8 +24,8 @@ MODEL = {
 
 
 def make_stage(**options):
-    config = types.SimpleNamespace(
-        stage="clip", model=MODEL, compute_dtype="float32", stage_options=options
+    config = stages.StageConfig(
+        stage="clip", data={}, model=MODEL, stage_options=options
     )
     return stages.make_stage(config, INFO)
 

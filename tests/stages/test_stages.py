@@ -12,6 +12,7 @@ import scipy
 from tests.random_params import random_params
 from unclip_jax import models, stages
 from unclip_jax.stages.diffusion import DiffusionConfig
+from unclip_jax.training.run_config import read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "icons"
 RNG = np.random.default_rng(0)
@@ -51,6 +52,10 @@ def make_config(name, **changes):
     return config
 
 
+def make_stage(config, info=INFO):
+    return stages.make_stage(read_config(config), info)
+
+
 def batch(stage, n=8):
     made = {}
     for name, (shape, dtype) in stage.batch_spec.items():
@@ -84,7 +89,7 @@ def make_params(stage):
 )
 def made(request):
     name, changes = request.param
-    stage = stages.make_stage(make_config(name, **changes), INFO)
+    stage = make_stage(make_config(name, **changes), INFO)
     return name, stage, make_params(stage), batch(stage)
 
 
@@ -135,7 +140,7 @@ def test_exports_rebuild_the_same_model(made):
 
 @pytest.mark.slow
 def test_decoder_previews_pair_true_and_drawn_pictures():
-    stage = stages.make_stage(make_config("decoder"), INFO)
+    stage = make_stage(make_config("decoder"), INFO)
     params, data = make_params(stage), batch(stage, 2)
     drawn = jax.jit(stage.preview)(params, jax.random.key(1), data)
     assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == jnp.uint8
@@ -147,7 +152,7 @@ def test_bfloat16_compute_keeps_float32_losses():
     config = make_config("decoder", learned_sigma=True)
     config.compute_dtype = "bfloat16"
     config.diffusion.prediction = "epsilon"
-    stage = stages.make_stage(config, INFO)
+    stage = make_stage(config, INFO)
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(shapes))
     params = make_params(stage)
@@ -162,7 +167,7 @@ def test_the_papers_convention_is_unit_norm_times_a_scale(name, convention):
     """0.5375 sqrt(D), which is 17.2 in the paper; runs of "unit_17.2" keep 17.2."""
     config = make_config(name)
     config.stage_options.embedding = convention
-    stage = stages.make_stage(config, INFO)
+    stage = make_stage(config, INFO)
     params = constants(stage)
     assert stage.model.unit_norm
     scale = 17.2 if convention == "unit_17.2" else 0.5375 * 12**0.5
@@ -171,20 +176,20 @@ def test_the_papers_convention_is_unit_norm_times_a_scale(name, convention):
 
 @pytest.mark.parametrize("name", ["prior", "decoder"])
 def test_models_on_clips_states_know_the_empty_caption(name):
-    stage = stages.make_stage(make_config(name, **KARLO), INFO)
+    stage = make_stage(make_config(name, **KARLO), INFO)
     params = constants(stage)
     assert stage.batch_spec["text_states"] == ((8, 10), "float16")
     for key in ("empty_text_states", "empty_clip_text"):
         np.testing.assert_allclose(params[key], INFO[key], 1e-6)
         assert key in stages.CONSTANTS  # weight decay leaves them alone
     with pytest.raises(ValueError, match="embed --config.text_states=True"):
-        stages.make_stage(make_config(name, **KARLO), {**INFO, "text_width": None})
+        make_stage(make_config(name, **KARLO), {**INFO, "text_width": None})
 
 
 def test_raw_embeddings_are_left_as_they_are():
     config = make_config("decoder", **KARLO)
     config.stage_options.embedding = "raw"
-    stage = stages.make_stage(config, INFO)
+    stage = make_stage(config, INFO)
     space = constants(stage)["space"]
     assert (space["mean"] == 0).all() and (space["std"] == 1).all()
     assert stage.export()["config"]["embedding"] == "raw"
@@ -198,19 +203,19 @@ def test_rematerialisation_and_scanning_are_recorded():
         "decoder": {"remat": True, "scan_layers": True},
     }
     for name, fields in given.items():
-        stage = stages.make_stage(make_config(name, **fields), INFO)
+        stage = make_stage(make_config(name, **fields), INFO)
         model = models.build(name, stage.export()["config"]["model"])
         assert {key: getattr(model, key) for key in fields} == fields
 
 
 def test_an_embedding_width_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="embed_dim is 768, but the data has 12"):
-        stages.make_stage(make_config("prior", embed_dim=768), INFO)
+        make_stage(make_config("prior", embed_dim=768), INFO)
 
 
 def test_data_without_embeddings_is_refused():
     with pytest.raises(ValueError, match="unclip_jax.embed"):
-        stages.make_stage(make_config("prior"), {**INFO, "embed_dim": None})
+        make_stage(make_config("prior"), {**INFO, "embed_dim": None})
 
 
 def test_mistyped_options_are_refused_with_the_nearest():
@@ -218,11 +223,11 @@ def test_mistyped_options_are_refused_with_the_nearest():
     with config.unlocked():
         config.stage_options.drop_txt = 0.1
     with pytest.raises(ValueError, match="'drop_txt'.*did you mean 'drop_text'"):
-        stages.make_stage(config, INFO)
+        make_stage(config, INFO)
     config = make_config("clip")
     config.stage = "clop"
     with pytest.raises(ValueError, match="'clop': expected one of"):
-        stages.make_stage(config, INFO)
+        make_stage(config, INFO)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ def test_mistyped_options_are_refused_with_the_nearest():
 def test_exports_carry_how_to_sample(name, said):
     config = make_config(name)
     config.diffusion.update(said)
-    diffusion = stages.make_stage(config, INFO).export()["config"]["diffusion"]
+    diffusion = make_stage(config, INFO).export()["config"]["diffusion"]
     assert {key: diffusion[key] for key in said} == said
 
 
@@ -261,7 +266,7 @@ def test_impossible_ways_to_sample_are_refused(name, said, message):
     config = make_config(name)
     config.diffusion.update(said)
     with pytest.raises(ValueError, match=f"config.diffusion.{message}|{message}"):
-        stages.make_stage(config, INFO)
+        make_stage(config, INFO)
 
 
 def test_timesteps_are_drawn_as_asked_for():

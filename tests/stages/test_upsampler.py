@@ -13,6 +13,7 @@ from tests.random_params import random_params
 from unclip_jax import config as config_lib
 from unclip_jax import images, models, stages
 from unclip_jax.stages import upsampler
+from unclip_jax.training.run_config import read_config
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "icons" / "upsampler.py"
 TINY = {
@@ -36,7 +37,8 @@ def make_config(**model):
 
 
 def make_stage(config=None, **info):
-    return stages.make_stage(config or make_config(), {**INFO, **info})
+    config = read_config(config or make_config())
+    return stages.make_stage(config, {**INFO, **info})
 
 
 def batch(stage, n=4):

@@ -88,7 +88,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
                 x = jnp.tanh(x @ (w / width**0.5))
             return jnp.square(x - batch["x"]).mean(), {}
 
-    tx = optimizer.make_optimizer(optimizer.Options(learning_rate=1e-3), 100)
+    tx = optimizer.make_optimizer(optimizer.OptimizerConfig(learning_rate=1e-3), 100)
     key = jax.random.key(0)
     current = jax.jit(lambda k: state.init_state(Stage(), tx, k))(key)
     size = sum(x.nbytes for x in jax.tree.leaves(current))

@@ -17,7 +17,6 @@ from unclip_jax.data import order
 from unclip_jax.training.actions import Previews
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.loop import train
-from unclip_jax.training.run_config import PreviewOptions
 
 
 def run(workdir, config=None, data=None, stream=None, **more):
@@ -143,7 +142,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(finished):
             out = batch["x"] @ params["in"]["kernel"] @ params["out"]["kernel"]
             return ((out - batch["x"]) ** 2).mean(), {}
 
-    tx = optimizer.make_optimizer(optimizer.Options(learning_rate=0.01), 10)
+    tx = optimizer.make_optimizer(optimizer.OptimizerConfig(learning_rate=0.01), 10)
     stage, batch = Deterministic(), toy.Data().take(16, ("x",))
     start = state.init_state(stage, tx, jax.random.key(0))
     rng = jax.random.key(1)
@@ -198,9 +197,9 @@ def test_previews_are_grids_of_pictures(tmp_path):
 
 
 def test_previews_of_a_stage_that_draws_nothing_are_refused():
-    options, stage = PreviewOptions(every=2), object()
+    config = toy.make_config(preview={"every": 2})
     with pytest.raises(ValueError, match="'toy' draws no images: set config.preview"):
-        Previews(toy.make_config(), options, stage, toy.Data(), None, None)
+        Previews(config, object(), toy.Data(), None, None)
 
 
 @pytest.mark.parametrize(
@@ -399,8 +398,8 @@ def test_a_run_starts_from_given_parameters_once(tmp_path):
         return {"in": {"kernel": given}}  # the rest stays as the stage makes it
 
     def start():
-        config = toy.make_config(1, fsdp=2, init_from="some/folder")
-        config.optimizer.learning_rate = 0.0
+        still = {"learning_rate": 0.0}
+        config = toy.make_config(1, 2, init_from="some/folder", optimizer=still)
         return train(
             config,
             tmp_path / "toy",

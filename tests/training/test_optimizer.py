@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from unclip_jax import models
-from unclip_jax.training.optimizer import Options, learning_rate, make_optimizer
+from unclip_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    rate = learning_rate(Options(1.0, warmup_steps=4, schedule="cosine"), 20)
+    rate = learning_rate(OptimizerConfig(1.0, warmup_steps=4, schedule="cosine"), 20)
     np.testing.assert_allclose([rate(i) for i in range(4)], [0.25, 0.5, 0.75, 1.0])
     assert rate(4) == 1.0 and abs(rate(12) - 0.5) < 1e-6 and rate(20) < 1e-6
 
 
 def test_constant_after_the_warm_up_by_default():
-    rate = learning_rate(Options(0.5, warmup_steps=2), 20)
+    rate = learning_rate(OptimizerConfig(0.5, warmup_steps=2), 20)
     assert [float(rate(i)) for i in (0, 1, 2, 19)] == [0.25, 0.5, 0.5, 0.5]
 
 
@@ -44,7 +44,7 @@ def test_weight_decay_is_for_the_weights_of_layers_only(scan_layers):
     inputs = jnp.zeros((1, 8, 8, 3), jnp.uint8), jnp.zeros((1, 4), jnp.int32)
     shapes = jax.eval_shape(clip.init, jax.random.key(0), *inputs)["params"]
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
-    tx = make_optimizer(Options(0.1, weight_decay=0.5), 10)
+    tx = make_optimizer(OptimizerConfig(0.1, weight_decay=0.5), 10)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = jax.jit(tx.update)(zeros, jax.jit(tx.init)(params), params)
     shrunk = {
@@ -66,7 +66,7 @@ def test_gradients_are_clipped_by_their_norm():
     """With momentum off, Adam's direction does not show a scale: compare moments."""
     params, tx = (
         {"a": jnp.zeros(4)},
-        make_optimizer(Options(0.1, grad_clip_norm=1.0), 9),
+        make_optimizer(OptimizerConfig(0.1, grad_clip_norm=1.0), 9),
     )
     _, state = tx.update({"a": jnp.full(4, 100.0)}, tx.init(params), params)
     first = [leaf for leaf in state[1][0].mu["a"]]
@@ -75,4 +75,4 @@ def test_gradients_are_clipped_by_their_norm():
 
 def test_unknown_schedules_are_refused():
     with pytest.raises(ValueError, match="'cosin'"):
-        make_optimizer(Options(0.1, schedule="cosin"), 10)
+        make_optimizer(OptimizerConfig(0.1, schedule="cosin"), 10)

@@ -21,8 +21,10 @@ from unclip_jax.training.loop import train
 @pytest.mark.parametrize("moment", ["loss", "preview", "embed"])
 def test_sigterm_while_compiling_previewing_or_evaluating(tmp_path, moment):
     """The step that was reached is saved, and the run goes on to the same end."""
-    config = toy.make_config(preview={"every": 4, "count": 4})
-    config.evaluators = {"retrieval": {"every": 4, "count": 64}}
+    config = toy.make_config(
+        preview={"every": 4, "count": 4},
+        evaluators={"retrieval": {"every": 4, "count": 64}},
+    )
 
     def run(workdir, signal_in=None):
         out, stage = io.StringIO(), toy.EmbeddingStage(signal_in)
@@ -119,7 +121,9 @@ def test_parameters_are_equal_on_any_mesh_at_restore(tmp_path):
     config = toy.make_config(4, fsdp=4)
     stage, data, out = toy.Stage(), toy.Data(), io.StringIO()
     saved = jax.device_get(train(config, tmp_path, stage=stage, data=data, stream=out))
-    options = optimizer.Options(learning_rate=0.01, warmup_steps=2, grad_clip_norm=1.0)
+    options = optimizer.OptimizerConfig(
+        learning_rate=0.01, warmup_steps=2, grad_clip_norm=1.0
+    )
     tx = optimizer.make_optimizer(options, 4)
     meta = checkpoint.make_meta("toy", {}, {}, data.info)
     for count, fsdp in ((4, 2), (1, 1)):

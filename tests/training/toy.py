@@ -95,6 +95,8 @@ class Data:
 
 
 def make_config(steps=12, fsdp=1, **changes):
+    from unclip_jax.training.run_config import read_config
+
     c = ml_collections.ConfigDict()
     c.stage, c.seed, c.steps, c.batch_size, c.grad_accum = "toy", 0, steps, 16, 1
     c.compute_dtype = "float32"
@@ -107,7 +109,7 @@ def make_config(steps=12, fsdp=1, **changes):
     c.checkpoint = {"every": 4, "keep": 2}
     c.preview = {"every": 0, "count": 4}
     c.update(changes)
-    return c
+    return read_config(c)
 
 
 def main(workdir, fsdp, steps, pause=0.0, *process):
@@ -118,11 +120,11 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
     def run():
         from unclip_jax.training.loop import train
 
-        config = make_config(int(steps), int(fsdp))
-        signal_in = os.environ.get("TOY_SIGTERM_IN")
+        changes, signal_in = {}, os.environ.get("TOY_SIGTERM_IN")
         if signal_in:
-            config.preview.every = 4
-            config.evaluators = {"retrieval": {"every": 4, "count": 64}}
+            changes["preview"] = {"every": 4, "count": 4}
+            changes["evaluators"] = {"retrieval": {"every": 4, "count": 64}}
+        config = make_config(int(steps), int(fsdp), **changes)
         stage = EmbeddingStage(signal_in)
         train(config, workdir, stage=stage, data=Data(float(pause)))
 

@@ -32,6 +32,7 @@ from unclip_jax.data.readers import (
     Shapes,
 )
 from unclip_jax.data.sources import (
+    CLIP_VOCAB_SIZE,
     RecordSource,
     Source,
     check_examples,
@@ -43,7 +44,6 @@ from unclip_jax.errors import UsageError
 from unclip_jax.tokenizer import Tokenizer
 
 FEEDS = ("tf", "arrays")
-CLIP_VOCAB_SIZE = 49408
 SAMPLE_SIZE = 100_000  # embeddings that a codebook's quantiles are taken from
 
 

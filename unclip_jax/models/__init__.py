@@ -21,6 +21,26 @@ KINDS = {
     "upsampler": Upsampler,
     "autoencoder": Autoencoder,
 }
+DEFAULT_BACKBONE = "unet"  # of decoders
+
+
+def module_of(kind: str, backbone: str | None = None, where: str = "config.model"):
+    """The Linen module of KINDS[kind].
+
+    Raises:
+      UsageError: unknown kind or backbone.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"model {kind!r}: expected one of {sorted(KINDS)}")
+    module = KINDS[kind]
+    if not isinstance(module, dict):
+        return module
+    backbone = backbone or DEFAULT_BACKBONE
+    if backbone not in module:
+        raise UsageError(
+            f"{where}.backbone {backbone!r}: expected one of {', '.join(module)}"
+        )
+    return module[backbone]
 
 
 def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
@@ -29,14 +49,7 @@ def build(kind: str, fields, dtype=jnp.float32, where: str = "config.model"):
     Raises:
       UsageError: unknown kind, or a field the module does not have or lacks.
     """
-    if kind not in KINDS:
-        raise UsageError(f"model {kind!r}: expected one of {sorted(KINDS)}")
-    module, fields = KINDS[kind], {**dict(fields), "dtype": dtype}
-    if isinstance(module, dict):
-        backbone = fields.pop("backbone", "unet")
-        if backbone not in module:
-            raise UsageError(
-                f"{where}.backbone {backbone!r}: expected one of {', '.join(module)}"
-            )
-        module = module[backbone]
-    return config_lib.build(module, fields, where)
+    fields, backbone = {**dict(fields), "dtype": dtype}, None
+    if isinstance(KINDS.get(kind), dict):
+        backbone = fields.pop("backbone", None)
+    return config_lib.build(module_of(kind, backbone, where), fields, where)

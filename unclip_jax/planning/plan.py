@@ -30,10 +30,11 @@ from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.planning.topology import count_devices, fill_axes, make_devices
-from unclip_jax.training import optimizer, run_config, train_step
+from unclip_jax.training import optimizer, train_step
 from unclip_jax.training import state as train_state
 from unclip_jax.training.flops import count_flops
 from unclip_jax.training.hardware import CHIPS, GIB
+from unclip_jax.training.run_config import TrainConfig
 
 # What paper-sized records say of themselves; --assume replaces single values.
 ASSUMED = {
@@ -96,7 +97,7 @@ class Plan:
 
 
 def plan(
-    config,
+    config: TrainConfig,
     topology: str,
     assume: Mapping[str, Any] | None = None,
     thorough: bool = False,
@@ -104,7 +105,7 @@ def plan(
     """Compiles the step of `config` for `topology`.
 
     Args:
-      config: a training config.
+      config: of a training run.
       topology: "v5p:4x4x8", "v5e:16x16", ... or "cpu:8", "gpu:8".
       assume: what the data would say of itself, where it is not the paper's.
       thorough: compile as a run does, however long that takes.
@@ -112,14 +113,11 @@ def plan(
     Raises:
       UsageError: a topology, mesh or batch that cannot be, with the numbers.
     """
-    run_config.check_config(config)
     stage = stages.make_stage(config, data_info(config, assume or {}))
-    options = config_lib.build(optimizer.Options, config.optimizer, "config.optimizer")
-    tx = optimizer.make_optimizer(options, config.steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.steps)
     devices = make_devices(topology)
-    wanted = config_lib.build(run_config.MeshOptions, config.mesh, "config.mesh")
     count = len(devices) if devices else count_devices(topology)
-    sizes = fill_axes(dataclasses.asdict(wanted), count, topology)
+    sizes = fill_axes(dataclasses.asdict(config.mesh), count, topology)
     shards = sizes["data"] * sizes["fsdp"] * config.grad_accum
     if config.batch_size % shards:
         raise UsageError(
@@ -206,14 +204,14 @@ def parse_assumptions(items: Sequence[str]) -> dict[str, int]:
     return assume
 
 
-def data_info(config, assume: Mapping[str, Any]) -> dict[str, Any]:
+def data_info(config: TrainConfig, assume: Mapping[str, Any]) -> dict[str, Any]:
     """What a loader would say of data of the size that the config is made for.
 
     Raises UsageError for a name that no data has.
     """
     side = IMAGE_SIZE.get(config.stage, 64)
     if config.stage == "upsampler":
-        side = 4 * config.model.low_res_size
+        side = 4 * config.model["low_res_size"]
     known = {**ASSUMED, "image_size": side}
     config_lib.check_keys(assume, known, "--assume")
     info = known | dict(assume)

@@ -1,5 +1,6 @@
 """What `python -m unclip_jax.plan` does: one plan, or a search for the best."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ from unclip_jax.planning import plan as plan_lib
 from unclip_jax.planning.plan import Plan, gib
 from unclip_jax.planning.topology import make_devices
 from unclip_jax.training.hardware import CHIPS
+from unclip_jax.training.run_config import MeshConfig, TrainConfig, read_config
 
 MICRO_BATCHES = (1, 2, 4, 8)  # that a search tries
 
@@ -19,18 +21,19 @@ def command(args) -> None:
     # what is compiled for absent chips cannot be loaded back from a cache
     jax.config.update("jax_enable_compilation_cache", False)
     assume = plan_lib.parse_assumptions(args.assume)
+    config = read_config(args.config)
     if not args.search:
-        found = plan_lib.plan(args.config, args.topology, assume, args.thorough)
+        found = plan_lib.plan(config, args.topology, assume, args.thorough)
         print(plan_lib.report(found))
         print((sharding.table if args.verbose else sharding.summary)(found.rows))
         return
-    plans = search(args.config, args.topology, assume)
+    plans = search(config, args.topology, assume)
     if not plans:
         raise UsageError(f"nothing that was tried can run on {args.topology}")
     print(table(plans))
 
 
-def search(config, topology: str, assume=None, say=print) -> list[Plan]:
+def search(config: TrainConfig, topology: str, assume=None, say=print) -> list[Plan]:
     """Plans of several meshes, rematerialisations and micro-batches, best first.
 
     What fits comes before what does not; then the least arithmetic (least recomputed),
@@ -63,12 +66,13 @@ def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
             if last is not None and not _may_fit(last, accum):
                 say(f"{label}: cannot fit, by what was compiled")
                 continue
-            trial = config.copy_and_resolve_references()
-            trial.unlock()
-            trial.mesh.update(data=-1, fsdp=fsdp, tensor=1)
-            trial.grad_accum = accum
-            if policy is not None:
-                trial.model.remat = policy
+            change = {} if policy is None else {"remat": policy}
+            trial = dataclasses.replace(
+                config,
+                mesh=MeshConfig(fsdp=fsdp),
+                grad_accum=accum,
+                model={**config.model, **change},
+            )
             try:
                 last = plan_lib.plan(trial, topology, assume)
             except (ValueError, jax.errors.JaxRuntimeError) as error:

@@ -17,6 +17,7 @@ stages/<name>.py with a `Stage` class and name it in a config; one that denoises
 `DiffusionStage` (see diffusion.py).
 """
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unclip_jax import config as config_lib
+from unclip_jax import models
 from unclip_jax.errors import UsageError
 from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.models.layers import UNIT_SCALES
@@ -38,13 +41,46 @@ _FLAGS = dict.fromkeys(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """The keys of a training config that say what is trained."""
+
+    stage: str  # one of `names`
+    data: dict[str, Any]  # the source and its options, see data.loader.open_data
+    model: dict[str, Any]  # fields of the stage's module, see models/
+    diffusion: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stage_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compute_dtype: str = "float32"  # or "bfloat16"; parameters are float32
+
+
 def names() -> list[str]:
     """The stages there are, by file name."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in modules if name not in _SHARED)
 
 
-def make_stage(config, data_info: Mapping[str, Any]):
+def stage_defaults(config) -> dict[str, Any]:
+    """{"model", "diffusion", "stage_options"} of the stage that `config` names.
+
+    Their defaults, in the form of config.defaults; {} where there is no such stage.
+    """
+    name, model = config.get("stage"), config.get("model") or {}
+    if name not in names():
+        return {}
+    module = importlib.import_module(f"{__name__}.{name}")
+    fields = config_lib.defaults(models.module_of(name, model.get("backbone")))
+    del fields["dtype"]
+    if name == "decoder":
+        fields["backbone"] = models.DEFAULT_BACKBONE
+    diffusion = getattr(module, "Diffusion", None)
+    return {
+        "model": fields,
+        "diffusion": config_lib.defaults(diffusion) if diffusion else {},
+        "stage_options": config_lib.defaults(module.Options),
+    }
+
+
+def make_stage(config: StageConfig, data_info: Mapping[str, Any]):
     """The stage that `config.stage` names, fitted to the data.
 
     Raises:
@@ -58,7 +94,9 @@ def make_stage(config, data_info: Mapping[str, Any]):
     return module.Stage.from_config(config, data_info)
 
 
-def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, Any]:
+def model_fields(
+    config: StageConfig, data_info: Mapping[str, Any], from_data
+) -> dict[str, Any]:
     """config.model completed with the fields the data decides.
 
     Raises:
@@ -68,9 +106,10 @@ def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, A
     for name in from_data:
         value = data_info.get(name)
         if value is None:
+            where = config.data.get("path", config.data.get("source"))
             raise UsageError(
-                f"stage {config.stage!r} needs {name!r} and the data in "
-                f"{config.data.get('path', config.data.source)} has none: make records "
+                f"stage {config.stage!r} needs {name!r} and the data in {where} has "
+                "none: make records "
                 f"with `python -m unclip_jax.embed{_FLAGS.get(name, '')}` first"
             )
         if fields.setdefault(name, value) != value:
@@ -81,7 +120,7 @@ def model_fields(config, data_info: Mapping[str, Any], from_data) -> dict[str, A
     return fields
 
 
-def compute_dtype(config):
+def compute_dtype(config: StageConfig):
     """The dtype of config.compute_dtype, "float32" or "bfloat16"."""
     table = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if config.compute_dtype not in table:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unclip_jax.errors import UsageError
 from unclip_jax.training.checkpoint import Checkpoints
-from unclip_jax.training.run_config import PreviewOptions
+from unclip_jax.training.run_config import TrainConfig
 from unclip_jax.training.state import TrainState
 from unclip_jax.training.writers import Writer
 
@@ -49,14 +49,12 @@ class Save:
 class Previews:
     """Draws what the stage previews, from the EMA, always with the same noise."""
 
-    def __init__(
-        self, config, options: PreviewOptions, stage, data, placement, writer: Writer
-    ):
+    def __init__(self, config: TrainConfig, stage, data, placement, writer: Writer):
         """Takes the first examples of `data`; `placement` is where they go.
 
         Raises UsageError when the stage has no `preview`.
         """
-        self._every, self._steps = options.every, config.steps
+        self._every, self._steps = config.preview.every, config.steps
         self._writer = writer
         if not self._every:
             return
@@ -64,11 +62,11 @@ class Previews:
             raise UsageError(
                 f"stage {config.stage!r} draws no images: set config.preview.every=0"
             )
-        batch = data.take(options.count, tuple(stage.batch_spec))
+        batch = data.take(config.preview.count, tuple(stage.batch_spec))
         self._batch = jax.device_put(batch, placement)
         self._rng = jax.device_put(jax.random.key(config.seed), placement)
         self._draw = jax.jit(stage.preview, out_shardings=placement)
-        self._columns = max(2, 2 * round(options.count**0.5 / 2))
+        self._columns = max(2, 2 * round(config.preview.count**0.5 / 2))
 
     def due(self, step: int) -> bool:
         """At the first and the last step and at every `every`-th between."""

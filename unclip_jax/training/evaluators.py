@@ -13,36 +13,14 @@ evaluation/evaluators.py. A `data` that names a source stands alone.
 import jax
 import numpy as np
 
-from unclip_jax import config as config_lib
 from unclip_jax.data import loader
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation.evaluators import EVALUATORS, Options
+from unclip_jax.evaluation.evaluators import EVALUATORS
 from unclip_jax.parallel import batches, sharding
+from unclip_jax.training.run_config import TrainConfig
 
 # Keys of config.data that come with the training data's tokenizer.
 OF_TOKENIZER = ("tokenizer", "vocab_size", "context_length")
-
-
-def check(config) -> dict[str, Options]:
-    """{name: its Options} of config.evaluators, which may be missing.
-
-    Raises UsageError for an unknown evaluator or option, or one that cannot be.
-    """
-    wanted = config.get("evaluators") or {}
-    config_lib.check_keys(wanted, EVALUATORS, "config.evaluators")
-    found = {}
-    for name, given in wanted.items():
-        where = f"config.evaluators.{name}"
-        plain = config_lib.to_plain(given)
-        options = config_lib.build(EVALUATORS[name].options, plain, where)
-        if options.every < 1 or options.count < 0 or options.count == 1:
-            raise UsageError(
-                f"{where}: every must be at least 1 and count at least 2 (or 0: "
-                f"never), got {options.every} and {options.count}"
-            )
-        if options.count:
-            found[name] = options
-    return found
 
 
 class Evaluators:
@@ -51,7 +29,7 @@ class Evaluators:
     Raises UsageError when the stage has no `embed`, or not what an evaluator needs.
     """
 
-    def __init__(self, config, stage, data, mesh, writer, interrupted):
+    def __init__(self, config: TrainConfig, stage, data, mesh, writer, interrupted):
         """Reads the examples.
 
         Args:
@@ -61,7 +39,7 @@ class Evaluators:
           interrupted: () -> bool, asked before each batch; after a yes `run` does
             nothing more.
         """
-        self._options = options = check(config)
+        self._options = options = config.evaluator_options()
         self._config, self._mesh = config, mesh
         self._writer, self._interrupted = writer, interrupted
         if options and not hasattr(stage, "embed"):
@@ -110,7 +88,7 @@ class Evaluators:
 
     def _open(self, changes, data):
         """Other examples than the training's, in tokens of the training's tokenizer."""
-        own = {} if "source" in changes else config_lib.to_plain(self._config.data)
+        own = {} if "source" in changes else self._config.data
         wanted = {**own, **changes}
         wanted = {k: v for k, v in wanted.items() if k not in OF_TOKENIZER}
         wanted["tokenizer"] = data.info["tokenizer_folder"]

@@ -13,13 +13,13 @@ import time
 import jax
 
 from unclip_jax import files, stages
-from unclip_jax.config import build, to_plain
+from unclip_jax.config import to_plain
 from unclip_jax.data import loader
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import distributed, sharding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import ProgressLine, duration
-from unclip_jax.training import optimizer, profiling, run_config, run_folder, timing
+from unclip_jax.training import optimizer, profiling, run_folder, timing
 from unclip_jax.training import state as train_state
 from unclip_jax.training.actions import Previews, Save
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
@@ -27,14 +27,15 @@ from unclip_jax.training.evaluators import Evaluators
 from unclip_jax.training.interrupts import Interrupts
 from unclip_jax.training.metric_log import MetricLog
 from unclip_jax.training.mirror import Mirror
+from unclip_jax.training.run_config import TrainConfig
 from unclip_jax.training.skipped_steps import SkippedSteps
 from unclip_jax.training.train_step import lower_step
-from unclip_jax.training.watchdog import Watchdog, WatchdogOptions
+from unclip_jax.training.watchdog import Watchdog
 from unclip_jax.training.writers import Writer, check_wandb
 
 
 def train(
-    config,
+    config: TrainConfig,
     workdir,
     *,
     stage=None,
@@ -47,7 +48,7 @@ def train(
     """Trains a stage from a config, or resumes the run in `workdir`.
 
     Args:
-      config: see configs/ and run_config.py.
+      config: of run_config.read_config.
       workdir: folder of the run, on a disk or gs://.
       stage, data: instead of those the config names.
       stream: where progress goes; standard output by default.
@@ -67,19 +68,11 @@ def train(
 
     # --- Options: what is wrong with them is said before anything is written ----------
 
-    run_config.check_config(config)
-    check_wandb(config)
     plain_config = to_plain(config)
-    checkpoint_options = build(
-        run_config.CheckpointOptions, config.checkpoint, "config.checkpoint"
-    )
-    preview_options = build(run_config.PreviewOptions, config.preview, "config.preview")
-    optimizer_options = build(optimizer.Options, config.optimizer, "config.optimizer")
-    mesh_options = build(run_config.MeshOptions, config.mesh, "config.mesh")
-    watchdog_options = build(WatchdogOptions, config.get("watchdog", {}))
+    check_wandb(plain_config)
     profiled_steps = profiling.parse_steps(profile_steps)
-    tx = optimizer.make_optimizer(optimizer_options, config.steps)
-    mesh = make_mesh(**dataclasses.asdict(mesh_options))
+    tx = optimizer.make_optimizer(config.optimizer, config.steps)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
     parallel_batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
 
     # --- The run's folder, data and stage ---------------------------------------------
@@ -101,7 +94,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, checkpoint_options.keep, restore_step)
+            Checkpoints(workdir, config.checkpoint.keep, restore_step)
         )
         # from here on a signal is kept for later
         interrupts = stack.enter_context(Interrupts())
@@ -127,7 +120,7 @@ def train(
         state = checkpoints.restore(abstract, meta)
         if state is None:
             state = train_state.init_sharded(stage, tx, config.seed, abstract)
-            if config.get("init_from"):
+            if config.init_from:
                 state = train_state.replace_params(
                     state, load_initial(config.init_from, meta)
                 )
@@ -147,8 +140,8 @@ def train(
         writer = stack.enter_context(
             contextlib.closing(Writer(workdir, start, plain_config))
         )
-        save = Save(checkpoints, meta, checkpoint_options.every, start)
-        previews = Previews(config, preview_options, stage, data, replicated, writer)
+        save = Save(checkpoints, meta, config.checkpoint.every, start)
+        previews = Previews(config, stage, data, replicated, writer)
         evaluators = Evaluators(config, stage, data, mesh, writer, interrupts.poll)
         actions = (save, previews, evaluators)  # in this order, on purpose
 
@@ -188,7 +181,7 @@ def train(
         profile = stack.enter_context(
             contextlib.closing(profiling.Profile(workdir, profiled_steps))
         )
-        watchdog = stack.enter_context(Watchdog(workdir, watchdog_options))
+        watchdog = stack.enter_context(Watchdog(workdir, config.watchdog))
         # XLA:CPU's devices share one thread pool: programs with collectives that
         # overlap can take each other's threads and wait for ever
         one_by_one = mesh.size > 1 and jax.default_backend() == "cpu"

@@ -2,6 +2,7 @@
 
 from unclip_jax.parallel.batches import Prefetch
 from unclip_jax.progress import ProgressLine, duration
+from unclip_jax.training.run_config import TrainConfig
 from unclip_jax.training.skipped_steps import SkippedSteps
 from unclip_jax.training.timing import DeviceUse, Goodput, StepTimer
 from unclip_jax.training.writers import Writer
@@ -15,7 +16,7 @@ class MetricLog:
 
     def __init__(
         self,
-        config,
+        config: TrainConfig,
         writer: Writer,
         progress: ProgressLine,
         goodput: Goodput,

@@ -12,8 +12,8 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """config.optimizer."""
+class OptimizerConfig:
+    """AdamW and its learning rate."""
 
     learning_rate: float  # at its peak
     weight_decay: float = 0.0  # of what `decayed` says
@@ -25,7 +25,7 @@ class Options:
     grad_clip_norm: float = 0.0  # of the whole gradient; 0: no clipping
 
 
-def learning_rate(options: Options, steps: int) -> optax.Schedule:
+def learning_rate(options: OptimizerConfig, steps: int) -> optax.Schedule:
     """step -> learning rate. Raises UsageError for an unknown schedule."""
     peak, warmup = options.learning_rate, options.warmup_steps
     rest = max(steps - warmup, 1)
@@ -60,7 +60,9 @@ def decayed(params: Any) -> Any:
     )
 
 
-def make_optimizer(options: Options, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    options: OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW."""
     adamw = optax.adamw(
         learning_rate(options, steps),

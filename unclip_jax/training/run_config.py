@@ -1,82 +1,127 @@
-"""The keys of a training config that are the loop's own."""
+"""The config of a training run: its keys, their defaults, and what must fit."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from unclip_jax import config as config_lib
+from unclip_jax import stages
+from unclip_jax.data.degradations import Degradation
+from unclip_jax.data.sources import source_defaults
 from unclip_jax.errors import UsageError
-from unclip_jax.training import evaluators
+from unclip_jax.evaluation.evaluators import EVALUATORS, Options
+from unclip_jax.training.optimizer import OptimizerConfig
 from unclip_jax.training.watchdog import WatchdogOptions
-
-KEYS = (
-    "stage",
-    "seed",
-    "steps",
-    "batch_size",
-    "grad_accum",
-    "compute_dtype",
-    "data",
-    "model",
-    "diffusion",
-    "stage_options",
-    "optimizer",
-    "ema_decay",
-    "mesh",
-    "sharding_rules",
-    "log_every",
-    "checkpoint",
-    "preview",
-)
-OPTIONAL = (
-    "init_from",  # folder of the parameters to start from
-    "evaluators",  # see training/evaluators.py
-    "max_skipped",  # steps in a row without a finite loss; log_every by default
-    "wandb",  # see training/writers.py
-    "watchdog",  # see training/watchdog.py
-)
+from unclip_jax.training.writers import WandbOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """config.checkpoint."""
+class CheckpointConfig:
+    """When the state is saved."""
 
-    every: int  # steps
+    every: int = 1000  # steps
     keep: int = 2  # newest ones
 
 
 @dataclasses.dataclass(frozen=True)
-class PreviewOptions:
-    """config.preview."""
+class PreviewConfig:
+    """When images are drawn."""
 
     every: int = 0  # steps; 0: never
     count: int = 16  # examples, the first of the data
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshOptions:
-    """config.mesh: devices along each axis, -1 for what is left."""
+class MeshConfig:
+    """Devices along each axis, -1 for what is left."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
 
 
-def check_config(config) -> None:
-    """Refuses what the loop does not know or cannot use, before anything is made."""
-    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
-    evaluators.check(config)
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise UsageError(f"config lacks {', '.join(map(repr, missing))}")
-    for key in ("steps", "batch_size", "grad_accum", "log_every"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UsageError(f"config.{key} must be at least 1, got {config[key]!r}")
-    config_lib.build(WatchdogOptions, config.get("watchdog", {}), "config.watchdog")
-    most = config.get("max_skipped", 1)
-    if not isinstance(most, int) or most < 1:
-        raise UsageError(f"config.max_skipped must be at least 1, got {most!r}")
-    if config.checkpoint.every < 1:
-        raise UsageError(
-            f"config.checkpoint.every must be at least 1, got {config.checkpoint.every}"
-        )
-    if not 0 <= config.ema_decay < 1:
-        raise UsageError(f"config.ema_decay must be in [0, 1), got {config.ema_decay}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(stages.StageConfig):
+    """What `python -m unclip_jax.train` reads from a config file."""
+
+    steps: int
+    batch_size: int  # examples per step, over all devices
+    optimizer: OptimizerConfig
+    seed: int = 0  # of the parameters, of the order of the data and of all noise
+    grad_accum: int = 1  # micro-batches that a step is computed in
+    ema_decay: float = 0.9999
+    init_from: str = ""  # folder of the parameters to start from
+    mesh: MeshConfig = MeshConfig()
+    sharding_rules: tuple = ()  # (regex, axes), before the automatic ones
+    log_every: int = 50  # steps
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    preview: PreviewConfig = PreviewConfig()
+    # name -> options, see evaluators.py
+    evaluators: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # steps in a row without a finite loss that end a run; log_every by default
+    max_skipped: int | None = None
+    wandb: dict[str, Any] = dataclasses.field(default_factory=dict)  # see writers.py
+    watchdog: WatchdogOptions = WatchdogOptions()
+
+    def __post_init__(self):
+        for key in ("steps", "batch_size", "grad_accum", "log_every", "max_skipped"):
+            value = getattr(self, key)
+            if key == "max_skipped" and value is None:
+                continue
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"config.{key} must be at least 1, got {value!r}")
+        if self.checkpoint.every < 1:
+            raise UsageError(
+                "config.checkpoint.every must be at least 1, got "
+                f"{self.checkpoint.every}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(
+                f"config.ema_decay must be in [0, 1), got {self.ema_decay}"
+            )
+        self.evaluator_options()
+
+    def evaluator_options(self) -> dict[str, Options]:
+        """{name: its Options} of the evaluators that are on.
+
+        Raises UsageError for an unknown evaluator or option, or one that cannot be.
+        """
+        config_lib.check_keys(self.evaluators, EVALUATORS, "config.evaluators")
+        chosen = {}
+        for name, values in self.evaluators.items():
+            where = f"config.evaluators.{name}"
+            options = config_lib.build(EVALUATORS[name].options, values, where)
+            if options.every < 1 or options.count < 0 or options.count == 1:
+                raise UsageError(
+                    f"{where}: every must be at least 1 and count at least 2 (or 0: "
+                    f"never), got {options.every} and {options.count}"
+                )
+            if options.count:
+                chosen[name] = options
+        return chosen
+
+
+def read_config(config: Mapping[str, Any]) -> TrainConfig:
+    """A TrainConfig of a config file's values; defaults for what they lack.
+
+    Raises:
+      UsageError: anything unknown or impossible, with the nearest valid name.
+    """
+    return config_lib.build(TrainConfig, config, "config")
+
+
+def config_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of all keys, in the form of config.defaults.
+
+    Those of `data`, `model`, `diffusion` and `stage_options` are of the stage and the
+    source that `config` names.
+    """
+    data = source_defaults(config.get("data") or {})
+    options = {name: e.options for name, e in EVALUATORS.items()}
+    return {
+        **config_lib.defaults(TrainConfig),
+        **stages.stage_defaults(config),
+        "data": {**data, "degradation": config_lib.defaults(Degradation)},
+        "evaluators": {name: config_lib.defaults(o) for name, o in options.items()},
+        "wandb": config_lib.defaults(WandbOptions),
+    }

@@ -15,8 +15,10 @@ import json
 
 from etils import epath
 
+from unclip_jax.config import to_plain, with_defaults
 from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
+from unclip_jax.training.run_config import config_defaults
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
 FREE = (
@@ -55,7 +57,7 @@ def claim(workdir, config: dict) -> epath.Path:
         found = read_config(folder)
         differ = [
             f"{key} ({old!r} there, {new!r} now)"
-            for key, old, new in differences(found, config)
+            for key, old, new in differences(_complete(found), _complete(config))
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
         ]
         if differ:
@@ -142,6 +144,11 @@ def differences(a, b, prefix=""):
         name = f"{prefix}.{key}" if prefix else key
         found += differences(a.get(key), b.get(key), name)
     return found
+
+
+def _complete(config: dict) -> dict:
+    """With the defaults of what it leaves out: another version may have it in full."""
+    return to_plain(with_defaults(config, config_defaults(config)))
 
 
 def _check_client(workdir) -> None:

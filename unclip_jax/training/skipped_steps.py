@@ -9,6 +9,7 @@ from etils import epath
 from unclip_jax.data import order
 from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
+from unclip_jax.training.run_config import TrainConfig
 
 FILE = "skipped_steps.jsonl"
 
@@ -20,10 +21,10 @@ class SkippedSteps:
     metrics.jsonl, and the numbers of its examples in the data.
     """
 
-    def __init__(self, workdir, config, num_examples: int):
+    def __init__(self, workdir, config: TrainConfig, num_examples: int):
         self._path = epath.Path(workdir) / FILE
         self._config, self._count = config, num_examples
-        limit = config.get("max_skipped") or config.log_every
+        limit = config.max_skipped or config.log_every
         self._limit = min(limit, config.steps)
         self._in_a_row = 0
 

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from unclip_jax.parallel import sharding
+from unclip_jax.training.run_config import TrainConfig
 from unclip_jax.training.state import TrainState
 
 
@@ -73,7 +74,9 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
     return step
 
 
-def lower_step(stage, tx, mesh: Mesh, config, abstract) -> jax.stages.Lowered:
+def lower_step(
+    stage, tx, mesh: Mesh, config: TrainConfig, abstract
+) -> jax.stages.Lowered:
     """Lowers (state, rng, batch) -> (state, metrics), the state donated.
 
     Args:

@@ -30,15 +30,18 @@ SOURCES = {
     "webdataset": ("unclip_jax.data.sources.webdataset", "WebDataset"),
 }
 
-# Keys of config.data that are the loader's, not the source's.
-LOADER_KEYS = (
-    "source",
-    "feed",
-    "tokenizer",
-    "context_length",
-    "vocab_size",
-    "degradation",
-)
+CLIP_VOCAB_SIZE = 49408
+
+# Keys of config.data that are the loader's, not the source's, and their defaults.
+LOADER_DEFAULTS: dict[str, Any] = {
+    "source": str,  # one of SOURCES; it has no default
+    "feed": "tf",
+    "tokenizer": "",
+    "context_length": None,
+    "vocab_size": CLIP_VOCAB_SIZE,
+    "degradation": {},
+}
+LOADER_KEYS = tuple(LOADER_DEFAULTS)
 
 
 # Arrays of an example that it has one of per caption.
@@ -245,6 +248,24 @@ def make_source(config_data) -> Any:
         if parameter.default is parameter.empty and key not in options:
             raise UsageError(f"config.data lacks {key!r}, which source {name!r} needs")
     return cls(**options)
+
+
+def source_defaults(config_data) -> dict[str, Any]:
+    """Returns the defaults of config.data, in the form of config.defaults.
+
+    Those of the loader and of the source that it names, if there is such a source.
+    """
+    if config_data.get("source") not in SOURCES:
+        return LOADER_DEFAULTS
+    module, attribute = SOURCES[config_data["source"]]
+    known = parameters(getattr(importlib.import_module(module), attribute))
+    values = {}
+    for name, parameter in known.items():
+        required, kind = parameter.default is parameter.empty, parameter.annotation
+        values[name] = parameter.default
+        if required or kind is parameter.empty:
+            values[name] = str if kind is str else None
+    return LOADER_DEFAULTS | values
 
 
 def parameters(cls):
