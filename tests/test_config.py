@@ -167,6 +167,20 @@ def test_help_shows_the_flags(file, capsys):
     assert "--config.KEY=VALUE" in capsys.readouterr().out
 
 
+def test_help_is_grouped(file, capsys):
+    flags = {"out": (config_lib.REQUIRED, "a file"), "seed": (0, "of randomness")}
+    groups = {"Randomness": ("seed",)}
+    assert call("--help", extra_flags=flags, groups=groups)[0] == 0
+    listed = capsys.readouterr().out
+    assert listed.index("--out") < listed.index("\nRandomness:\n  --seed")
+
+
+def test_a_part_of_a_name_finds_its_flags(capsys):
+    flags = {"decoder_guidance": (1.0, "of the decoder")}
+    assert call("--guidance=3", config=False, extra_flags=flags)[0] == 2
+    assert "Did you mean: decoder_guidance ?" in capsys.readouterr().err
+
+
 def test_plain_is_json_able():
     config = ml_collections.ConfigDict({"a": (1, 2), "b": {"c": None}})
     assert config_lib.to_plain(config) == {"a": [1, 2], "b": {"c": None}}

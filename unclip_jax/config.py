@@ -206,6 +206,7 @@ def run(
     defaults: Callable[[ml_collections.ConfigDict], Mapping[str, Any]] = lambda _: {},
     workdir: bool | None = None,
     extra_flags: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
+    groups: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
     distributed: bool | Callable[[types.SimpleNamespace], bool] = False,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -222,6 +223,7 @@ def run(
       extra_flags: name -> (default, help). The type is the default's: bool, int, float,
         str, or list (a flag that may be repeated); None is an optional string, a type
         an optional value of it, and `REQUIRED` a string that must be given.
+      groups: title -> extra flags that --help lists under it, after all others.
       distributed: whether `main` may run in several processes, which are joined first
         and end together, see parallel.distributed; or a function of the flags that
         says so.
@@ -242,7 +244,7 @@ def run(
     try:
         args = _parse(argv, config, defaults, extra_flags)
         if args is None:  # --help
-            print(_usage(main, config, extra_flags))
+            print(_usage(main, config, extra_flags, groups))
             sys.exit(0)
         from unclip_jax.parallel.compilation_cache import use_compilation_cache
 
@@ -284,7 +286,10 @@ def _parse(argv, config, defaults, extra_flags):
         definer(name, None if optional else default, text, **define)
     if _asks_help(argv):
         return None
-    rest = values(argv)[1:]
+    try:
+        rest = values(argv)[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise UsageError(f"{error}{_nearest_flag(error, extra_flags)}") from error
     if rest:
         raise UsageError(
             f"unexpected argument {rest[0]!r}; flags look like --name=value"
@@ -352,17 +357,35 @@ def _get(config, keys) -> Any:
     return config
 
 
-def _usage(main, config, extra_flags) -> str:
+def _usage(main, config, extra_flags, groups) -> str:
     lines = [(sys.modules[main.__module__].__doc__ or "").strip(), "", "flags:"]
     if config:
         lines += [
             "  --config=FILE[:words]  a Python file with get_config()",
             "  --config.KEY=VALUE  overrides a value of it",
         ]
-    for name, (default, text) in extra_flags.items():
-        if isinstance(default, type) or default in ([], ""):
-            lines.append(f"  --{name}  {text}")
-            continue
+    grouped = {name for names in groups.values() for name in names}
+    rest = [name for name in extra_flags if name not in grouped]
+    lines += [_help_line(name, *extra_flags[name]) for name in rest]
+    lines.append("  --debug  show tracebacks")
+    for title, names in groups.items():
+        lines += ["", f"{title}:"]
+        lines += [_help_line(name, *extra_flags[name]) for name in names]
+    return "\n".join(lines)
+
+
+def _help_line(name, default, text) -> str:
+    if not isinstance(default, type) and default not in ([], ""):
         value = "required" if default is REQUIRED else f"default {default!r}"
-        lines.append(f"  --{name}  {text} ({value})")
-    return "\n".join([*lines, "  --debug  show tracebacks"])
+        text = f"{text} ({value})"
+    return f"  --{name}  {text}"
+
+
+def _nearest_flag(error: absl_flags.UnrecognizedFlagError, names) -> str:
+    """What absl leaves out of its message: flags that hold the mistyped one's name."""
+    if "Did you mean" in str(error):
+        return ""
+    name = error.flagname.replace("-", "_")
+    near = [flag for flag in names if name in flag]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f". Did you mean: {', '.join(near)} ?" if near else ""

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from unclip_jax.errors import UsageError
 from unclip_jax.fonts import Typeface
-from unclip_jax.images import check_image
+from unclip_jax.images import check_image, enlarge
 
 MIN_TILE = 96  # pixels; smaller pictures are enlarged so that captions fit under them
 GAP = 8
@@ -60,7 +60,7 @@ def caption_grid(
     draw = ImageDraw.Draw(page)
     for i, image in enumerate(images):
         x, y = GAP + i % columns * step_x, GAP + i // columns * step_y
-        tile = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        tile = enlarge(image, factor)
         page.paste(Image.fromarray(tile), (x, y))
         # white pictures need an edge on the white page
         draw.rectangle((x - 1, y - 1, x + width, y + height), outline=(208, 208, 208))

@@ -101,12 +101,9 @@ def read_mask(path: str | os.PathLike, images: Sequence[np.ndarray]) -> np.ndarr
       UsageError: a file that is no image, or of another size than one of the images.
     """
     with opened(path) as image:
-        layer = (
-            image.convert("RGBA").getchannel("A")
-            if image.has_transparency_data
-            else None
-        )
-        mask = np.asarray(layer or to_rgb(image).convert("L")) > 127
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        is_layer = alpha.min() < 255  # an opaque one was saved with alpha for nothing
+        mask = (alpha if is_layer else np.asarray(to_rgb(image).convert("L"))) > 127
     for other in images:
         if other.shape[:2] != mask.shape:
             (height, width), (h, w) = mask.shape, other.shape[:2]
@@ -226,6 +223,11 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     height, width = (int(size * side / shorter) for side in (height, width))
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(center_crop(scaled, size))
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Repeats each pixel of (H, W, 3) `factor` times in both directions."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def to_square(

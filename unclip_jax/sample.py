@@ -78,8 +78,23 @@ FLAGS = {
     "dtype": ("float32", "of the computation: float32 or bfloat16"),
     "format": ("png", "of images in a folder: png or webp (lossless)"),
     "columns": (int, "columns of the grid (lists only)"),
+    "scale": (1, "enlarges each image by this whole factor, without smoothing"),
     "process": (0, "number of this process, from 0, where several fill one folder"),
     "processes": (1, "how many processes fill the folder; they need not communicate"),
+}
+
+GROUPS = {
+    "The prior": [*options.flags(options.PriorOptions)],
+    "The decoder and the upsamplers": [
+        *options.flags(options.DecoderOptions),
+        *options.flags(options.UpsamplerOptions),
+    ],
+    "Options of some modes": (
+        "mask inverted corrections noise frames source target thetas dims scales label "
+        "template"
+    ).split(),
+    "Output": ["format", "columns", "scale", "overwrite"],
+    "Computation": ["batch_size", "dtype", "process", "processes"],
 }
 
 
@@ -91,4 +106,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    config_lib.run(main, config=False, extra_flags=FLAGS, groups=GROUPS)

@@ -187,6 +187,13 @@ def test_every_option_is_a_flag():
         ({"format": "bmp", "prompt": ["a"]}, ValueError, "--format 'bmp'"),
         ({"decoder_steps": 0, "prompt": ["a"]}, ValueError, "decoder steps"),
         ({"eta": -1.0, "prompt": ["a"]}, ValueError, "eta must be a finite number"),
+        ({"scale": 0, "prompt": ["a"]}, ValueError, "--scale must be at least 1"),
+        ({"decoder_guidance": 1e308, "prompt": ["a"]}, ValueError, "decoder guidance"),
+        (
+            {"mode": "guidance", "prompt": ["a"], "scales": "1," * 1024 + "1"},
+            ValueError,
+            "one grid of 1,025 images",
+        ),
         (
             {"mode": "guidance", "prompt": ["a"], "scales": "1,x"},
             ValueError,
@@ -264,3 +271,48 @@ def test_a_file_is_no_grid_of_thousands(tmp_path, monkeypatch):
     args = arguments(prompt=["a"], samples=1001, out=str(tmp_path / "x.png"))
     with pytest.raises(ValueError, match="one grid of 1,001 images: give a folder"):
         command.sample(args)
+
+
+def test_images_by_other_hands_do_not_count_as_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_load", None)
+    (tmp_path / "000000.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="by other hands"):
+        command.sample(arguments(prompt=["a"], out=str(tmp_path)))
+
+
+def test_probabilities_are_printed(tmp_path, files, capsys):
+    labels = {"label": ["cat", "dog"]}
+    out = tmp_path / "labels.png"
+    command.sample(arguments(mode="zero_shot", image=files, **labels, out=str(out)))
+    lines = capsys.readouterr().out.splitlines()
+    for file, line in zip(files, lines, strict=False):
+        assert line.startswith(f"{file}: ") and line.count("%") == 2
+
+
+@pytest.mark.slow
+def test_a_small_image_is_enlarged(tmp_path, model):
+    prompts, out = ["a red heart"], tmp_path / "x.png"
+    command.sample(arguments(prompt=prompts, scale=5, out=str(out)))
+    (small,) = model.text2image(prompts, **FAST)
+    large = read_image(out)
+    assert large.shape == (5 * small.shape[0], 5 * small.shape[1], 3)
+    np.testing.assert_array_equal(large[2::5, 2::5], small)
+
+
+@pytest.mark.parametrize("pixels, message", [(0, "has no white"), (255, None)])
+def test_a_mask_with_opaque_alpha_is_read_by_its_white(
+    tmp_path, files, pixels, message
+):
+    mask = np.full((8, 8, 4), 255, np.uint8)
+    mask[:4, :, :3] = pixels
+    mask[4:, :, :3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options = {"image": files[:1], "mask": str(tmp_path / "mask.png"), **FAST}
+    args = arguments(mode="inpaint", **options, out=str(tmp_path / "x.png"))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            command.sample(args)
+    else:
+        command.sample(args)
+        kept = read_image(tmp_path / "x.png").astype(int)[4:]
+        assert np.abs(kept - read_image(files[0])[4:]).max() <= 1

@@ -10,6 +10,7 @@ from unclip_jax.diffusion.process import from_uint8
 from unclip_jax.errors import UsageError
 
 PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def prompts(values: str | Sequence[str]) -> list[str]:
@@ -104,9 +105,10 @@ def embeddings(values, dim: int) -> np.ndarray:
 def number(
     name: str, value: float, minimum: float = -math.inf, maximum: float = math.inf
 ) -> float:
-    """A finite float in [minimum, maximum]."""
+    """A float in [minimum, maximum], finite in float32 as well."""
     is_number = isinstance(value, int | float | np.number)
-    inside = is_number and math.isfinite(value) and minimum <= value <= maximum
+    inside = is_number and minimum <= value <= maximum
+    inside = inside and abs(value) <= FLOAT32_MAX
     if not inside:
         least = "" if minimum == -math.inf else f" of at least {minimum:g}"
         most = "" if maximum == math.inf else f" and at most {maximum:g}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.files import sha256_json, write_json
+from unclip_jax.files import read_json, sha256_json, write_json
 from unclip_jax.images import save_image
 
 SETTINGS = "settings.json"
@@ -31,7 +31,8 @@ class PictureFolder:
     ):
         """Opens the folder; the first picture makes it, and its settings.json.
 
-        Raises UsageError when it holds pictures of other captions or settings.
+        Raises UsageError when it holds pictures of other captions or settings, or of
+        no known ones.
         """
         self.folder = pathlib.Path(folder)
         self.captions, self.format = captions, format
@@ -75,8 +76,13 @@ class PictureFolder:
         """Whether settings.json is there; UsageError if it has others."""
         file, settings = self.folder / SETTINGS, self._settings
         if not file.is_file():
+            if len(self.missing()) < len(self.captions):
+                raise UsageError(
+                    f"{self.folder} holds images by other hands, with names of those "
+                    f"to be drawn, and no {SETTINGS}: choose another --out"
+                )
             return False
-        written = json.loads(file.read_text())
+        written = read_json(file, f"{file} is gone")
         keys = {k for k in {*written, *settings} if written.get(k) != settings.get(k)}
         if keys:
             listed = "; ".join(

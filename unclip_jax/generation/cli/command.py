@@ -11,16 +11,16 @@ import jax
 import unclip_jax
 from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_file
-from unclip_jax.generation.cli import listings, modes
+from unclip_jax.generation.cli import figures, listings, modes
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.generation.unclip import UnCLIP
-from unclip_jax.grids import caption_grid
-from unclip_jax.images import FORMATS, read_image, save_image
+from unclip_jax.grids import MIN_TILE, caption_grid
+from unclip_jax.images import FORMATS, enlarge, read_image, save_image
 from unclip_jax.progress import ProgressLine, Within
 
 # Flags that every mode takes; all others are options of modes.
 COMMON = ("model", "out", "mode", "seed", "batch_size", "dtype", "format", "columns")
-COMMON += ("process", "processes", "overwrite", "debug")
+COMMON += ("process", "processes", "overwrite", "scale", "debug")
 GRID_MOST = 100  # pictures of a folder's grid
 FILE_MOST = 1000  # of the one that a file is
 
@@ -49,31 +49,34 @@ def sample(args: types.SimpleNamespace) -> None:
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
     check_out(out, mode.captions is not None, args.overwrite)
     if mode.captions is None:
+        if out.suffix:
+            _check_grid(out, figures.count_images(options))
         model, settings = _load(args, options, settings)
-        images, captions, columns = mode.draw(model, options, ProgressLine("drawing"))
+        figure = mode.draw(model, options, ProgressLine("drawing"))
+        images, captions, columns, lines = figure
+        print(*lines, sep="\n", end="\n" if lines else "")
     else:
         captions, columns = mode.captions(options), args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
-        if len(captions) > FILE_MOST:
-            raise UsageError(
-                f"--out={out} would be one grid of {len(captions):,} images: give a "
-                f"folder, --out={out.with_suffix('')}, for more than {FILE_MOST:,}"
-            )
+        _check_grid(out, len(captions))
         model, settings = _load(args, options, settings)
         rows = slice(0, len(captions))
         images = mode.draw(model, options, captions, rows, ProgressLine("drawing"))
     texts = describe(args.seed, settings, prompt="\n".join(captions))
-    if out.suffix:
-        alone = len(images) == 1 and mode.captions is not None
-        page = images[0] if alone else caption_grid(images, captions, columns)
-        save_image(out, page, texts | ({"index": 0} if alone else {}))
+    if out.suffix and len(images) == 1 and mode.captions is not None:
+        save_image(out, enlarge(images[0], args.scale), texts | {"index": 0})
+    elif out.suffix:
+        _save_grid(out, images, captions, columns, args.scale, texts)
     else:
         for i, image in enumerate(images):
             more = {"prompt": captions[i], "index": i}
             path = out / f"{i:06d}.{args.format}"
-            save_image(path, image, describe(args.seed, settings, **more))
-        save_image(out / "grid.png", caption_grid(images, captions, columns), texts)
+            own_texts = describe(args.seed, settings, **more)
+            save_image(path, enlarge(image, args.scale), own_texts)
+        if len(images) <= FILE_MOST:
+            path = out / "grid.png"
+            _save_grid(path, images, captions, columns, args.scale, texts)
     print(f"{out}: {len(images)} {'image' if len(images) == 1 else 'images'}")
 
 
@@ -82,6 +85,8 @@ def _fill(mode, options, captions, settings, args, out):
     index = next(pathlib.Path(args.model).glob("*.json"), None)
     model_sha256 = index and sha256_file(index)
     identity = settings | {"seed": args.seed, "dtype": args.dtype}
+    if args.scale != 1:  # folders of older versions have no such key
+        identity["scale"] = args.scale
     folder = PictureFolder(
         out, captions, identity | {"model_sha256": model_sha256}, args.format
     )
@@ -95,14 +100,14 @@ def _fill(mode, options, captions, settings, args, out):
             images = mode.draw(model, options, captions, rows, within)
             for i, image in enumerate(images, rows.start):
                 more = {"prompt": captions[i], "index": i}
+                image = enlarge(image, args.scale)
                 folder.put(i, image, describe(args.seed, settings, **more))
             done += len(images)
     left = len(folder.missing())
     if not left and len(captions) <= GRID_MOST:
         images = [read_image(folder.path(i)) for i in range(len(captions))]
         texts = describe(args.seed, settings, prompt="\n".join(captions))
-        page = caption_grid(images, captions, args.columns)
-        save_image(out / "grid.png", page, texts)
+        _save_grid(out / "grid.png", images, captions, args.columns, 1, texts)
     print(f"{out}: {len(captions) - left} of {len(captions)} images")
 
 
@@ -122,7 +127,7 @@ def _steps(value):
 
 
 def _check(args, options):
-    counts = ("samples", "frames", "processes", "batch_size", "columns")
+    counts = ("samples", "frames", "processes", "batch_size", "columns", "scale")
     for flag in counts:
         value = options.get(flag, getattr(args, flag, None))
         if value is not None and value < 1:
@@ -136,6 +141,20 @@ def _check(args, options):
     suffix = pathlib.Path(args.out).suffix.lower()
     if suffix and suffix.removeprefix(".") not in FORMATS:
         raise UsageError(f"--out {args.out!r} must be a .png or .webp file or a folder")
+
+
+def _check_grid(out, count):
+    if count > FILE_MOST:
+        raise UsageError(
+            f"--out={out} would be one grid of {count:,} images: give a folder, "
+            f"--out={out.with_suffix('')}, for more than {FILE_MOST:,}"
+        )
+
+
+def _save_grid(path, images, captions, columns, scale, texts):
+    """Writes a captioned grid of images, each enlarged by `scale` at least."""
+    tile = max(MIN_TILE, scale * min(images[0].shape[:2]))
+    save_image(path, caption_grid(images, captions, columns, tile), texts)
 
 
 def check_out(out: pathlib.Path, is_list: bool, overwrite: bool) -> None:

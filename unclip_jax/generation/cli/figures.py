@@ -3,13 +3,17 @@
 Each takes (model, options, progress) and returns a Figure.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unclip_jax.errors import UsageError
 from unclip_jax.generation.cli import listings
 from unclip_jax.images import find_images, fit, read_image
+
+LISTS = ("thetas", "dims", "scales")  # options with a value per image of a row
+COUNTS = ("frames", "samples")  # options that say how many images a row has
 
 
 class Figure(NamedTuple):
@@ -19,11 +23,23 @@ class Figure(NamedTuple):
       images: uint8 (N, H, W, 3).
       captions: N.
       columns: pictures per row.
+      lines: what is printed besides.
     """
 
     images: np.ndarray
     captions: list[str]
     columns: int
+    lines: Sequence[str] = ()
+
+
+def count_images(options: Mapping[str, Any]) -> int:
+    """How many images the figure of these options has at least."""
+    if "image" in options:
+        rows = len(find_images(options["image"]))
+    else:
+        rows = len(listings.prompts(options))
+    lists = [options[key].count(",") + 1 for key in LISTS if key in options]
+    return rows * max([1, *lists, *(options.get(key, 1) for key in COUNTS)])
 
 
 def interpolate(model, options, progress) -> Figure:
@@ -79,18 +95,20 @@ def pca(model, options, progress) -> Figure:
 
 
 def zero_shot(model, options, progress) -> Figure:
-    """Pictures with the probabilities of the labels."""
+    """Pictures with the probabilities of the labels, all of which are printed."""
     files, images = _read_images(options)
-    odds = _labels(model, options, images)
+    odds, labels = _odds(model, options, images), options["label"]
     fitted = model.fit_for_clip(images)
-    captions = [f"{f.name}: {text}" for f, text in zip(files, odds, strict=True)]
-    return Figure(fitted, captions, min(len(images), 6))
+    pairs = [*zip(files, odds, strict=True)]
+    captions = [f"{file.name}: {_ranked(labels, row, 4)}" for file, row in pairs]
+    lines = [f"{file}: {_ranked(labels, row)}" for file, row in pairs]
+    return Figure(fitted, captions, min(len(images), 6), lines)
 
 
 def typographic(model, options, progress) -> Figure:
     """Figure 6: attacked pictures and their labels, beside variations."""
     files, images = _read_images(options)
-    samples, labels = options["samples"], _labels(model, options, images)
+    samples, odds = options["samples"], _odds(model, options, images)
     drawn = model.variations(
         listings.repeat(images, samples),
         options["seed"],
@@ -100,7 +118,7 @@ def typographic(model, options, progress) -> Figure:
     drawn = drawn.reshape(len(files), samples, *drawn.shape[1:])
     figure = _beside(model, files, images, drawn, ["variation"] * samples)
     step = figure.columns
-    figure.captions[::step] = labels
+    figure.captions[::step] = [_ranked(options["label"], row, 4) for row in odds]
     return figure
 
 
@@ -151,15 +169,16 @@ def _read_images(options):
     return files, [read_image(file) for file in files]
 
 
-def _labels(model, options, images):
-    """A text per picture: its labels, the likeliest first."""
-    odds = model.zero_shot(
-        model.fit_for_clip(images), options["label"], options["template"]
-    )
-    return [
-        ", ".join(f"{options['label'][i]} {row[i]:.1%}" for i in np.argsort(-row)[:4])
-        for row in odds
-    ]
+def _odds(model, options, images):
+    """Probabilities (N, labels)."""
+    fitted = model.fit_for_clip(images)
+    return model.zero_shot(fitted, options["label"], options["template"])
+
+
+def _ranked(labels, odds, most=None):
+    """Labels and their probabilities as text, the likeliest first."""
+    order = np.argsort(-odds)[:most]
+    return ", ".join(f"{labels[i]} {odds[i]:.1%}" for i in order)
 
 
 def _rows(drawn, captions):

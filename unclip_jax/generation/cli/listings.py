@@ -85,10 +85,15 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     if len(prompts) > 1:
         raise UsageError(f"--mode=inpaint takes one --prompt, got {len(prompts)}")
     mask = read_mask(options["mask"], images).astype(np.uint8) * 255
-    mask = fit(np.repeat(mask[..., None], 3, axis=-1), model.draw_size)
+    mask = fit(np.repeat(mask[..., None], 3, axis=-1), model.draw_size).mean(-1) > 127
+    if not mask.any():
+        raise UsageError(
+            f"--mask {options['mask']!r} has no white in the square that is drawn: "
+            "paint white what is to be drawn anew"
+        )
     return model.inpaint(
         images,
-        mask.mean(-1) > 127,
+        mask,
         prompts[0] if prompts else None,
         options["seed"],
         prior=select(PriorOptions, options),
