@@ -23,6 +23,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up note
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # TensorFlow and torch stay on CPU
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_users_are_left_alone(tmp_path_factory):
+    """Commands that tests start inherit it, too."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _older_modules_are_no_work_for_the_garbage_collector():
     """Compiled programs of all modules so far are a million objects to walk through."""

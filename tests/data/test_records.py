@@ -7,9 +7,15 @@ import msgpack
 import numpy as np
 import pytest
 
+from unclip_jax.data import record_files, verified
 from unclip_jax.data.records import RecordReader, decode_image, encode_image
 from unclip_jax.data.sources import BadRecord, make_source
 from unclip_jax.tokenizer import Tokenizer
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def bad_rows(batch):
@@ -315,6 +321,72 @@ def test_damaged_bytes_are_a_bad_record_and_verify_finds_them(own_records):
     for row in set(range(50)) - set(bad):
         wanted = reader[row]["clip_text"]
         assert np.array_equal(batch[row]["clip_text"], wanted)
+
+
+def other_shard(shard, change):
+    """Writes the records of a shard, changed, over it; of the same size."""
+    reader = record_files.open_shard(shard)
+    records = [reader.read([i])[0] for i in range(reader.num_records())]
+    size = shard.stat().st_size
+    record_files.write_shard(shard, change(records))
+    assert shard.stat().st_size == size  # the format pads: sizes tell nothing
+
+
+def with_nan(records):
+    first = msgpack.unpackb(records[0])
+    embedding = np.frombuffer(first["clip_image"], "<f4").copy()
+    embedding[0] = np.nan
+    return [msgpack.packb(first | {"clip_image": embedding.tobytes()}), *records[1:]]
+
+
+def swapped(records):
+    a, b, *rest = map(msgpack.unpackb, records)
+    a["clip_image"], b["clip_image"] = b["clip_image"], a["clip_image"]
+    return [msgpack.packb(record) for record in (a, b, *rest)]
+
+
+@pytest.mark.parametrize("change", [lambda r: r[::-1], with_nan, swapped])
+def test_a_shard_of_other_records_is_refused_though_its_size_is_the_same(
+    own_records, change
+):
+    RecordReader(own_records)
+    shard = own_records / "shard-00001-of-00003.array_record"
+    other_shard(shard, change)
+    for _ in range(2):  # what is wrong is not remembered as right
+        with pytest.raises(ValueError, match="shard-00001-of-00003.* other records"):
+            RecordReader(own_records)
+
+
+def test_shards_are_hashed_once(own_records, monkeypatch):
+    hashed = []
+    sha256_file = verified.files.sha256_file
+    monkeypatch.setattr(
+        verified.files,
+        "sha256_file",
+        lambda path: hashed.append(path.name) or sha256_file(path),
+    )
+    RecordReader(own_records)
+    assert len(hashed) == 3
+    RecordReader(own_records)
+    assert len(hashed) == 3
+    os.utime(own_records / hashed[0])  # a copy, for instance
+    RecordReader(own_records)
+    assert hashed[3:] == hashed[:1]
+    os.utime(own_records / hashed[0], (1, 1))
+    monkeypatch.setattr(verified.check_shards, "__defaults__", (10,))
+    with pytest.warns(UserWarning, match="are not compared with their hashes"):
+        reader = RecordReader(own_records)
+    assert len(hashed) == 4
+    reader.verify()
+    RecordReader(own_records)  # without a warning
+    assert len(hashed) == 7
+
+
+def test_without_a_home_shards_are_hashed_again(own_records, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    RecordReader(own_records)
+    RecordReader(own_records)
 
 
 def test_records_that_are_away_are_not_damaged(own_records, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax import files
-from unclip_jax.data import open_files, record_files
+from unclip_jax.data import open_files, record_files, verified
 from unclip_jax.data.sources import PER_CAPTION, BadRecord
 from unclip_jax.errors import UsageError
 
@@ -60,16 +60,20 @@ class RecordReader:
     """
 
     def __init__(self, path: str):
-        """Checks the manifest, and every shard's size against it.
+        """Checks the manifest, and every shard's size and hash against it.
 
         Raises:
           FileNotFoundError: no such folder, not records, unfinished, a missing shard.
-          UsageError: a truncated shard, a changed manifest, another version.
+          UsageError: a truncated shard, one of other records (see verified.py), a
+            changed manifest, another version.
         """
         self.path = pathlib.Path(path)
         self.manifest = read_manifest(self.path)
         for shard in self.manifest["shards"]:
             _check_shard(self.path, shard)
+        verified.check_shards(
+            self.path, self.manifest["shards"], self.manifest["fingerprint"]
+        )
         self.arrays = {
             name: (entry["dtype"], tuple(entry["shape"]))
             for name, entry in self.manifest["arrays"].items()
@@ -157,6 +161,7 @@ class RecordReader:
                     f"shard {shard['file']} in {self.path} is not what was written; "
                     f"remove the folder and {REMEDY}"
                 )
+        verified.remember(self.path, self.manifest["shards"], self.fingerprint)
 
     def _record(self, i: int) -> dict:
         if not 0 <= i < len(self):
