@@ -5,11 +5,14 @@
   index   scanning tars: samples/s of CPU beside Python's tarfile, memory at the peak
   bucket  batches of 64 from 600 tars whose every open and read takes 50 ms more:
           seconds to the first batch, examples/s, and how busy the cores were
+  late    the share of a step loop's time that goes by without a batch, when every 20th
+          batch takes as long as 7 steps
 
 The data is made in a temporary folder. Other work on the machine costs both sides of a
 ratio alike; seconds are of CPU unless it says otherwise.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -23,8 +26,9 @@ import types
 import numpy as np
 from PIL import Image
 
-from unclip_jax.data import loader
+from unclip_jax.data import loader, tf_feed
 from unclip_jax.data.sources import tar_headers, tar_index, webdataset
+from unclip_jax.parallel.batches import Prefetch
 
 
 def write_tars(folder: pathlib.Path, tars: int, samples: int, image: bytes) -> list:
@@ -132,7 +136,30 @@ def bucket(latency=0.05, tars=600, samples=50, rows=64, seconds=20.0) -> None:
         )
 
 
-SECTIONS = {"index": index, "bucket": bucket}
+def late(step=0.05, lateness=7, steps=200) -> None:
+    """Prints how long a step loop waits for batches of which some are late."""
+
+    def read(number, first, end):
+        time.sleep(lateness * step if number % 20 == 19 else step / 2)
+        return {"x": np.zeros((end - first, 1))}
+
+    source = tf_feed.tf_batches(read, {"x": ((1,), "float64")}, 1, 0, 100)
+    with contextlib.closing(Prefetch(source, lambda batch: batch)) as batches:
+        batches.take()
+        time.sleep(1)
+        waited = 0.0
+        for _ in range(steps):
+            began = time.perf_counter()
+            batches.take()
+            waited += time.perf_counter() - began
+            time.sleep(step)
+    print(
+        f"every 20th batch late by {lateness} of {steps} steps of {1e3 * step:.0f} ms: "
+        f"the loop idles {waited / (waited + steps * step):.2%}"
+    )
+
+
+SECTIONS = {"index": index, "bucket": bucket, "late": late}
 
 if __name__ == "__main__":
     for section in sys.argv[1:] or SECTIONS:

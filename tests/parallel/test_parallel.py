@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from unclip_jax import config as config_lib
+from unclip_jax.data import tf_feed
 from unclip_jax.parallel import batches, distributed, sharding
 from unclip_jax.parallel.mesh import AXES, make_mesh
 
@@ -173,12 +176,67 @@ def test_prefetch_stays_ahead_and_counts_the_wait():
             yield i
 
     queue = batches.Prefetch(source(), lambda x: x * 10, ahead=2)
-    assert queue.take(lambda: True) == 0 and made == [0, 1, 2]
+    assert queue.take(lambda: True) == 0
+    for _ in range(100):  # a thread reads what comes next
+        if made == [0, 1, 2]:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2]
     assert queue.waited == 0
     assert [queue.take() for _ in range(4)] == [10, 20, 30, 40]
     assert queue.waited > 0
     with pytest.raises(StopIteration):
         queue.take()
+
+
+def test_a_late_batch_costs_nothing_while_others_are_ready():
+    """Every 20th of a supply that is faster than the steps is late by 7 of them."""
+    step, lags = 0.01, 0
+
+    def read(number, first, end):
+        time.sleep(7 * step if number % 20 == 19 else step / 10)
+        return {"x": np.zeros((end - first, 1))}
+
+    source = tf_feed.tf_batches(read, {"x": ((1,), "float64")}, 1, 0, 100)
+    queue = batches.Prefetch(source, lambda batch: batch)
+    queue.take()
+    time.sleep(0.2)
+    for _ in range(100):
+        began = time.perf_counter()
+        queue.take()
+        lags += time.perf_counter() - began
+        time.sleep(step)
+    queue.close()
+    assert lags < 0.05 * 100 * step
+
+
+def test_an_error_comes_after_the_batches_before_it():
+    def source():
+        yield 1
+        raise KeyError("broken")
+
+    queue = batches.Prefetch(source(), lambda x: x)
+    assert queue.take() == 1
+    for _ in range(2):
+        with pytest.raises(KeyError, match="broken"):
+            queue.take()
+    queue.close()
+
+
+def test_a_prefetch_that_is_closed_reads_no_more():
+    closed = []
+
+    def source():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    queue = batches.Prefetch(source(), lambda x: x)
+    queue.take()
+    queue.close()
+    assert closed and not queue._thread.is_alive()
 
 
 def test_launchers_announce_their_processes():

@@ -1,6 +1,7 @@
 """Host batches become global arrays, with the next ones already on their way."""
 
 import collections
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -80,11 +81,12 @@ def place(
 
 
 class Prefetch:
-    """Iterates over placed batches, keeping `ahead` of them on the devices.
+    """Placed batches, of which a thread keeps `ahead` on the devices.
 
-    `next(batches, busy)` semantics: `take(busy)` returns the next batch; when `busy()`
-    is false at its end the devices had nothing to do while the host was fetching, and
-    the time is added to `waited` (seconds).
+    A batch that comes late costs nothing while others are ready.
+
+    Attributes:
+      waited: seconds in which the devices had nothing to do while a batch was awaited.
     """
 
     def __init__(
@@ -93,22 +95,59 @@ class Prefetch:
         place_batch: Callable[[Mapping[str, np.ndarray]], Any],
         ahead: int = 2,
     ):
-        self._source = source
-        self._place = place_batch
-        self._ahead = ahead
-        self._queue: collections.deque = collections.deque()
+        """Begins to read."""
+        self._source, self._place, self._ahead = source, place_batch, ahead
+        self._ready: collections.deque = collections.deque()
+        self._changed = threading.Condition()
+        self._end: BaseException | None = None  # why nothing more comes
         self.waited = 0.0
+        self._thread = threading.Thread(target=self._fill, daemon=True, name="prefetch")
+        self._thread.start()
 
     def take(self, busy: Callable[[], bool] = lambda: False) -> Any:
-        """The next batch. Raises StopIteration when the source ends."""
+        """Returns the next batch.
+
+        Args:
+          busy: whether the devices still have something to do.
+
+        Raises StopIteration when the source ends, and what it or placing raised.
+        """
         start = time.perf_counter()
-        while len(self._queue) <= self._ahead:
-            try:
-                self._queue.append(self._place(next(self._source)))
-            except StopIteration:
-                break
-        if not busy():
-            self.waited += time.perf_counter() - start
-        if not self._queue:
-            raise StopIteration
-        return self._queue.popleft()
+        with self._changed:
+            while not self._ready and self._end is None:
+                self._changed.wait()
+            if not busy():
+                self.waited += time.perf_counter() - start
+            if not self._ready:
+                assert self._end is not None
+                raise self._end
+            self._changed.notify()
+            return self._ready.popleft()
+
+    def close(self) -> None:
+        """Ends reading ahead, unless the storage does not answer."""
+        with self._changed:
+            self._end = self._end or StopIteration()
+            self._changed.notify()
+        self._thread.join(timeout=10)
+
+    def _fill(self) -> None:
+        try:
+            while self._has_room():
+                batch = self._place(next(self._source))
+                with self._changed:
+                    self._ready.append(batch)
+                    self._changed.notify()
+        except BaseException as error:  # the main thread raises it
+            with self._changed:
+                self._end = error
+                self._changed.notify()
+        if close := getattr(self._source, "close", None):
+            close()
+
+    def _has_room(self) -> bool:
+        """Waits for room; False when nothing more is asked for."""
+        with self._changed:
+            while len(self._ready) >= self._ahead and self._end is None:
+                self._changed.wait()
+            return self._end is None

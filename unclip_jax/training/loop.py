@@ -163,6 +163,7 @@ def train(
                 batch, batch_sharding, config.batch_size, stage.batch_spec, rows
             ),
         )
+        stack.enter_context(contextlib.closing(batches))
 
         # --- What is measured ---------------------------------------------------------
 
