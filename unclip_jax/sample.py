@@ -15,6 +15,8 @@ was stopped):
   variations    same CLIP embedding as an image, new noise
   reconstruct   an image inverted to its latents and decoded again
   inpaint       an image drawn anew where a mask is white
+  img2img       an image drawn over, from noise of a strength that is added to it
+  emb2emb       an image's embedding changed by the prior, and decoded
 Modes that draw one figure of the paper:
   interpolate   from one image to another
   text_diff     an image changed as a caption changes
@@ -32,7 +34,10 @@ from unclip_jax import config as config_lib
 from unclip_jax.generation import options
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
+    "model": (
+        config_lib.REQUIRED,
+        "folder of an export, or of a diffusers unCLIP; Kandinsky's two, with a comma",
+    ),
     "out": (config_lib.REQUIRED, "a .png or .webp file, or a folder"),
     "overwrite": (False, "replace a file or figure that is there already"),
     "mode": ("text2image", "what to draw: one of the modes above"),
@@ -40,6 +45,11 @@ FLAGS = {
     "prompts_file": (str, "text file with one caption per line"),
     "image": ([], "an image file, or a folder of images; may be repeated"),
     "mask": (str, "inpaint: an image that is white where to draw anew"),
+    "strength": (
+        float,
+        "img2img, emb2emb: the share of the steps that is taken, in (0, 1] (default "
+        "0.3)",
+    ),
     "samples": (int, "images per prompt or input image (default 1; typographic 3)"),
     "seed": (0, "seed of all randomness"),
     **options.flags(options.PriorOptions),

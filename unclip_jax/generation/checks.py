@@ -192,3 +192,12 @@ def starts_from_embeddings(value: str, parts: Container[str]) -> None:
             "the autoregressive prior draws codes one by one and cannot start from an "
             "embedding: take the diffusion prior"
         )
+
+
+def trained_size(height: int | None, width: int | None) -> None:
+    """Raises UsageError for a size of what starts from other images or their noise."""
+    if height is not None or width is not None:
+        raise UsageError(
+            "height and width are of images that are drawn from fresh noise; given "
+            "images and their noise are of the size that the decoder was trained on"
+        )

@@ -260,6 +260,8 @@ class Core:
             known, mask = checks.known(*keep, (n, side, side))
             inpainting = inpainting._replace(known=known, keep=mask)
         pipeline, decoder = self.pipeline, DecoderOptions(**options)
+        if any(part is not None for part in (noise, keep, hint, start)):
+            checks.trained_size(decoder.height, decoder.width)
         for name, images in {"hint": hint, "start": start}.items():
             if images is not None:
                 images = checks.images(images, side, "the decoder")

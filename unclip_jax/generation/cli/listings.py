@@ -103,6 +103,34 @@ def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     )
 
 
+def img2img(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Draws over images, at a strength."""
+    return _edit(model.img2img, options, rows, progress)
+
+
+def emb2emb(model, options, captions, rows: slice, progress) -> np.ndarray:
+    """Samples images of embeddings that the prior has changed."""
+    if not options["prompt"]:
+        raise UsageError("--mode=emb2emb needs --prompt, what to change them to")
+    return _edit(model.emb2emb, options, rows, progress)
+
+
+def _edit(method, options, rows, progress):
+    prompts = options["prompt"]
+    if len(prompts) > 1:
+        raise UsageError(f"this mode takes one --prompt, got {len(prompts)}")
+    return method(
+        [read_image(file) for file in _files(options)[rows]],
+        prompts or None,
+        options["strength"],
+        options["seed"],
+        prior=select(PriorOptions, options),
+        first=rows.start,
+        progress=progress,
+        **decoder_options(options),
+    )
+
+
 def text_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of UnCLIP.text2image, of those flags that a mode has."""
     values = {flag: options[flag] for flag in defaults(*OPTIONS) if flag in options}

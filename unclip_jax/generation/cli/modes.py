@@ -78,6 +78,18 @@ MODES = {
         listings.inpaint,
         listings.names,
     ),
+    "img2img": Mode(
+        "pictures drawn over, as a prompt or their own embedding says",
+        {**IMAGES, "prompt": (), "strength": 0.3, "samples": 1, **PRIOR, **DECODER},
+        listings.img2img,
+        listings.names,
+    ),
+    "emb2emb": Mode(
+        "pictures of embeddings that the prior has changed as a prompt says",
+        {**IMAGES, "prompt": (), "strength": 0.3, "samples": 1, **PRIOR, **DECODER},
+        listings.emb2emb,
+        listings.names,
+    ),
     "interpolate": Mode(
         "the way from one picture to another",
         {
