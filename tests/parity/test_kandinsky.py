@@ -15,8 +15,11 @@ from tests.parity.conftest import CAPTIONS
 from tests.parity.test_pipeline import fold
 from unclip_jax.diffusion import samplers
 from unclip_jax.diffusion.schedule import make_schedule
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.generation import UnCLIP, sampling
+from unclip_jax.interop import native
 from unclip_jax.interop.export import compare, export
+from unclip_jax.interop.init_from import load_initial
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -270,3 +273,15 @@ def test_the_command_takes_both_folders_with_a_comma(kandinsky, tmp_path):
         )
         sample(args)
         assert out.is_file()
+
+
+def test_the_prior_is_trained_from_its_folder(model, kandinsky):
+    """Its CLIP embeds, and its parameters are what training starts from."""
+    folder, part = kandinsky.folders[0], model.stack.part("prior")
+    clip = FrozenCLIP.load(folder, None, batch_size=2, text_states=True)
+    assert clip.part.clip_fingerprint == part.clip_fingerprint
+    run = {"export": {"part": "prior", "config": part.config}, "data_info": {}}
+    params = native.flatten(load_initial(folder, run))
+    for path, a in native.flatten(part.params).items():
+        if not path.startswith("empty_"):  # the records have that
+            np.testing.assert_array_equal(params[path], a, path)

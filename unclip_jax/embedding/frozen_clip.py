@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.interop import components, diffusers, native, public_clip
+from unclip_jax.interop import components, diffusers, kandinsky, native, public_clip
 from unclip_jax.interop.export import tokenizer_folder
 from unclip_jax.parallel.mesh import batch_shards, make_mesh
 from unclip_jax.parallel.sharding import batch_sharding, replicated
@@ -80,7 +80,7 @@ class FrozenCLIP:
         """From a native export, a public CLIP, or the folder of a run of stage clip.
 
         Public are the folders of transformers and OpenCLIP, with their tokenizer in
-        them, and those of diffusers' unCLIPs.
+        them, and those of diffusers' unCLIPs, Kandinsky's prior among them.
 
         With `text_states`, `embed` gives them too.
 
@@ -93,6 +93,9 @@ class FrozenCLIP:
             tokens = native.part_folder(folder, native.TOKENIZER)
         elif public_clip.is_public_clip(folder):
             part, tokens = public_clip.read_public_clip(folder, dtype), folder
+        elif pipelines := kandinsky.pipelines(pathlib.Path(folder)):
+            read, _ = kandinsky.load_kandinsky(pipelines, ["clip"], dtype)
+            part, tokens = read["clip"], kandinsky.tokenizer_folder(pipelines)
         elif diffusers.is_pipeline(folder):
             read, _ = diffusers.load_diffusers(folder, ["clip"], dtype)
             part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"

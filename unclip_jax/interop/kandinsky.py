@@ -134,6 +134,11 @@ def load_kandinsky(
     return {k: part for k, part in parts.items() if k in kinds}, tokenizer
 
 
+def tokenizer_folder(folders: Sequence[pathlib.Path]) -> pathlib.Path:
+    """Where the tokenizer of pipelines is."""
+    return _sort(folders)[0]["tokenizer"]
+
+
 def encode_zeros(clip: Component) -> jax.Array:
     """The raw embedding (D,) of an image of zeros, as the image tower sees them.
 
