@@ -114,6 +114,22 @@ def test_straight_from_icons_by_both_feeds(tmp_path):
     assert len(data.take(10**6, ["tokens"])["tokens"]) == len(data)
 
 
+def test_a_process_takes_only_its_rows_of_the_first_examples(monkeypatch):
+    data = open_data({**ICONS, "feed": "arrays"})
+    whole, read = data.take(10, ["image", "tokens"]), []
+    reader = data._reader.read
+    monkeypatch.setattr(
+        data._reader,
+        "read",
+        lambda rows, *rest: read.extend(rows) or reader(rows, *rest),
+    )
+    part = data.take(10, ["image", "tokens"], np.array([1, 4, 12]))
+    assert read == [1, 4, 9]
+    for name, rows in part.items():
+        assert len(rows) == 10 and not rows[[0, 2, 8]].any()
+        assert np.array_equal(rows[read], whole[name][read])
+
+
 def test_info_of_icons(tmp_path):
     info = open_data(ICONS, tokenizer_dir=tmp_path / "tokenizer").info
     assert info["image_size"] == 16 and info["num_examples"] > 100

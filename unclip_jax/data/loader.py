@@ -210,15 +210,27 @@ class Dataset:
         )
         return tf_batches(read, shapes, len(rows), start_step, row_bytes, fetch)
 
-    def take(self, n: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def take(
+        self, n: int, names: Sequence[str], rows: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns the first n examples (fewer when there are fewer), {name: (n, ...)}.
 
-        Their first captions and middle squares.
+        Their first captions and middle squares. Where `rows` are given, only those are
+        read (the last one, for what lies beyond it), and the others are zeros.
         """
         names = self._check_names(names)
-        first = np.arange(min(n, len(self)))
+        count = min(n, len(self))
+        first = np.arange(count)
+        if rows is not None:
+            first = np.unique(np.minimum(rows, count - 1))
         batch = self._reader.read(first, self._inputs(names), np.zeros_like(first))
-        return self._degraded(batch, names, 0, 0, first)
+        batch = self._degraded(batch, names, 0, 0, first)
+        if len(first) == count:
+            return batch
+        whole = {k: np.zeros((count, *a.shape[1:]), a.dtype) for k, a in batch.items()}
+        for name, array in batch.items():
+            whole[name][first] = array
+        return whole
 
     def captions(self, n: int) -> list[str]:
         """Returns the captions of the first n examples."""

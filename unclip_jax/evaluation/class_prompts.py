@@ -19,13 +19,14 @@ class Options:
     templates: tuple = ("a photo of a {}",)  # sentences around a name
 
 
-def read(data, options, names):
+def read(data, options, names, rows=None):
     """The first labelled images of a data.loader.Dataset, and all classes' prompts.
 
     Args:
       data: the images; prompts are encoded by its tokenizer.
       options: Options, and `count` images.
       names: of the arrays that the stage embeds.
+      rows: not used; the labels of all images are needed anyway.
 
     Returns:
       ({"image": uint8 (N, H, W, 3), "tokens": int32 (classes * templates, L)},
@@ -35,6 +36,7 @@ def read(data, options, names):
       UsageError: a stage without images and captions, a source that does not say
         the label, a label that is no class, a template without a place for the name.
     """
+    del rows
     where = "config.evaluators.zero_shot"
     if set(names) != {"image", "tokens"}:
         raise UsageError(

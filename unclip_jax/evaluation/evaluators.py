@@ -28,9 +28,10 @@ class ZeroShotOptions(class_prompts.Options, Options):
     """Of zero_shot."""
 
 
-def first_examples(data, options, names):
+def first_examples(data, options, names, rows=None):
     """({name: (n, ...)}, {}) of the first examples of a data.loader.Dataset."""
-    return data.take(min(options.count, len(data)), names), {}
+    own = () if rows is None else (rows,)
+    return data.take(min(options.count, len(data)), names, *own), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Evaluator:
     Attributes:
       needs: names of embeddings, in the order of `compute`'s arguments.
       compute: float arrays (N, D), and `read`'s keywords -> {name: float}.
-      read: (data, options, names of arrays) -> ({name: (n, ...)}, keywords). Arrays
-        may differ in length; embeddings then have the longest, whatever is past the
-        end of what they are of.
+      read: (data, options, names of arrays, rows that this process feeds) ->
+        ({name: (n, ...)}, keywords). Arrays may differ in length; embeddings then have
+        the longest, whatever is past the end of what they are of.
       options: what an entry of the config may set.
     """
 

@@ -48,10 +48,15 @@ class Evaluators:
                 "no embeddings"
             )
         self._names, self._spec = tuple(stage.batch_spec), stage.batch_spec
+        self._own_rows = batches.process_rows(mesh, config.batch_size)
         self._sets = {}
         for name, wanted in options.items():
             source = self._open(wanted.data, data) if wanted.data else data
-            self._sets[name] = EVALUATORS[name].read(source, wanted, self._names)
+            rows = None
+            if jax.process_count() > 1:
+                starts = range(0, wanted.count, config.batch_size)
+                rows = np.concatenate([start + self._own_rows for start in starts])
+            self._sets[name] = EVALUATORS[name].read(source, wanted, self._names, rows)
         self._rng = jax.device_put(
             jax.random.key(config.seed), sharding.replicated(mesh)
         )
@@ -107,9 +112,9 @@ class Evaluators:
         for start in range(0, count, size):
             if self._interrupted():
                 return None
-            rows = np.arange(start, start + size)
+            rows = start + self._own_rows
             batch = {k: a[np.minimum(rows, len(a) - 1)] for k, a in arrays.items()}
-            batch = batches.place(batch, placing, size, self._spec)
+            batch = batches.place(batch, placing, size, self._spec, self._own_rows)
             rng = jax.random.fold_in(self._rng, start)
             found.append(jax.device_get(self._embed(params, rng, batch)))
         return {k: np.concatenate([f[k] for f in found])[:count] for k in found[0]}
