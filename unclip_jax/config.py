@@ -179,7 +179,10 @@ def to_plain(config: Any, where: str = "config") -> Any:
 
 
 def load(path: str) -> ml_collections.ConfigDict:
-    """The locked config of `path`; "file.py:words" calls `get_config("words")`."""
+    """The locked config of `path`; "file.py:words" calls `get_config("words")`.
+
+    A file in a folder configs/ may import others of it: `from configs import common`.
+    """
     file, *argument = str(path).split(":", 1)
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f"config file {file!r} does not exist")
@@ -187,7 +190,13 @@ def load(path: str) -> ml_collections.ConfigDict:
     if spec is None or spec.loader is None:
         raise UsageError(f"config file {file!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    folders = pathlib.Path(file).resolve().parents
+    roots = [str(folder.parent) for folder in folders if folder.name == "configs"]
+    sys.path[:0] = roots
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.path[: len(roots)]
     if not hasattr(module, "get_config"):
         raise UsageError(f"config file {file!r} does not define get_config()")
     config = module.get_config(*argument)

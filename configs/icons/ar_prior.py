@@ -4,7 +4,7 @@
         --workdir=runs/icons/ar_prior
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
@@ -14,14 +14,8 @@ def get_config():
     of the loss, which the first ones, that only the caption tells, need to be learnt in
     so few steps; fewer buckets than the paper's do too, for 9,000 examples.
     """
-    c = ml_collections.ConfigDict()
-    c.stage = "ar_prior"
-    c.seed = 0
-    c.steps = 1000
-    c.batch_size = 128
-    c.grad_accum = 1
-    c.compute_dtype = "float32"
-    c.data = dict(source="records", path="runs/icons/records/train", feed="arrays")
+    c = common.train("ar_prior", steps=1000, batch_size=128, ema_decay=0.99)
+    c.data = common.records("icons", feed="arrays")
     c.model = dict(
         width=128,
         depth=2,
@@ -33,22 +27,6 @@ def get_config():
         num_components=20,
         num_buckets=32,
     )
-    c.diffusion = dict()
-    c.stage_options = dict(drop_text=0.1, embedding="standardize")
-    c.optimizer = dict(
-        learning_rate=3e-3,
-        weight_decay=0.04,
-        b1=0.9,
-        b2=0.98,
-        eps=1e-8,
-        warmup_steps=50,
-        schedule="cosine",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.99
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=300, keep=2)
-    c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
+    c.optimizer = common.adamw(3e-3, 50, "cosine", weight_decay=0.04, b2=0.98)
+    c.checkpoint = dict(every=300)
     return c

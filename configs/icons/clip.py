@@ -5,25 +5,14 @@
 Also trains the tokenizer, on the captions, into runs/icons/clip/tokenizer.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
     """24 nouns x 8 colours x 7 other backgrounds, 15% of them held out."""
-    c = ml_collections.ConfigDict()
-    c.stage = "clip"
-    c.seed = 0
-    c.steps = 800
-    c.batch_size = 128
-    c.grad_accum = 1
-    c.compute_dtype = "float32"
-    c.data = dict(
-        source="icons",
+    c = common.train("clip", steps=800, batch_size=128, ema_decay=0.98)
+    c.data = common.icons(
         split="train",
-        image_size=32,
-        nouns=24,
-        colours=8,
-        backgrounds=8,
         feed="arrays",
         tokenizer="",  # "" trains one on the captions; or a folder or public name
         vocab_size=640,
@@ -39,24 +28,9 @@ def get_config():
         text_depth=2,
         text_heads=4,
     )
-    c.diffusion = dict()
-    c.stage_options = dict(max_logit_scale=100.0, group=0, sam_rho=0.0)
-    c.optimizer = dict(
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        b1=0.9,
-        b2=0.98,
-        eps=1e-6,
-        warmup_steps=50,
-        schedule="cosine",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.98
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.sharding_rules = ()
+    c.optimizer = common.adamw(1e-3, 50, "cosine", weight_decay=0.05, b2=0.98, eps=1e-6)
     c.log_every = 20
-    c.checkpoint = dict(every=400, keep=2)
-    c.preview = dict(every=0, count=0)  # CLIP draws nothing
+    c.checkpoint = dict(every=400)
     held_out = dict(split="held_out")  # combinations that training never sees
     colours = ("red", "blue", "yellow", "white", "black", "green", "purple", "orange")
     c.evaluators = dict(  # scores in metrics.jsonl, of the EMA; 256 pictures, 24 nouns

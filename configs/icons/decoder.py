@@ -4,7 +4,7 @@
         --workdir=runs/icons/decoder
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
@@ -14,14 +14,8 @@ def get_config():
     carry the noise that epsilon-prediction asks for through 128 channels, so this
     decoder predicts x0; configs/paper predicts epsilon.
     """
-    c = ml_collections.ConfigDict()
-    c.stage = "decoder"
-    c.seed = 0
-    c.steps = 1500
-    c.batch_size = 64
-    c.grad_accum = 1
-    c.compute_dtype = "float32"
-    c.data = dict(source="records", path="runs/icons/records/train", feed="arrays")
+    c = common.train("decoder", steps=1500, batch_size=64, ema_decay=0.995)
+    c.data = common.records("icons", feed="arrays")
     c.model = dict(
         channels=128,
         channel_mult=(1,),
@@ -34,34 +28,10 @@ def get_config():
         text_depth=1,
         text_heads=2,
     )
-    c.diffusion = dict(
-        schedule="cosine",
-        num_steps=1000,
-        prediction="x0",
-        sampling_steps=25,
-        guidance=1.5,
-    )
-    c.stage_options = dict(
-        drop_clip=0.1,
-        drop_text=0.5,
-        embedding="standardize",
-        preview_steps=25,
-        preview_guidance=2.0,
-    )
-    c.optimizer = dict(
-        learning_rate=2e-3,
-        weight_decay=0.0,
-        b1=0.9,
-        b2=0.99,
-        eps=1e-8,
-        warmup_steps=100,
-        schedule="cosine",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.995
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.sharding_rules = ()
+    c.diffusion = dict(prediction="x0", sampling_steps=25, guidance=1.5)
+    c.stage_options = dict(preview_guidance=2.0)
+    c.optimizer = common.adamw(2e-3, 100, "cosine", b2=0.99)
     c.log_every = 25
-    c.checkpoint = dict(every=250, keep=2)
-    c.preview = dict(every=500, count=16)
+    c.checkpoint = dict(every=250)
+    c.preview = dict(every=500)
     return c

@@ -8,7 +8,7 @@ they are, whatever their stage_options.embedding, because embeddings pass from a
 to a decoder as CLIP makes them.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
@@ -17,14 +17,9 @@ def get_config():
     configs/icons/decoder.py predicts x0 because its 4x4 grid, patches of 8 pixels,
     cannot carry the noise. This one works on pixels, as the paper's does.
     """
-    c = ml_collections.ConfigDict()
-    c.stage = "decoder"
-    c.seed = 0
-    c.steps = 8000
-    c.batch_size = 128
-    c.grad_accum = 1
+    c = common.train("decoder", steps=8000, batch_size=128, ema_decay=0.999)
     c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="runs/icons/records/train", feed="arrays")
+    c.data = common.records("icons", feed="arrays")
     c.model = dict(
         channels=64,
         channel_mult=(1, 2, 3),
@@ -37,35 +32,11 @@ def get_config():
         text_heads=2,
     )
     c.diffusion = dict(
-        schedule="cosine",
-        num_steps=1000,
-        prediction="epsilon",
-        sampler="ddpm",
-        sampling_steps=250,
-        variance="learned_range",
-        guidance=1.5,
+        sampler="ddpm", sampling_steps=250, variance="learned_range", guidance=1.5
     )
     c.stage_options = dict(
-        drop_clip=0.1,
-        drop_text=0.5,
-        embedding="unit_scaled",
-        preview_steps=50,
-        preview_guidance=2.0,
+        embedding="unit_scaled", preview_steps=50, preview_guidance=2.0
     )
-    c.optimizer = dict(
-        learning_rate=5e-4,
-        weight_decay=0.0,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
-        warmup_steps=200,
-        schedule="constant",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.999
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=1000, keep=2)
-    c.preview = dict(every=1000, count=16)
+    c.optimizer = common.adamw(5e-4, 200)
+    c.preview = dict(every=1000)
     return c

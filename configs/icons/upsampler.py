@@ -7,7 +7,7 @@ About two minutes on two CPU cores. Needs no CLIP; exported next to a decoder of
 pictures, it makes text2image draw 64x64.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
@@ -16,22 +16,11 @@ def get_config():
     Small as it is, it predicts x0, as what it adds to the enlarged picture;
     configs/paper predicts noise.
     """
-    c = ml_collections.ConfigDict()
-    c.stage = "upsampler"
-    c.seed = 0
-    c.steps = 300
-    c.batch_size = 32
-    c.grad_accum = 1
-    c.compute_dtype = "float32"
-    c.data = dict(
-        source="icons",
-        split="train",
+    c = common.train("upsampler", steps=300, batch_size=32, ema_decay=0.99)
+    c.data = common.icons(
         image_size=64,
-        nouns=24,
-        colours=8,
-        backgrounds=8,
+        split="train",
         feed="arrays",
-        tokenizer="",
         vocab_size=640,
         context_length=16,
         degradation=dict(kind="crop", crop=32),
@@ -46,31 +35,10 @@ def get_config():
         residual=True,
         scale_shift=False,
     )
-    c.diffusion = dict(
-        schedule="cosine",
-        num_steps=1000,
-        prediction="x0",
-        min_snr_gamma=5.0,
-        sampling_steps=5,
-    )
+    c.diffusion = dict(prediction="x0", min_snr_gamma=5.0, sampling_steps=5)
     # icons of 32 pixels are the areas' means of larger ones; photos, see configs/paper
-    c.stage_options = dict(
-        downsample="area", blur_probability=0.5, blur_kernel=3, blur_sigma=0.6
-    )
-    c.optimizer = dict(
-        learning_rate=2e-3,
-        weight_decay=0.0,
-        b1=0.9,
-        b2=0.99,
-        eps=1e-8,
-        warmup_steps=50,
-        schedule="cosine",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.99
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=150, keep=2)
-    c.preview = dict(every=150, count=16)
+    c.stage_options = dict(downsample="area")
+    c.optimizer = common.adamw(2e-3, 50, "cosine", b2=0.99)
+    c.checkpoint = dict(every=150)
+    c.preview = dict(every=150)
     return c

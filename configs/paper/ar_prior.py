@@ -6,19 +6,14 @@
 1.21B parameters of text encoder, 0.82B of latent decoder, and 0.10B of token embedding.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
     """Table 3, column "AR prior"."""
-    c = ml_collections.ConfigDict()
-    c.stage = "ar_prior"
-    c.seed = 0
-    c.steps = 1_000_000
-    c.batch_size = 4096
-    c.grad_accum = 1
-    c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
+    c = common.train_on_pod("ar_prior", steps=1_000_000, batch_size=4096)
+    c.ema_decay = 0.999
+    c.data = common.records("paper")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(
         width=1664,
@@ -33,22 +28,8 @@ def get_config():
         scan_layers=True,
         remat="full",
     )
-    c.diffusion = dict()
     c.stage_options = dict(drop_text=0.1, embedding="unit_scaled")
-    c.optimizer = dict(
-        learning_rate=1.6e-4,
-        weight_decay=4.0e-2,
-        b1=0.9,
-        b2=0.91,
-        eps=1e-10,
-        warmup_steps=1000,  # unstated, as are the decay and the clipping
-        schedule="constant",
-        grad_clip_norm=1.0,
+    c.optimizer = common.adamw(
+        1.6e-4, 1000, weight_decay=4.0e-2, b1=0.9, b2=0.91, eps=1e-10
     )
-    c.ema_decay = 0.999
-    c.mesh = dict(data=-1, fsdp=8, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=2000, keep=3)
-    c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
     return c

@@ -7,29 +7,19 @@ A step of SAM takes 3 forward and 2 backward passes on 512 devices, one group on
 with several groups on a device 5 and 3; stage_options.sam_rho = 0 trains plainly.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
     """Appendix C of Ramesh et al. 2022 and table 20 of Radford et al. 2021."""
-    c = ml_collections.ConfigDict()
-    c.stage = "clip"
-    c.seed = 0
-    c.steps = 390_000  # unstated; 32 epochs of 400M pairs, as Radford et al.
-    c.batch_size = 32_768
-    c.grad_accum = 1
-    c.compute_dtype = "bfloat16"
-    # Radford et al. read 77 tokens; the paper's prior and decoder read 256 of the same
-    c.data = dict(
-        source="webdataset",  # or any other of docs/data.md
-        path="data/train",
-        cache="runs/paper/index",  # data/ may be read-only
-        image_size=256,
-        min_size=256,  # what is smaller is left out, and counted, not enlarged
+    c = common.train_on_pod("clip", steps=390_000, batch_size=32_768)
+    # steps are unstated; these are 32 epochs of 400M pairs, as Radford et al.
+    c.ema_decay = 0.9999
+    c.data = common.photos(
+        256,
         crop="random",  # squares: Radford et al.'s only augmentation
-        feed="tf",
         tokenizer="openai/clip-vit-large-patch14",  # a public name or a folder
-        context_length=256,
+        context_length=256,  # Radford et al.: 77; the paper's prior and decoder: 256
     )
     c.model = dict(
         embed_dim=1024,
@@ -43,28 +33,11 @@ def get_config():
         scan_layers=True,
         remat="full",
     )
-    c.diffusion = dict()
-    c.stage_options = dict(
-        max_logit_scale=100.0,
-        group=64,  # examples per replica
-        sam_rho=0.1,
+    # group: examples per replica
+    c.stage_options = dict(max_logit_scale=100.0, group=64, sam_rho=0.1)
+    c.optimizer = common.adamw(
+        3e-4, 2000, "cosine", weight_decay=0.2, b1=0.9, b2=0.98, eps=1e-6
     )
-    c.optimizer = dict(
-        learning_rate=3e-4,
-        weight_decay=0.2,
-        b1=0.9,
-        b2=0.98,
-        eps=1e-6,
-        warmup_steps=2000,
-        schedule="cosine",
-        grad_clip_norm=1.0,
-    )
-    c.ema_decay = 0.9999
-    c.mesh = dict(data=-1, fsdp=8, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=2000, keep=3)
-    c.preview = dict(every=0, count=0)  # CLIP draws nothing
     # On pictures that training never sees; count=0 leaves it out. Also, with ImageNet
     # prepared by TFDS: zero_shot=dict(every=2000, classes={"n01440764": "tench", ...},
     # data=dict(source="tfds", name="imagenet2012", split="validation", template="{}",

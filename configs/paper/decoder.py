@@ -8,19 +8,14 @@ draws as table 3 says, by 250 ancestral steps with the learned variance, at the 
 of the paper's best FID.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
     """Table 3, column "64"."""
-    c = ml_collections.ConfigDict()
-    c.stage = "decoder"
-    c.seed = 0
-    c.steps = 800_000
-    c.batch_size = 2048
-    c.grad_accum = 1
-    c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
+    c = common.train_on_pod("decoder", steps=800_000, batch_size=2048, fsdp=16)
+    c.ema_decay = 0.9999
+    c.data = common.records("paper")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(
         channels=512,
@@ -47,26 +42,10 @@ def get_config():
         guidance=1.25,
     )
     c.stage_options = dict(
-        drop_clip=0.1,
-        drop_text=0.5,
-        embedding="unit_scaled",
-        preview_steps=50,
-        preview_guidance=3.0,
+        drop_clip=0.1, drop_text=0.5, embedding="unit_scaled", preview_steps=50
     )
-    c.optimizer = dict(
-        learning_rate=1.2e-4,
-        weight_decay=0.0,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
-        warmup_steps=1000,  # unstated, as are the decay and the clipping
-        schedule="constant",
-        grad_clip_norm=1.0,
+    c.optimizer = common.adamw(
+        1.2e-4, 1000, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8
     )
-    c.ema_decay = 0.9999
-    c.mesh = dict(data=-1, fsdp=16, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=2000, keep=3)
-    c.preview = dict(every=5000, count=16)
+    c.preview = dict(every=5000)
     return c

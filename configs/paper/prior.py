@@ -9,19 +9,14 @@ ancestral steps with the analytic variance (Bao et al. 2022), whose table
 num_candidates=2. Until then ask for --prior_variance=fixed_small.
 """
 
-import ml_collections
+from configs import common
 
 
 def get_config():
     """Table 3, column "diffusion prior"."""
-    c = ml_collections.ConfigDict()
-    c.stage = "prior"
-    c.seed = 0
-    c.steps = 600_000
-    c.batch_size = 4096
-    c.grad_accum = 1
-    c.compute_dtype = "bfloat16"
-    c.data = dict(source="records", path="runs/paper/records/train", feed="tf")
+    c = common.train_on_pod("prior", steps=600_000, batch_size=4096)
+    c.ema_decay = 0.9999
+    c.data = common.records("paper")
     # text encoder context: 256 tokens, which the records decide (CLIP reads the same)
     c.model = dict(width=2048, depth=24, num_heads=32, scan_layers=True, remat="full")
     c.diffusion = dict(
@@ -34,22 +29,8 @@ def get_config():
         guidance=4.0,  # unstated; Karlo's
     )
     c.stage_options = dict(drop_text=0.1, embedding="unit_scaled")
-    c.optimizer = dict(
-        learning_rate=1.1e-4,
-        weight_decay=6.0e-2,
-        b1=0.9,
-        b2=0.96,
-        eps=1e-6,
-        warmup_steps=1000,  # unstated, as are the decay and the clipping
-        schedule="constant",
-        grad_clip_norm=1.0,
+    c.optimizer = common.adamw(
+        1.1e-4, 1000, weight_decay=6.0e-2, b1=0.9, b2=0.96, eps=1e-6
     )
-    c.ema_decay = 0.9999
-    c.mesh = dict(data=-1, fsdp=8, tensor=1)
-    c.sharding_rules = ()
-    c.log_every = 50
-    c.checkpoint = dict(every=2000, keep=3)
-    c.preview = dict(every=0, count=0)  # the prior draws embeddings, not pictures
-    held_out = dict(path="runs/paper/records/validation")  # count=0: no evaluation
-    c.evaluators = dict(prior=dict(every=2000, count=8192, data=held_out))
+    c.evaluators = common.score_prior("paper", every=2000, count=8192)  # 0: never
     return c
