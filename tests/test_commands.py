@@ -42,10 +42,11 @@ def command(name, *flags):
     module = importlib.import_module(f"unclip_jax.{name}")
     extra = getattr(module, "FLAGS", {})
     has_config = name in ("train", "embed", "evaluate")
+    options = {"extra_flags": extra, "argv": [name, *flags]}
+    if has_config:
+        options["defaults"] = module.defaults
     with pytest.raises(SystemExit) as stop:
-        config_lib.run(
-            module.main, config=has_config, extra_flags=extra, argv=[name, *flags]
-        )
+        config_lib.run(module.main, config=has_config, **options)
     return stop.value.code
 
 

@@ -13,17 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.configs import load_complete
 from tests.data.benchmark import write_tars
 from tests.table_3 import TABLE_3
 from unclip_jax import config as config_lib
 from unclip_jax import stages
+from unclip_jax.config import with_defaults
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources import LeftOut, make_source
-from unclip_jax.embedding import runner
+from unclip_jax.embedding import config as embedding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import describe, state_shardings
-from unclip_jax.training import checkpoint, optimizer, run_config
+from unclip_jax.training import checkpoint, optimizer
+from unclip_jax.training.run_config import config_defaults, read_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # What paper-sized data says of itself. Image sides by config.
@@ -90,7 +93,7 @@ def sample(dim):
 
 def load(name):
     stem, *variant = name.split(":")
-    return config_lib.load(":".join([f"{CONFIGS}/paper/{stem}.py", *variant]))
+    return load_complete(":".join([f"{CONFIGS}/paper/{stem}.py", *variant]))
 
 
 def data_info(config, side, info):
@@ -117,12 +120,12 @@ def paper_shapes(name):
 
 def stage_of(name, config):
     info = data_info(config, SIDES[name.split(":")[0]], PAPER)
-    return stages.make_stage(run_config.read_config(config), info)
+    return stages.make_stage(read_config(config), info)
 
 
 def shrunk(name):
     """The config of a model as small as can be, of the same kind, and its stage."""
-    config = load(name).unlock()
+    config = load(name)
     fields = {k: v for k, v in SHRUNK.items() if k in config.model}
     if "num_res_blocks" in config.model:
         many = isinstance(config.model.num_res_blocks, tuple)
@@ -142,7 +145,7 @@ def shrunk(name):
 def shrunk_stage(config):
     side = 32 if config.stage == "upsampler" else 16
     info = data_info(config, side, SHRUNK_INFO)
-    return stages.make_stage(run_config.read_config(config), info)
+    return stages.make_stage(read_config(config), info)
 
 
 def count(shapes, without=()):
@@ -196,7 +199,7 @@ def test_records_are_made_of_tars_at_the_papers_sizes(tmp_path):
     source = make_source({**config.data, **places, "min_size": 0})
     assert source[0]["image"].shape == (SIDES["clip"],) * 2 + (3,)
     assert config.image_size == SIDES["decoder"]
-    assert set(config) <= {*runner.KEYS, *runner.OPTIONAL}
+    assert embedding.read_config(config)
 
 
 @pytest.mark.parametrize("name", sorted(TABLE_3))
@@ -208,7 +211,8 @@ def test_the_papers_numbers(name):
             else:
                 assert got[key] == value, f"{where}.{key}"
 
-    compare(TABLE_3[name], load(name), name)
+    config = load(name)
+    compare(TABLE_3[name], with_defaults(config, config_defaults(config)), name)
 
 
 @pytest.mark.slow
@@ -229,8 +233,8 @@ def test_full_sized_losses_have_the_papers_parameter_count(name):
 
 def test_the_small_epsilon_decoder_follows_the_papers_recipe():
     """Of configs/icons/decoder_epsilon.py only model, batch and rate are smaller."""
-    config = config_lib.load(str(CONFIGS / "icons" / "decoder_epsilon.py"))
-    assert run_config.read_config(config)
+    config = load_complete(CONFIGS / "icons" / "decoder_epsilon.py")
+    assert read_config(config)
     paper = load("decoder")
     assert config.model.learned_sigma and paper.model.learned_sigma
     for key in ("schedule", "num_steps", "prediction"):
@@ -300,7 +304,7 @@ def test_every_large_array_is_divided_among_the_devices(name):
 
 @pytest.mark.parametrize("name", [*TABLE_3, *EFFICIENT])
 def test_the_loop_takes_the_config(name):
-    config = run_config.read_config(load(name))
+    config = read_config(load(name))
     options = config.optimizer
     assert optimizer.make_optimizer(options, config.steps)
     rate = optimizer.learning_rate(options, config.steps)(options.warmup_steps)

@@ -141,16 +141,16 @@ def defaults(cls: type) -> dict[str, Any]:
 
 
 def with_defaults(
-    config: Mapping[str, Any], defaults: Mapping[str, Any]
+    config: Mapping[str, Any], defaults: Mapping[str, Any], required: bool = False
 ) -> dict[str, Any]:
-    """`config` with what it leaves out of `defaults`, see there."""
+    """`config` and what it leaves out of `defaults`; `required`: types, too."""
     complete = {}
     for key in [*defaults, *(key for key in config if key not in defaults)]:
         known = defaults.get(key)
         value = config.get(key, {} if is_mapping(known) else known)
         if known is not None and is_mapping(known) and is_mapping(value):
-            complete[key] = with_defaults(value, known)
-        elif key in config or not isinstance(known, type):
+            complete[key] = with_defaults(value, known, required)
+        elif key in config or required or not isinstance(known, type):
             complete[key] = value
     return complete
 

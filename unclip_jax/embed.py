@@ -16,19 +16,29 @@ FLAGS = {
 }
 
 
+def defaults(config):
+    """What EmbedConfig and the source have for keys that `config` leaves out."""
+    from unclip_jax.embedding.config import config_defaults
+
+    return config_defaults(config)
+
+
 def main(args):
     """Embeds the data of args.config, or reports on it."""
+    from unclip_jax.embedding.config import read_config
+
+    config = read_config(args.config)
     if args.inspect:
         from unclip_jax.embedding.inspection import inspect
 
-        inspect(args.config, args.workdir)
+        inspect(config, args.workdir)
         return
     from unclip_jax.embedding.runner import embed
     from unclip_jax.training.checkpoint import load_run
 
-    embed(args.config, args.workdir, load_run)
+    embed(config, args.workdir, load_run)
 
 
 if __name__ == "__main__":
     joins = lambda args: not args.inspect  # noqa: E731
-    config_lib.run(main, extra_flags=FLAGS, distributed=joins)
+    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=joins)

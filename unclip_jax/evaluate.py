@@ -8,12 +8,19 @@ later (and for pytorch-fid) with --make_reference. On several hosts start it on 
 them, with a workdir that all of them see; the numbers are those of one host.
 """
 
-from unclip_jax import config
+from unclip_jax import config as config_lib
 
 FLAGS = {
     "images": ("", "folder or npz of images to score instead of generating any"),
     "make_reference": ("", "file to write the reference's statistics to, and stop"),
 }
+
+
+def defaults(config):
+    """What EvaluateConfig and the source have for keys that `config` leaves out."""
+    from unclip_jax.evaluation.config import config_defaults
+
+    return config_defaults(config)
 
 
 def main(args):
@@ -25,4 +32,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config.run(main, extra_flags=FLAGS, distributed=True)
+    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)

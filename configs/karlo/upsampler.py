@@ -28,6 +28,7 @@ def get_config():
         num_res_blocks=3,
         resize="bicubic",
         scale_shift=False,
+        learned_sigma=False,
         remat=True,
     )
     c.diffusion = dict(sampler="ddpm", sampling_steps=7, variance="fixed_small")

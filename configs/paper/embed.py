@@ -10,24 +10,18 @@ Started on several hosts, each writes its share of the files.
 
 import ml_collections
 
+from configs import common
+
 
 def get_config():
-    """See configs/icons/embed.py for every key."""
+    """See unclip_jax/embedding/config.py for every key and its default."""
     c = ml_collections.ConfigDict()
     c.clip = "runs/paper/clip"  # or a public one, see README.md
-    c.data = dict(
-        source="webdataset",
-        path="data/train",
-        cache="runs/paper/index",  # data/ may be read-only
-        image_size=256,
-        min_size=256,  # what is smaller is left out, and counted, not enlarged
-    )
+    c.data = common.photos(256)
     c.splits = dict(train=dict(), validation=dict(path="data/validation"))
     c.image_size = 64
-    c.batch_size = 1024  # over all devices of a process
-    c.shard_size = 10_000
+    c.batch_size = 1024
     c.image_format = "jpeg"
     c.compute_dtype = "bfloat16"
     c.min_similarity = -1.0  # 0.3 is what LAION kept of its crawl
-    c.text_states = False
     return c

@@ -23,14 +23,12 @@ A curve of FID and CLIP score over the guidance (same noise for every point):
 
 import ml_collections
 
+from configs import common
+
 
 def get_config(variant=""):
-    """MS-COCO 30k; variant "sweep" first finds the decoder guidance on 5,000 captions.
-
-    An unknown key is refused.
-    """
-    if variant not in ("", "sweep"):
-        raise ValueError(f"unknown variant {variant!r}: expected 'sweep' or nothing")
+    """MS-COCO 30k; "sweep" first finds the decoder guidance on 5,000 captions."""
+    common.check_variant(variant, "sweep")
     c = ml_collections.ConfigDict()
     c.model = "exports/unclip"  # folder written by unclip_jax.export
     # The 40,504 pictures of 2014's validation set, which TFDS divides into three.  Tars
@@ -43,7 +41,6 @@ def get_config(variant=""):
         image_size=256,
     )
     c.crop = dict(name="shorter_side", size=256)  # or square_lanczos (GigaGAN's)
-    c.caption_filter = ""  # "package.module:function": keep this caption?
     c.count = 30_000
     c.select = "random"  # pictures, by the seed; of each the first caption
     c.seed = 0  # of the list and of all noise
@@ -59,7 +56,7 @@ def get_config(variant=""):
         decoder_variance="learned_range",
         decoder_steps=250,
     )
-    c.reference = dict(data=dict(), count=-1, images="", statistics="")  # -1: all
+    c.reference = dict(count=-1)  # all
     # for FD-DINOv2 add dinov2=dict(weights="dinov2-large"), and to the metrics
     # frechet=dict(features="dinov2")
     c.extractors = dict(
@@ -78,8 +75,6 @@ def get_config(variant=""):
         clip_score=dict(convention="cosine"),
         cmmd=dict(),
     )
-    c.report = dict(pictures=48, columns=6)
-    c.sweep = dict()
     if variant == "sweep":
         c.sweep = dict(
             decoder_guidance=(1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),

@@ -4,13 +4,15 @@ import numpy as np
 from PIL import Image
 
 from unclip_jax.embedding import inspection
+from unclip_jax.embedding.config import EmbedConfig
 
 
 def config(folder):
-    return {
-        "data": {"source": "folder", "path": str(folder), "image_size": 16},
-        "splits": {"train": {"min_size": 8}},
-    }
+    return EmbedConfig(
+        clip="none is needed",
+        data={"source": "folder", "path": str(folder), "image_size": 16},
+        splits={"train": {"min_size": 8}},
+    )
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -5,7 +5,6 @@ import io
 import pathlib
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +16,7 @@ from unclip_jax.data.loader import open_data
 from unclip_jax.data.records import RecordReader
 from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.embedding import runner
+from unclip_jax.embedding.config import read_config
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.images import fit
 from unclip_jax.interop import components, native
@@ -221,7 +221,7 @@ def config(**changes):
         "image_format": "png",
         "compute_dtype": "float32",
     }
-    return ml_collections.ConfigDict({**values, **changes})
+    return read_config({**values, **changes})
 
 
 def load_run(tokenizer, params, part="clip"):
@@ -287,10 +287,8 @@ def test_a_run_of_another_stage(tmp_path, tokenizer, params):
     load = load_run(tokenizer, params, part="prior")
     with pytest.raises(ValueError, match="is a run of stage 'prior'"):
         runner.embed(config(), tmp_path / "x", load)
-    no_size = config()
-    del no_size["shard_size"]
-    with pytest.raises(ValueError, match="config lacks 'shard_size'"):
-        runner.embed(no_size, tmp_path / "x", load)
+    with pytest.raises(ValueError, match="config lacks 'clip', 'splits'"):
+        read_config({"data": {"source": "icons"}})
 
 
 def test_a_tokenizer_of_another_clip(tmp_path, params):
@@ -300,9 +298,11 @@ def test_a_tokenizer_of_another_clip(tmp_path, params):
         FrozenCLIP(part, other, batch_size=8)
 
 
-def test_the_icons_config_names_every_key():
-    file = pathlib.Path(__file__).parents[2] / "configs/icons/embed.py"
-    assert sorted(config_lib.load(file)) == sorted((*runner.KEYS, *runner.OPTIONAL))
+@pytest.mark.parametrize("name", ["icons", "emoji", "paper"])
+def test_the_configs_can_be_used(name):
+    file = pathlib.Path(__file__).parents[2] / f"configs/{name}/embed.py"
+    chosen = read_config(config_lib.load(file))
+    assert set(chosen.splits) == {"train", "validation"}
 
 
 class Several(Pictures):

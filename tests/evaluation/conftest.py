@@ -156,5 +156,5 @@ def config():
         c.generation.batch_size = 16
         c.reference.count = 50
         c.metrics.r_precision.pool = 20
-        c.report.pictures = 8
+        c.report = {"pictures": 8}
     return c

@@ -88,7 +88,7 @@ def evaluate_gradients(workdir, count, model):
         config.count = config.reference.count = int(count)
         config.generation.batch_size = 64
         config.metrics = {"clip_score": {}, "frechet": {}}
-        config.report.pictures = 4
+        config.report = {"pictures": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs, "make_source", lambda data: Source())
         return evaluate(config, workdir, model=model, fingerprint="m", log=len)

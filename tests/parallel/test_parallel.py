@@ -13,6 +13,7 @@ from unclip_jax import config as config_lib
 from unclip_jax.data import tf_feed
 from unclip_jax.parallel import batches, distributed, sharding
 from unclip_jax.parallel.mesh import AXES, make_mesh
+from unclip_jax.training.run_config import read_config
 
 TREE = {
     "params": {"a": {"kernel": jnp.zeros((12, 16)), "bias": jnp.zeros(16)}},
@@ -62,7 +63,8 @@ def machines(hosts, platform):
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_fsdp_spans_machines_of_gpus(platform, hosts):
     """The mesh of the paper's decoder; its parts are on neighbouring machines."""
-    axes = config_lib.load("configs/paper/decoder.py").mesh
+    config = read_config(config_lib.load("configs/paper/decoder.py"))
+    axes = dataclasses.asdict(config.mesh)
     assert axes["fsdp"] == 16
     mesh = make_mesh(**axes, devices=machines(hosts, platform))
     assert dict(mesh.shape) == {"data": hosts // 2, "fsdp": 16, "tensor": 1}

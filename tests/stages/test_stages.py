@@ -1,6 +1,5 @@
 """Every stage of configs/icons, shrunk, on random data."""
 
-import importlib.util
 import pathlib
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import scipy
 
+from tests.configs import load_complete
 from tests.random_params import random_params
 from unclip_jax import models, stages
 from unclip_jax.stages.diffusion import DiffusionConfig
@@ -44,10 +44,7 @@ FORMS = [(name, {}) for name in sorted(TINY)] + [("decoder", KARLO), ("prior", K
 
 
 def make_config(name, **changes):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_complete(CONFIGS / f"{name}.py")
     config.model.update({**TINY[name], **({} if name == "prior" else TEXT), **changes})
     return config
 

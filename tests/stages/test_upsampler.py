@@ -1,6 +1,5 @@
 """Stage upsampler on random data."""
 
-import importlib.util
 import pathlib
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.configs import load_complete
 from tests.random_params import random_params
 from unclip_jax import config as config_lib
 from unclip_jax import images, models, stages
@@ -28,10 +28,7 @@ RNG = np.random.default_rng(0)
 
 
 def make_config(**model):
-    spec = importlib.util.spec_from_file_location("upsampler_config", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_complete(CONFIG)
     config.model.update({**TINY, **model})
     return config
 

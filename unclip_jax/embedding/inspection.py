@@ -16,8 +16,8 @@ from unclip_jax.data.sources import (
     RecordSource,
     captions_of,
     failed_of,
-    make_source,
 )
+from unclip_jax.embedding.config import EmbedConfig
 from unclip_jax.grids import caption_grid
 from unclip_jax.images import save_image
 
@@ -25,19 +25,19 @@ SAMPLE, SHEET = 1000, 48  # examples read; of those, on the sheet
 FOLDER = "inspection"  # in workdir
 
 
-def inspect(config, workdir, say=print) -> None:
+def inspect(config: EmbedConfig, workdir, say=print) -> None:
     """Prints a report of every split and writes workdir/inspection/<split>.png.
 
     Raises UsageError or FileNotFoundError for data that cannot be opened.
     """
     workdir = pathlib.Path(workdir)
-    for split, options in config["splits"].items():
+    for split in config.splits:
         folder = workdir / split
         if (folder / MANIFEST).is_file():
             source, what = RecordReader(folder), f"records in {folder}"
         else:
-            source = make_source({**dict(config["data"]), **dict(options)})
-            what = f"source {config['data']['source']!r}, not embedded yet"
+            source = config.open_source(split)
+            what = f"source {config.data['source']!r}, not embedded yet"
         say(f"{split}: {what}")
         examples, lines = examine(source)
         for line in lines:

@@ -1,23 +1,5 @@
 """From a source to records: every example with its CLIP embeddings.
 
-The config's fields:
-
-    clip           folder of a run of stage clip, of a native export, or of a public
-                   CLIP (transformers' CLIPModel, OpenCLIP, diffusers' unCLIP)
-    data           the source and its options, as in a training config
-    splits         {name: options that replace data's}; records go to workdir/name
-    image_size     side of the pictures in the records: CLIP sees those that the source
-                   gives (data.image_size), a decoder may train on smaller ones; 0, the
-                   default, keeps the source's
-    batch_size     examples per step, over all devices of a process
-    shard_size     examples per file; what an interrupted run loses at most
-    image_format   "png", or "jpeg" (quality 95, 4:4:4)
-    compute_dtype  "float32" or "bfloat16"
-    text_states    whether to keep CLIP's states of every token, for a prior with
-                   caption "clip_states"; may be left out
-    min_similarity cosine of image and caption below which a caption is left out, and an
-                   example without another; -1, the default, leaves out none
-
 The same command continues an interrupted run, shard by shard. Examples that cannot be
 read are left out, and the manifest names them; it counts those that filters leave out.
 Of several captions all are kept. Beside the manifest, codes.json says what the
@@ -29,9 +11,8 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
@@ -48,36 +29,25 @@ from unclip_jax.data.sources import (
     captions_of,
     check_examples,
     has_random_crops,
-    make_source,
 )
 from unclip_jax.embedding import codes, given
+from unclip_jax.embedding.config import EmbedConfig
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
 from unclip_jax.parallel import distributed
 from unclip_jax.progress import ProgressLine
 
-KEYS = (
-    "clip",
-    "data",
-    "splits",
-    "batch_size",
-    "shard_size",
-    "image_format",
-    "compute_dtype",
-)
-OPTIONAL = ("text_states", "min_similarity", "image_size")
-IMAGE_FORMATS = ("png", "jpeg")
 READERS = 8  # threads that read or draw examples
 
 
 def embed(
-    config: Mapping[str, Any], workdir: str | os.PathLike, load_run: LoadRun
+    config: EmbedConfig, workdir: str | os.PathLike, load_run: LoadRun
 ) -> dict[str, dict]:
     """Embeds every split of the config.
 
     Args:
-      config: see the module.
+      config: see config.py.
       workdir: gets a folder of records per split.
       load_run: reads a run (training.checkpoint.load_run).
 
@@ -85,33 +55,12 @@ def embed(
       {split: manifest}.
 
     Raises:
-      UsageError: an unknown or missing key, or values that do not fit.
+      UsageError: values that do not fit.
       FileNotFoundError: no CLIP there.
       FileExistsError: the folder of a split holds something else.
     """
-    config_lib.check_keys(config, (*KEYS, *OPTIONAL), "config")
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise UsageError(f"config lacks {', '.join(map(repr, missing))}")
-    if config["image_format"] not in IMAGE_FORMATS:
-        raise UsageError(
-            f"config.image_format {config['image_format']!r}: expected one of "
-            f"{', '.join(IMAGE_FORMATS)}"
-        )
-    if config["shard_size"] < 1:
-        raise UsageError(
-            f"config.shard_size must be at least 1, got {config['shard_size']}"
-        )
-    if config.get("image_size", 0) < 0:
-        raise UsageError(
-            f"config.image_size must be at least 0, got {config['image_size']}"
-        )
-    if not config["splits"]:
-        raise UsageError("config.splits is empty: name at least one, e.g. train")
-    sources = {  # all of them first: a mistake in the last should not cost hours
-        split: make_source({**dict(config["data"]), **dict(options)})
-        for split, options in config["splits"].items()
-    }
+    # all sources first: a mistake in the last should not cost hours
+    sources = {split: config.open_source(split) for split in config.splits}
     for split, source in sources.items():
         check_examples(source, f"the source of {split}")
         if has_random_crops(source):
@@ -124,21 +73,21 @@ def embed(
         workdir, config_lib.to_plain(config), str(fingerprints)
     )
     clip = FrozenCLIP.load(
-        config["clip"],
+        config.clip,
         load_run,
-        batch_size=config["batch_size"],
-        text_states=config.get("text_states", False),
-        dtype=config["compute_dtype"],
+        batch_size=config.batch_size,
+        text_states=config.text_states,
+        dtype=config.compute_dtype,
     )
     return {
         split: embed_source(
             source,
             pathlib.Path(workdir) / split,
             clip,
-            shard_size=config["shard_size"],
-            image_format=config["image_format"],
-            image_size=config.get("image_size", 0),
-            min_similarity=config.get("min_similarity", -1.0),
+            shard_size=config.shard_size,
+            image_format=config.image_format,
+            image_size=config.image_size,
+            min_similarity=config.min_similarity,
             name=split,
         )
         for split, source in sources.items()

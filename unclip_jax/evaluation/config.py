@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from unclip_jax import config as config_lib
+from unclip_jax.data.sources import source_defaults
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import metrics
 from unclip_jax.evaluation.image_sets import CROPS
@@ -95,6 +96,15 @@ def read_config(config) -> EvaluateConfig:
     if isinstance(config, EvaluateConfig):
         return config
     return config_lib.build(EvaluateConfig, config, "config")
+
+
+def config_defaults(config) -> dict[str, Any]:
+    """The defaults of all keys, in the form of config.defaults."""
+    data = source_defaults(config.get("data") or {})
+    known = config_lib.defaults(EvaluateConfig)
+    generation = {"batch_size": 32, **defaults(PriorOptions, DecoderOptions)}
+    reference = {**known["reference"], "data": data}
+    return {**known, "data": data, "generation": generation, "reference": reference}
 
 
 def make_metrics(config: EvaluateConfig, count: int) -> dict[str, metrics.Metric]:
