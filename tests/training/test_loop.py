@@ -293,6 +293,60 @@ def test_the_status_says_when_a_run_is_done(finished):
     assert status == {"step": 12, "steps": 12, "done": True}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "SIGTERM"])
+def test_a_last_preview_that_was_cut_short_is_made_again(
+    finished, tmp_path, monkeypatch, how
+):
+    shutil.copytree(finished[0], tmp_path / "toy")
+    (tmp_path / "toy" / "status.json").write_text(
+        json.dumps({"step": 12, "steps": 12, "done": False})
+    )
+    config = toy.make_config(preview={"every": 100, "count": 4})
+    draw = Previews.run
+
+    def cut_short(self, step, state):
+        if how == "killed":
+            raise InterruptedError("a kill leaves no time to say so")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Previews, "run", cut_short)
+    if how == "killed":
+        with pytest.raises(InterruptedError):
+            run(tmp_path / "toy", config)
+    else:
+        out = io.StringIO()
+        run(tmp_path / "toy", config, stream=out)
+        assert "SIGTERM: saved step 12; start it again" in out.getvalue()
+    status = json.loads((tmp_path / "toy" / "status.json").read_text())
+    assert status == {"step": 12, "steps": 12, "done": False}
+    monkeypatch.setattr(Previews, "run", draw)
+    out = io.StringIO()
+    state = run(tmp_path / "toy", config, stream=out)
+    assert "step 12 is the last: its preview" in out.getvalue()
+    assert (tmp_path / "toy" / "previews" / "00000012.png").is_file()
+    assert_same(state.params, finished[1].params)
+    again = io.StringIO()
+    run(tmp_path / "toy", config, stream=again)
+    assert "finished already" in again.getvalue()
+
+
+def test_a_start_that_is_refused_leaves_the_folder_free(tmp_path):
+    class Doubles(toy.Data):
+        def _rows(self, *args):
+            return super()._rows(*args).astype(np.float64)
+
+    (tmp_path / "toy").mkdir()
+    with pytest.raises(ValueError, match="needs examples of.*float32.*gives.*float64"):
+        run(tmp_path / "toy", toy.make_config(steps=3), data=Doubles())
+    assert not [*(tmp_path / "toy").iterdir()]
+    assert int(run(tmp_path / "toy", toy.make_config(steps=2)).step) == 2
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        run(tmp_path / "toy", toy.make_config(steps=3))
+    assert (tmp_path / "toy" / "config.json").is_file()  # what was there stays
+
+
 def test_other_data_under_a_run_are_refused(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "toy")
     data = toy.Data()

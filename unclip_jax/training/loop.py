@@ -77,21 +77,22 @@ def train(
 
     # --- The run's folder, data and stage ---------------------------------------------
 
-    workdir = run_folder.claim(workdir, plain_config)
-    tokenizer = Mirror(workdir / "tokenizer", fetch="*")
-    if data is None:
-        data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
-        tokenizer.sync(now=True)
-    distributed.check_consistency(workdir, plain_config, data.info.get("fingerprint"))
-    if stage is None:
-        stage = stages.make_stage(config, data.info)
-    meta = make_meta(config.stage, plain_config, stage.export(), data.info)
-    # of several processes only the first one speaks
-    stream = io.StringIO() if jax.process_index() else stream or sys.stdout
-    progress = ProgressLine(config.stage, stream=stream, every=2.0)
-    log = progress.say
-
     with contextlib.ExitStack() as stack:
+        claim = stack.enter_context(run_folder.Claim(workdir, plain_config))
+        workdir = claim.folder
+        tokenizer = Mirror(workdir / "tokenizer", fetch="*")
+        if data is None:
+            data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
+            tokenizer.sync(now=True)
+        fingerprint = data.info.get("fingerprint")
+        distributed.check_consistency(workdir, plain_config, fingerprint)
+        if stage is None:
+            stage = stages.make_stage(config, data.info)
+        meta = make_meta(config.stage, plain_config, stage.export(), data.info)
+        # of several processes only the first one speaks
+        stream = io.StringIO() if jax.process_index() else stream or sys.stdout
+        progress = ProgressLine(config.stage, stream=stream, every=2.0)
+        log = progress.say
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
             Checkpoints(workdir, config.checkpoint.keep, restore_step)
@@ -127,9 +128,11 @@ def train(
                 log(f"starting from the parameters in {config.init_from}")
         start = int(jax.device_get(state.step))
         if start >= config.steps:
-            log(f"finished already: step {start} of {config.steps} in {workdir}")
-            return state
-        if start:
+            if run_folder.read_status(workdir)["done"]:
+                log(f"finished already: step {start} of {config.steps} in {workdir}")
+                return state
+            log(f"step {start} is the last: its preview and evaluators were cut short")
+        elif start:
             log(f"going on from step {start}")
         elif (workdir / "metrics.jsonl").exists():
             log("no checkpoint was saved yet: starting from step 0")
@@ -208,6 +211,7 @@ def train(
                 batch = batches.take(timer.busy)
                 watchdog.waiting_for(f"the devices, at step {step + 1}")
                 state, metrics = train_step(state, rng, batch)
+            claim.keep()
             timer.add(metrics, one_by_one)
             profile.after(step + 1, metrics)
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
@@ -220,7 +224,16 @@ def train(
         save.run(config.steps, state)
         checkpoints.wait()
         for action in (previews, evaluators):
-            if action.due(config.steps):
+            if action.due(config.steps) and not interrupts.poll():
                 action.run(config.steps, state)
+        if signal := interrupts.poll():
+            log(
+                f"{signal.name}: saved step {config.steps}; start it again for the rest"
+            )
+            if signal.name == "SIGINT":
+                raise KeyboardInterrupt
+            return state
+        if jax.process_index() == 0:
+            run_folder.note_done(workdir)
     log(f"done: {config.steps} steps, in {workdir}")
     return state

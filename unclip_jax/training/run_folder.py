@@ -3,7 +3,8 @@
 config.json      what the run was started with
 sharding.txt     every array of the state: shape, how it is split, bytes per device
 checkpoints/     see checkpoint.py
-status.json      the step known to be saved, and whether the run is done
+status.json      the step known to be saved, and whether all is done: steps, last
+                 preview and evaluators
 metrics.jsonl    one row per logged step (in a bucket: see mirror.py)
 tensorboard/     the same, as curves, and the previews
 previews/        grids of pictures, one per preview step
@@ -13,6 +14,7 @@ goodput.json     see timing.py; skipped_steps.jsonl, hung/, profile/: when there
 
 import json
 
+import jax
 from etils import epath
 
 from unclip_jax.config import to_plain, with_defaults
@@ -34,6 +36,45 @@ FREE = (
     "wandb",
     "watchdog",
 )
+
+
+# What a start leaves in its folder before the first step.
+LEFT = ("config.json", "sharding.txt", "metrics.jsonl", "goodput.json", "wandb_run.txt")
+LEFT_FOLDERS = ("checkpoints", "previews", "tensorboard", "tokenizer")
+
+
+class Claim:
+    """Takes a folder for a run, and back what a start that is refused left there.
+
+    A folder that was empty or not there is that again if an exception ends the `with`
+    block before `keep` is called, so that the next start may have another config.
+
+    Attributes:
+      folder: as of `claim`.
+    """
+
+    def __init__(self, workdir, config: dict):
+        """Raises what `claim` does."""
+        self._is_new = not (epath.Path(workdir) / "config.json").exists()
+        self.folder = claim(workdir, config)
+
+    def keep(self) -> None:
+        """Keeps the folder, whatever comes: a step was taken."""
+        self._is_new = False
+
+    def __enter__(self):
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """Takes back what `keep` did not keep."""
+        if kind is None or not self._is_new or jax.process_index():
+            return
+        for name in LEFT:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in LEFT_FOLDERS:
+            if (self.folder / name).is_dir():
+                (self.folder / name).rmtree()
 
 
 def claim(workdir, config: dict) -> epath.Path:
@@ -102,10 +143,18 @@ def read_config(folder) -> dict:
 
 def note_saved(folder, step: int) -> None:
     """Remembers that the checkpoint of `step` was committed."""
-    steps = read_config(folder)["steps"]
-    status = {"step": step, "steps": steps, "done": step >= steps}
-    path = epath.Path(folder) / "status.json"
-    atomic_write(path, json.dumps(status) + "\n")
+    before, steps = read_status(folder), read_config(folder)["steps"]
+    done = before["done"] and before["step"] == step
+    _write_status(folder, {"step": step, "steps": steps, "done": done})
+
+
+def note_done(folder) -> None:
+    """Remembers that nothing is left to do: the last step is saved and looked at."""
+    _write_status(folder, {**read_status(folder), "done": True})
+
+
+def _write_status(folder, status) -> None:
+    atomic_write(epath.Path(folder) / "status.json", json.dumps(status) + "\n")
 
 
 def read_status(folder) -> dict:
