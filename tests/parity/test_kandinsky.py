@@ -142,6 +142,34 @@ def test_text_becomes_their_pictures(model, kandinsky, embeddings, monkeypatch, 
 
 
 @pytest.mark.slow
+def test_a_negative_prompt(model, kandinsky, monkeypatch, floats):
+    """Its own embedding is drawn from the noise of the picture's, as theirs here."""
+    use_our_tables(monkeypatch, kandinsky.prior.scheduler, "cosine")
+    start = our_noise(sampling.PRIOR, sampling.START, EMBEDDING)[:1]
+    steps = range(PRIOR_STEPS - 1)
+    noise = [our_noise(sampling.PRIOR, sampling.STEPS, EMBEDDING, i) for i in steps]
+    queue = [torch.from_numpy(np.repeat(x[:1], 2, axis=0)) for x in noise]
+    path = "diffusers.schedulers.scheduling_unclip.randn_tensor"
+    monkeypatch.setattr(path, lambda *_, **__: queue.pop(0))
+    both = kandinsky.prior(
+        PROMPTS[0],
+        negative_prompt=PROMPTS[1],
+        num_inference_steps=PRIOR_STEPS,
+        latents=torch.from_numpy(np.repeat(start, 2, axis=0)),
+        return_dict=False,
+    )
+    options = {"seed": SEED, "num_candidates": 1, "negative_prompt": PROMPTS[1]}
+    z = model.sample_embeddings(PROMPTS[0], steps=PRIOR_STEPS, **options)
+    np.testing.assert_allclose(z, both[0].numpy(), atol=1e-4)
+    theirs = kandinsky.decoder
+    latents = to_torch(our_noise(sampling.DECODER, sampling.START, LATENT))[:1]
+    expected = draw_theirs(theirs, monkeypatch, both, latents=latents)
+    steps = {"prior_steps": PRIOR_STEPS, "decoder_steps": STEPS}
+    ours = model.text2image(PROMPTS[0], **options, **steps)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_another_sampler_and_size(model, kandinsky, embeddings, monkeypatch, floats):
     """DDIM from the published config, at 3:2."""
     theirs = diffusers.KandinskyV22Pipeline(**kandinsky.decoder.components)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Container, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -200,4 +201,19 @@ def trained_size(height: int | None, width: int | None) -> None:
         raise UsageError(
             "height and width are of images that are drawn from fresh noise; given "
             "images and their noise are of the size that the decoder was trained on"
+        )
+
+
+def negative_prompt(options: Any, parts: Container[str]) -> None:
+    """Raises UsageError for a negative prompt that has no meaning.
+
+    `options` are PriorOptions.
+    """
+    if options.negative_prompt is None:
+        return
+    prompts(options.negative_prompt)
+    if prior(options.prior, parts) == "ar_prior":
+        raise UsageError(
+            "negative_prompt: the autoregressive prior has no guidance by captions; "
+            "take the diffusion prior"
         )

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from unclip_jax.config import check_keys
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
-from unclip_jax.generation import checks, sampling
+from unclip_jax.generation import checks, latents, sampling
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
     OPTIONS,
@@ -66,7 +66,7 @@ class Core:
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """(rows, columns, channels) of x_T: of the images, or of their latents."""
-        return sampling.noise_shape(self.stack.part("decoder"))
+        return latents.noise_shape(self.stack.part("decoder"))
 
     def settings(
         self, parts: Sequence[str] = native.KINDS, **options
@@ -120,6 +120,8 @@ class Core:
           seed: of all randomness.
           prior_guidance, decoder_guidance: classifier-free guidance; 1 is none. None is
             what the export recommends (as its training config said), else 4 and 8.
+          negative_prompt: a caption that guidance leads away from, in place of the
+            empty one: the prior's, and that of a decoder which sees no caption.
           num_candidates: embeddings drawn per prompt, of which the one nearest to the
             text's is decoded.
           prior_steps, decoder_steps, upsampler_steps: sampling steps of diffusion, or
@@ -165,7 +167,10 @@ class Core:
 
         def sample(tokens, no_clip, indices):
             z = pipeline.sample_prior(tokens, key_seed, indices, prior)
-            x = pipeline.sample_decoder(z, no_clip, tokens, key_seed, indices, decoder)
+            negative = pipeline.sample_negative(prior, tokens, key_seed, indices)
+            x = pipeline.sample_decoder(
+                *(z, no_clip, tokens, key_seed, indices, decoder), negative=negative
+            )
             return pipeline.upsample(x, key_seed, indices, upsampler)
 
         n = len(tokens)

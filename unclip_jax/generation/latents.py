@@ -86,3 +86,22 @@ def noise_embeddings(decoder: Component, params, clip_image, level, noise):
     levels = jnp.full(len(clip_image), level)
     z = process.q_sample(sched, module.normalize(clip_image), levels, noise)
     return module.denormalize(z)
+
+
+def x0_bound(decoder: Component):
+    """What the decoder's x_0 is bounded by: 1 for images; for latents, its config's."""
+    if not decoder.module.is_latent:
+        return 1.0
+    diffusion = decoder.config["diffusion"]
+    if threshold := diffusion.get("threshold"):
+        quantile, most = threshold
+        return process.dynamic_threshold(quantile, most=most)
+    return diffusion.get("clip")
+
+
+def noise_shape(
+    decoder: Component, size: tuple[int, int] | None = None
+) -> tuple[int, int, int]:
+    """(H, W, C) of x_T; `size` is of the latents, None that of training."""
+    rows, columns = size or (decoder.module.image_size, decoder.module.image_size)
+    return rows, columns, decoder.module.image_channels

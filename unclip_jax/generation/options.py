@@ -53,6 +53,11 @@ class PriorOptions:
         "embeddings that the prior draws per prompt; the one closest to the text "
         "embedding is decoded",
     )
+    negative_prompt: str | None = option(
+        None,
+        "what guidance leads away from, instead of the empty caption; that of a "
+        "decoder too which sees no caption",
+    )
     temperature: float = option(
         1.0,
         "autoregressive prior: softmax temperature; 0 takes the likeliest code",

@@ -3,6 +3,7 @@
 All arrays of these calls are one batch on the devices; `map` makes batches of rows.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,7 @@ class Pipeline:
         """Raises what is wrong with options before anything is computed by them."""
         if prior is not None:
             self.stack.part("clip")
+            checks.negative_prompt(prior, self.stack.parts)
             checks.integer("num_candidates", prior.num_candidates, 1, 1024)
             if checks.prior(prior.prior, self.stack.parts) == "prior":
                 resolve_options(self.stack, "prior", prior)
@@ -125,6 +127,10 @@ class Pipeline:
         """
         count = int(options.num_candidates)
         text = self.encode_text(tokens)
+        negative = self.negative_tokens(options, len(tokens))
+        if negative is not None:
+            states = self.encode_states("prior", negative)
+            negative = negative, self.encode_text(negative), states
         if checks.prior(options.prior, self.stack.parts) == "ar_prior":
             scale, values, truncated = self._ar_options(options)
             return self.run(
@@ -142,10 +148,34 @@ class Pipeline:
             prior_sampling.sample_prior,
             "prior",
             *(tokens, text, seed, indices, scale, self.encode_states("prior", tokens)),
-            start,
+            *(start, negative),
             options=static,
             num_candidates=count,
         )
+
+    def negative_tokens(self, options: PriorOptions, rows: int) -> np.ndarray | None:
+        """The tokens (rows, L) of the negative prompt, if there is one."""
+        if options.negative_prompt is None:
+            return None
+        if self.stack.tokenizer is None:
+            raise native.missing_part(
+                self.stack.origin, native.TOKENIZER, [*self.stack.parts]
+            )
+        return self.stack.tokenizer.encode([options.negative_prompt] * rows)
+
+    def sample_negative(self, options: PriorOptions, tokens, seed, indices):
+        """Raw embeddings (B, D) that the decoder's guidance leads away from, or None.
+
+        Those of the negative prompt, for a decoder that sees no caption; from the noise
+        of the images' own.
+        """
+        negative = self.negative_tokens(options, len(tokens))
+        if negative is None or self.stack.part("decoder").module.caption != "none":
+            return None
+        plain = dataclasses.replace(
+            options, negative_prompt=None, guidance=1.0, num_candidates=1
+        )
+        return self.sample_prior(negative, seed, indices, plain)
 
     def sample_decoder(
         self,
@@ -158,6 +188,7 @@ class Pipeline:
         inpainting: sampling.Inpainting = NO_INPAINTING,
         inverted: bool = False,
         strength: float = 1.0,
+        negative=None,
     ) -> jax.Array:
         """Conditions, see sampling.sample_decoder -> images (B, s, s, 3)."""
         scale, static = resolve_options(self.stack, "decoder", options, inverted)
@@ -178,6 +209,7 @@ class Pipeline:
             "decoder",
             *(clip_image, no_clip, tokens, caption),
             *(seed, indices, scale, eta, inpainting, np.int32(options.noise_level)),
+            negative,
             options=static,
             rounded=rounded,
         )

@@ -28,6 +28,7 @@ def sample_prior(
     scale,
     text_states=None,
     start=None,
+    negative=None,
     *,
     options: SamplerOptions,
     num_candidates: int,
@@ -49,12 +50,16 @@ def sample_prior(
       text_states: (B, L, W) CLIP's, for a prior with caption "clip_states".
       start: (B, D) raw image embeddings, to which the noise of the first timestep is
         added, in the prior's space; None starts from noise.
+      negative: (tokens, clip_text, text_states) of captions that guidance contrasts
+        with, instead of the empty one.
       options, num_candidates, report: static; see sampling.run_sampler.
 
     Returns:
       (B, D) raw image embeddings.
     """
     condition = tokens, clip_text, text_states
+    if negative is not None:
+        condition = (*condition, negative)
     condition = jax.tree.map(lambda a: jnp.repeat(a, num_candidates, axis=0), condition)
     bound = prior.config["diffusion"].get("clip")
     bound = bound or PRIOR_CLIP.get(prior.config["embedding"])
@@ -75,10 +80,22 @@ def sample_prior(
 
 
 def prior_model(prior: Component, params):
-    """(z_t, t, (tokens, clip_text, text_states), drop) -> what the prior predicts."""
+    """(z_t, t, condition, drop) -> what the prior predicts.
+
+    The condition is (tokens, clip_text, text_states); a fourth entry, the same of other
+    captions, is what rows that are dropped see in place of the empty one.
+    """
 
     def model(z, t, condition, drop):
-        tokens, clip_text, states = condition
+        *caption, negative = condition if len(condition) == 4 else (*condition, None)
+        if negative is not None:
+
+            def choose(a, b):
+                return jnp.where(drop.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+            caption = jax.tree.map(choose, negative, tuple(caption))
+            drop = jnp.zeros_like(drop)
+        tokens, clip_text, states = caption
         inputs = z, t, tokens, clip_text, drop, states
         return prior.module.apply({"params": params}, *inputs)
 

@@ -97,6 +97,7 @@ def sample_decoder(
     eta,
     inpainting: Inpainting,
     noise_level=0,
+    negative=None,
     *,
     options: SamplerOptions,
     rounded: bool = True,
@@ -125,6 +126,7 @@ def sample_decoder(
       eta: noise of the DDIM steps; unused by other samplers.
       inpainting: what to start from and what to keep.
       noise_level: () int32, of the noise on the embeddings of a decoder that takes it.
+      negative: (B, D) raw embeddings that guidance contrasts with instead.
       options, rounded, report: static; see run_sampler.
 
     Returns:
@@ -136,7 +138,7 @@ def sample_decoder(
         getattr(inpainting, name) for name in ("x_T", "known", "keep", "start")
     )
     if x_T is None:
-        shape = noise_shape(decoder, options.size)
+        shape = latents.noise_shape(decoder, options.size)
         x_T = samplers.normal(start_keys(seed, indices), shape)
     first = timesteps_of(decoder, options)[0]
     if start is not None:
@@ -155,10 +157,12 @@ def sample_decoder(
     # what invert_images did without a bound and without a step from x_0 must be undone
     # so; predictions that guidance has pushed out of the range of pictures need both
     exact = options.inverted and not options.guided
-    bound = x0_bound(decoder)
+    bound = latents.x0_bound(decoder)
     if exact:
         bound = None if decoder.module.is_latent else _bound_by_noise(eta)
     model = decoder_model(decoder, params)
+    if negative is not None:
+        model, condition = with_negative(model), (negative, *condition)
     denoise = denoiser(decoder, model, condition, scale, options, bound)
 
     def predict(x, t):
@@ -260,25 +264,6 @@ def add_noise(sched: schedule.Schedule, x_0, first: int, noise):
     return process.q_sample(sched, x_0, jnp.full(len(x_0), first), noise)
 
 
-def x0_bound(decoder: Component):
-    """What the decoder's x_0 is bounded by: 1 for images; for latents, its config's."""
-    if not decoder.module.is_latent:
-        return 1.0
-    diffusion = decoder.config["diffusion"]
-    if threshold := diffusion.get("threshold"):
-        quantile, most = threshold
-        return process.dynamic_threshold(quantile, most=most)
-    return diffusion.get("clip")
-
-
-def noise_shape(
-    decoder: Component, size: tuple[int, int] | None = None
-) -> tuple[int, int, int]:
-    """(H, W, C) of x_T; `size` is of the latents, None that of training."""
-    rows, columns = size or (decoder.module.image_size, decoder.module.image_size)
-    return rows, columns, decoder.module.image_channels
-
-
 def _ends_early(decoder: Component, options: SamplerOptions) -> bool:
     """Whether inversion leaves out the step between x_0 and the last timestep.
 
@@ -302,6 +287,17 @@ def decoder_model(decoder: Component, params):
         return decoder.module.apply({"params": params}, *inputs, **options)
 
     return model
+
+
+def with_negative(model):
+    """A decoder's model whose unconditional rows see other embeddings, given first."""
+
+    def contrasted(x, t, condition, drop):
+        negative, clip_image, *rest = condition
+        clip_image = jnp.where(drop[:, None], negative, clip_image)
+        return model(x, t, (clip_image, *rest), jnp.zeros_like(drop))
+
+    return contrasted
 
 
 def extra_input(decoder: Component, x, inpainting: Inpainting, noise_level=0) -> tuple:
