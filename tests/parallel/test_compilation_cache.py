@@ -40,6 +40,12 @@ def test_programs_are_kept_in_the_home_folder(home):
     assert cache_folder().stat().st_mode & 0o077 == 0  # what is read there is run
 
 
+def test_the_cache_is_on_where_nothing_is_said_of_devices(home, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(cache_folder())
+
+
 def test_the_cache_follows_xdg_and_the_cpu(home, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     folder = cache_folder()

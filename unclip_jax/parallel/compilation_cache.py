@@ -62,5 +62,6 @@ def _has_virtual_devices() -> bool:
     """Whether XLA was told to make several devices of the CPU; starts no backend."""
     flag = r"xla_force_host_platform_device_count=(\d+)"
     counts = re.findall(flag, os.environ.get("XLA_FLAGS", ""))
-    count = counts[-1] if counts else jax.config.read("jax_num_cpu_devices")
+    # pyrefly: ignore [missing-attribute]: jax defines its settings as it starts
+    count = counts[-1] if counts else jax.config.jax_num_cpu_devices
     return int(count) > 1
