@@ -2,8 +2,7 @@
 
 A `progress` of the samplers is called with (rows done, of all): with 0 when sampling
 starts, then after each batch. If it has a method `step`, that is called with (what,
-step, steps) as each step of a loop within a batch starts; the compiled programs then
-report to the host.
+step, steps) as each step of a loop within a batch starts.
 """
 
 import sys
@@ -11,6 +10,11 @@ import time
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
+
+
+def on_step(progress: Progress | None) -> Callable[[str, int, int], None] | None:
+    """The method `step` of a progress, None if it has none."""
+    return getattr(progress, "step", None)
 
 
 def duration(seconds: float) -> str:

@@ -296,3 +296,25 @@ def test_ddim_on_a_flow_is_eulers_method():
     keys = jax.random.split(jax.random.key(1), 2)  # eta = 0 adds no noise
     drawn = samplers.ddim(predict, schedule, x_T, timesteps, keys)
     np.testing.assert_allclose(drawn, x, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_loop_in_pieces_is_the_loop(name):
+    """Bit for bit; one program makes all pieces, whatever their lengths."""
+    keys, steps = keys_of(3), samplers.timesteps(name, SCHEDULE, 7)
+    x_T = samplers.normal(keys, (2,))
+    sampler = functools.partial(samplers.SAMPLERS[name], PREDICT, SCHEDULE)
+
+    @jax.jit
+    def make(state, first, end):
+        def run(step, start, rows):
+            return samplers.run_piece(step, state, rows, first, end, 7)
+
+        return sampler(x_T, steps, keys, run=run)
+
+    state = sampler(x_T, steps, keys, run=lambda step, start, rows: start)
+    for first, end in ((0, 1), (1, 4), (4, 6), (6, 7)):
+        state = make(state, first, end)
+    assert make._cache_size() == 1
+    whole = jax.jit(lambda: sampler(x_T, steps, keys))()
+    np.testing.assert_array_equal(jax.tree.leaves(state)[0], whole)

@@ -259,7 +259,6 @@ def test_the_steps_that_are_made_are_those_that_are_counted(model, images, corre
     """Between three timesteps there are two, there and back."""
     progress, options = Steps(), {"steps": 3, "corrections": corrections}
     model.reconstruct(images, **options, progress=progress)
-    jax.effects_barrier()
     ways = {(way, i, 2) for way in ("inversion", "decoder") for i in range(2)}
     assert progress.seen == ways
 

@@ -1,14 +1,16 @@
 """UnCLIP on tiny random models: shapes, reproducibility, guidance, errors."""
 
 import dataclasses
+import io
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from unclip_jax.generation import UnCLIP
+from unclip_jax.generation import UnCLIP, prior_sampling, sampling
 from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.progress import ProgressLine
 
 FAST = {"prior_steps": 3, "decoder_steps": 3}
 PROMPTS = [f"a picture number {chr(97 + i) * (i + 1)}" for i in range(11)]
@@ -118,10 +120,11 @@ def test_guidance_can_be_limited_rescaled_and_thresholded(model):
     for option in ({"guidance_rescale": 1.0}, {"dynamic_threshold": 0.5}):
         assert np.abs(decode(**option).astype(int) - guided).mean() > 0.1, option
     # what is not guided has no use for a program of its own
-    before = dict(model.pipeline._programs._compiled)
+    programs = model.pipeline._programs._jitted.values()
+    before = sum(program._cache_size() for program in programs)
     idle = {"guidance_interval": (0, 3), "guidance_rescale": 0.5}
     close(model.decode(z, PROMPTS, guidance=1.0, steps=3, **idle), plain)
-    assert model.pipeline._programs._compiled == before
+    assert sum(program._cache_size() for program in programs) == before
 
 
 def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):
@@ -141,6 +144,25 @@ def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):
     first, second = heard.index((8, 11)), heard.index((11, 11))
     assert sorted(heard[1:first]) == sorted(heard[first + 1 : second]) == sorted(steps)
     assert heard[-1] == (11, 11)
+
+
+def test_programs_call_nothing_on_the_host(model, drawn, monkeypatch):
+    """A program that does is not kept in jax's cache on disk."""
+    pipeline, seen = model.pipeline, {}
+
+    def run(function, kind, *arrays, **static):
+        component, params = pipeline.stack.part(kind), pipeline._device_params(kind)
+        program = pipeline._programs.jit(function, component)
+        seen[function] = program.trace(params, *arrays, **static).jaxpr
+        return program(params, *arrays, **static)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    progress = ProgressLine("drawing", stream=io.StringIO())
+    close(model.text2image(PROMPTS, seed=5, progress=progress, **FAST), drawn)
+    assert {sampling.sample_decoder, prior_sampling.sample_prior} <= set(seen)
+    assert "while" in str(seen[sampling.sample_decoder])  # the loop
+    for jaxpr in seen.values():
+        assert not jaxpr.effects and "callback" not in str(jaxpr)
 
 
 def test_guidance_zero_sees_no_condition(model):

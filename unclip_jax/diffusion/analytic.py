@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import process
-from unclip_jax.diffusion.samplers.steps import make_steps, normal
+from unclip_jax.diffusion.samplers.steps import make_steps, normal, run_all
 from unclip_jax.diffusion.schedule import Schedule
 from unclip_jax.errors import UsageError
 
 
-def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
+def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys, run=run_all):
     """(B, n) mean squares of the epsilon of each sample, at each of n timesteps.
 
     The noise's own mean square, 1 in expectation, is subtracted where it is known:
@@ -37,16 +37,19 @@ def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys):
       x_0: (B, ..., C) float32 data.
       timesteps: (n,) integers.
       keys: (B,) PRNG keys.
+      run: how the loop over the timesteps is run, see diffusion.samplers.
     """
 
-    def one(t):
+    def step(errors, i, t):
         folded = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         noise = normal(folded, x_0.shape[1:])
         t = jnp.full(x_0.shape[0], t)
         epsilon = predict(process.q_sample(schedule, x_0, t, noise), t).epsilon
-        return 1 + jnp.mean(epsilon**2 - noise**2, range(1, x_0.ndim))  # (B,)
+        error = 1 + jnp.mean(epsilon**2 - noise**2, range(1, x_0.ndim))  # (B,)
+        return errors.at[:, i].set(error)
 
-    return jax.lax.map(one, jnp.asarray(timesteps)).T
+    timesteps = np.asarray(timesteps)
+    return run(step, jnp.zeros((len(x_0), len(timesteps))), timesteps)
 
 
 def interpolate(schedule: Schedule, timesteps, means) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.diffusion import process
-from unclip_jax.diffusion.samplers.steps import everywhere, noise_source
+from unclip_jax.diffusion.samplers.steps import everywhere, noise_source, run_all
 from unclip_jax.diffusion.schedule import Schedule
 
 
@@ -31,19 +31,31 @@ def prior_bits(schedule: Schedule, x_0):
 def bits_per_dim(predict, schedule: Schedule, x_0, noise) -> BitsPerDim:
     """The bound of each image, from one draw of x_t at each of the T timesteps.
 
+    Args: as for `vlb_terms`.
+    """
+    terms = vlb_terms(predict, schedule, x_0, noise).T  # (T, B)
+    prior = prior_bits(schedule, x_0)
+    return BitsPerDim(prior + terms.sum(0), prior, terms)
+
+
+def vlb_terms(predict, schedule: Schedule, x_0, noise, run=run_all):
+    """(B, T): the terms of the steps t -> t - 1 in bits per dimension.
+
     Args:
       predict: (x_t, t) -> process.Prediction. IDDPM clips x0 to the data's range.
       schedule: the process, whole: the bound of strided steps is another one.
       x_0: (B, ..., C) float32, 8-bit images scaled to [-1, 1].
       noise: (B,) PRNG keys, or a function (t, shape) -> noise of timestep t.
+      run: how the loop over the timesteps is run, see diffusion.samplers.
     """
     draw = noise_source(noise)
 
-    def term(step):
-        t = everywhere(step, x_0)
-        x_t = process.q_sample(schedule, x_0, t, draw(step, x_0.shape))
-        return process.vlb_bits(schedule, x_0, x_t, t, predict(x_t, t))
+    def step(terms, i, row):
+        del row  # timestep i
+        t = everywhere(i, x_0)
+        x_t = process.q_sample(schedule, x_0, t, draw(i, x_0.shape))
+        term = process.vlb_bits(schedule, x_0, x_t, t, predict(x_t, t))
+        return terms.at[:, i].set(term)
 
-    terms = jax.lax.map(term, jnp.arange(schedule.num_steps))  # (T, B)
-    prior = prior_bits(schedule, x_0)
-    return BitsPerDim(prior + terms.sum(0), prior, terms)
+    count = schedule.num_steps
+    return run(step, jnp.zeros((len(x_0), count)), np.arange(count))

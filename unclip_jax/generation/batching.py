@@ -1,6 +1,7 @@
 """Compiled programs over batches of one shape, on all devices of a mesh."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from unclip_jax.interop.components import Component
 from unclip_jax.parallel.mesh import batch_shards
 from unclip_jax.parallel.sharding import batch_sharding, state_shardings
 
@@ -27,20 +29,24 @@ class Programs:
         shards = batch_shards(mesh)
         self.mesh = mesh
         self.batch_size = math.ceil(batch_size / shards) * shards
-        self._compiled: dict[Any, Callable] = {}
+        self._jitted: dict[tuple[Callable, str], Callable] = {}
 
     def place_params(self, params: Any) -> Any:
         """Parameters on the devices."""
         return jax.device_put(params, state_shardings(params, self.mesh))
 
-    def compiled(self, function: Callable, *fixed, **static) -> Callable:
-        """jit of function(*fixed, ..., **static), the same object each time."""
-        key = (function, tuple(map(id, fixed)), tuple(sorted(static.items())))
-        if key not in self._compiled:
-            program = functools.partial(function, *fixed, **static)
-            rows = batch_sharding(self.mesh)
-            self._compiled[key] = jax.jit(program, out_shardings=rows)
-        return self._compiled[key]
+    def jit(self, function: Callable, component: Component) -> Callable:
+        """jit of function(component, ...), whose keyword-only arguments are static."""
+        key = function, component.kind
+        if key not in self._jitted:
+            parameters = inspect.signature(function).parameters.values()
+            static = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+            self._jitted[key] = jax.jit(
+                functools.partial(function, component),
+                static_argnames=static,
+                out_shardings=batch_sharding(self.mesh),
+            )
+        return self._jitted[key]
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Slices of at most batch_size rows that cover range(rows)."""

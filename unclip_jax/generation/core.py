@@ -25,7 +25,7 @@ from unclip_jax.generation.resolve import resolve_all
 from unclip_jax.images import fit
 from unclip_jax.interop import native
 from unclip_jax.parallel.mesh import make_mesh
-from unclip_jax.progress import Progress
+from unclip_jax.progress import Progress, on_step
 
 
 class Core:
@@ -164,14 +164,17 @@ class Core:
         pipeline = self.pipeline
         pipeline.check(prior, decoder, upsampler)
         key_seed, tokens = _seed(seed), self.tokenize(prompts)
+        steps = {"on_step": on_step(progress)}
 
         def sample(tokens, no_clip, indices):
-            z = pipeline.sample_prior(tokens, key_seed, indices, prior)
-            negative = pipeline.sample_negative(prior, tokens, key_seed, indices)
+            noise = key_seed, indices
+            z = pipeline.sample_prior(tokens, *noise, prior, **steps)
+            negative = pipeline.sample_negative(prior, tokens, *noise, **steps)
+            conditions = z, no_clip, tokens
             x = pipeline.sample_decoder(
-                *(z, no_clip, tokens, key_seed, indices, decoder), negative=negative
+                *conditions, *noise, decoder, negative=negative, **steps
             )
-            return pipeline.upsample(x, key_seed, indices, upsampler)
+            return pipeline.upsample(x, *noise, upsampler, **steps)
 
         n = len(tokens)
         arrays = tokens, np.zeros(n, bool), _indices(first, n)
@@ -207,7 +210,8 @@ class Core:
 
         def sample(tokens, indices, start):
             return self.pipeline.sample_prior(
-                tokens, key_seed, indices, prior, start, strength
+                *(tokens, key_seed, indices, prior, start, strength),
+                on_step=on_step(progress),
             )
 
         arrays = tokens, _indices(first, len(tokens)), start
@@ -273,7 +277,7 @@ class Core:
                 checks.same_length(f"images ({name})", images, "embeddings", rows[0])
                 inpainting = inpainting._replace(**{name: process.from_uint8(images)})
         pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
-        key_seed = _seed(seed)
+        key_seed, steps = _seed(seed), {"on_step": on_step(progress)}
 
         def sample(conditions, indices, inpainting):
             z, no_clip, tokens = conditions
@@ -282,8 +286,9 @@ class Core:
                 inpainting=inpainting,
                 inverted=inverted,
                 strength=strength,
+                **steps,
             )
-            return pipeline.upsample(x, key_seed, indices)
+            return pipeline.upsample(x, key_seed, indices, **steps)
 
         numbers = _indices(first, n) if indices is None else checks.indices(indices, n)
         return pipeline.map(sample, (rows, numbers, inpainting), progress)
@@ -324,7 +329,10 @@ class Core:
 
         def invert(x, conditions):
             z, no_clip, tokens = conditions
-            return self.pipeline.invert(x, z, no_clip, tokens, options, corrections)
+            return self.pipeline.invert(
+                *(x, z, no_clip, tokens, options, corrections),
+                on_step=on_step(progress),
+            )
 
         return self.pipeline.map(invert, (process.from_uint8(images), rows), progress)
 

@@ -3,7 +3,7 @@
 They are the errors that analytic variance is made from, and the likelihood of images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks, prior_sampling, sampling
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.interop.components import Component
-from unclip_jax.progress import Progress
+from unclip_jax.progress import Progress, on_step
 
 ESTIMATE, BITS = 3, 4  # streams of randomness, beside those of sampling
 
@@ -55,16 +55,16 @@ def square_epsilon(
       UsageError, FileNotFoundError: rows that do not fit, a part that is not there
         or predicts what is not finite.
     """
-    errors = _map_examples(
-        model,
-        kind,
-        {"prior": embedding_errors, "decoder": image_errors}[kind],
-        (prompts, embeddings, images),
-        seed,
-        first,
-        progress,
-        timesteps=tuple(map(int, timesteps)),
-    )
+    function = {"prior": embedding_errors, "decoder": image_errors}[kind]
+    where = tuple(map(int, timesteps))
+
+    def estimate(*arrays):
+        return model.pipeline.run_steps(
+            *(function, kind, len(where), on_step(progress)), *arrays, timesteps=where
+        )
+
+    examples = prompts, embeddings, images
+    errors = _map_examples(model, kind, estimate, examples, seed, first, progress)
     if not np.isfinite(errors).all():
         raise UsageError(f"the {kind}'s epsilon is not finite at some timesteps")
     return errors
@@ -88,12 +88,20 @@ def bits_per_dim(
     Returns:
       float32 (N,): upper bounds of -log2 P(image | caption, embedding) per dimension.
     """
+    pipeline = model.pipeline
+    count = sampling.schedule_of(pipeline.stack.part("decoder")).num_steps
+
+    def estimate(clip_image, tokens, images, *arrays):
+        arrays = clip_image, tokens, images, *arrays
+        loop = "decoder", count, on_step(progress)
+        terms = pipeline.run_steps(image_bits, *loop, *arrays)
+        return pipeline.run(finish_bits, "decoder", images, terms)
+
     examples = prompts, embeddings, images
-    run = image_bits
-    return _map_examples(model, "decoder", run, examples, seed, first, progress)
+    return _map_examples(model, "decoder", estimate, examples, seed, first, progress)
 
 
-def _map_examples(model, kind, function, examples, seed, first, progress, **static):
+def _map_examples(model, kind, function, examples, seed, first, progress):
     """`function` over batches of (prompts, embeddings, images), checked."""
     pipeline, (prompts, embeddings, images) = model.pipeline, examples
     module = pipeline.stack.part(kind).module
@@ -107,9 +115,7 @@ def _map_examples(model, kind, function, examples, seed, first, progress, **stat
     def estimate(rows, indices):
         tokens = rows[1]
         caption = pipeline.encode_text(tokens), pipeline.encode_states(kind, tokens)
-        return pipeline.run_steps(
-            function, kind, *rows, caption, seed, indices, **static
-        )
+        return function(*rows, caption, seed, indices)
 
     return pipeline.map(estimate, (tuple(rows), indices), progress)
 
@@ -117,6 +123,7 @@ def _map_examples(model, kind, function, examples, seed, first, progress, **stat
 def embedding_errors(
     prior: Component,
     params,
+    piece: sampling.Piece | None,
     clip_image,
     tokens,
     caption,
@@ -124,17 +131,17 @@ def embedding_errors(
     indices,
     *,
     timesteps: tuple[int, ...],
-    report: Callable | None = None,
 ):
     """(B, n) of raw image embeddings (B, D), by the prior; others as pipeline's."""
     x_0 = prior.module.apply({"params": params}, clip_image, method="normalize")
     model, condition = prior_sampling.prior_model(prior, params), (tokens, *caption)
-    return _estimate(prior, model, condition, x_0, seed, indices, timesteps, report)
+    return _estimate(prior, piece, model, condition, x_0, seed, indices, timesteps)
 
 
 def image_errors(
     decoder: Component,
     params,
+    piece: sampling.Piece | None,
     clip_image,
     tokens,
     images,
@@ -143,34 +150,38 @@ def image_errors(
     indices,
     *,
     timesteps: tuple[int, ...],
-    report: Callable | None = None,
 ):
     """(B, n) of images uint8 (B, S, S, 3), by the decoder; others as sampling's."""
     model, condition = _decoding(decoder, params, clip_image, tokens, caption)
     x_0 = process.from_uint8(images)
-    return _estimate(decoder, model, condition, x_0, seed, indices, timesteps, report)
+    return _estimate(decoder, piece, model, condition, x_0, seed, indices, timesteps)
 
 
 def image_bits(
     decoder: Component,
     params,
+    piece: sampling.Piece | None,
     clip_image,
     tokens,
     images,
     caption,
     seed,
     indices,
-    *,
-    report: Callable | None = None,
 ):
-    """(B,) bits per dimension of images uint8 (B, S, S, 3); others as sampling's."""
+    """(B, T) terms of images uint8 (B, S, S, 3); others as sampling's."""
     model, condition = _decoding(decoder, params, clip_image, tokens, caption)
     x_0 = process.from_uint8(images)
     predict = _predictor(decoder, model, condition, len(x_0), clip=1.0)
-    sched = sampling.schedule_of(decoder)
-    predict = sampling.report_steps(predict, range(sched.num_steps), report, "decoder")
     keys = sampling.fold_keys(seed, indices, BITS)
-    return bound.bits_per_dim(predict, sched, x_0, keys).total
+    sched, run = sampling.schedule_of(decoder), sampling.runner(piece)
+    return bound.vlb_terms(predict, sched, x_0, keys, run)
+
+
+def finish_bits(decoder: Component, params, images, terms):
+    """(B,) bits per dimension of images and their terms."""
+    del params
+    x_0 = process.from_uint8(images)
+    return bound.prior_bits(sampling.schedule_of(decoder), x_0) + terms.T.sum(0)
 
 
 def _decoding(decoder, params, clip_image, tokens, caption):
@@ -191,9 +202,8 @@ def _predictor(part, model, condition, rows, clip=None):
     )
 
 
-def _estimate(part, model, condition, x_0, seed, indices, timesteps, report):
+def _estimate(part, piece, model, condition, x_0, seed, indices, timesteps):
     predict = _predictor(part, model, condition, len(x_0))
-    predict = sampling.report_steps(predict, timesteps, report, part.kind)
     keys = sampling.fold_keys(seed, indices, ESTIMATE)
-    sched = sampling.schedule_of(part)
-    return analytic.square_epsilon(predict, sched, x_0, timesteps, keys)
+    sched, run = sampling.schedule_of(part), sampling.runner(piece)
+    return analytic.square_epsilon(predict, sched, x_0, timesteps, keys, run)

@@ -4,6 +4,7 @@ All arrays of these calls are one batch on the devices; `map` makes batches of r
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from unclip_jax.generation import checks, latents, prior_sampling, sampling
+from unclip_jax.generation import (
+    checks,
+    latents,
+    prior_sampling,
+    sampling,
+    upsampling,
+)
 from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
@@ -28,6 +35,9 @@ from unclip_jax.interop import native
 from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.progress import Progress
 
+OnStep = Callable[[str, int, int], None]  # see progress.py
+
+SHORT = 0.1  # seconds, below which a piece of a loop is too short to be worth a call
 NO_INPAINTING = sampling.Inpainting()
 RECOMMENDED = UpsamplerOptions()  # by the export
 
@@ -43,44 +53,72 @@ class Pipeline:
         self.stack = stack
         self._programs = Programs(mesh, batch_size)
         self._params: dict[str, Any] = {}
-        self._progress_callback: Callable | None = None
-        self._report: Callable | None = None
 
     def map(
         self, function: Callable, arrays: tuple, progress: Progress | None = None
     ) -> np.ndarray:
         """Returns function(*rows) over batches of the arrays' rows, on the host.
 
-        `arrays` is a tuple of arrays and of pytrees of them. Of a `progress` that has a
-        method `step`, the loops of the programs say where they are.
+        `arrays` is a tuple of arrays and of pytrees of them.
         """
         total, results = len(jax.tree.leaves(arrays)[0]), []
         if progress is not None:
             progress(0, total)
-        self._progress_callback = getattr(progress, "step", None)
-        self._report = self._on_step if self._progress_callback else None
-        try:
-            for chunk in self._programs.chunks(total):
-                rows = jax.tree.map(lambda a, chunk=chunk: a[chunk], arrays)
-                batch = function(*self._programs.place(rows, total))
-                results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
-                if self._report is not None:
-                    jax.effects_barrier()  # no step is reported after its batch
-                if progress is not None:
-                    progress(chunk.stop, total)
-        finally:
-            self._progress_callback = self._report = None
+        for chunk in self._programs.chunks(total):
+            rows = jax.tree.map(lambda a, chunk=chunk: a[chunk], arrays)
+            batch = function(*self._programs.place(rows, total))
+            results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
+            if progress is not None:
+                progress(chunk.stop, total)
         return np.concatenate(results)
 
     def run(self, function: Callable, kind: str, *arrays, **static) -> Any:
         """Returns function(component, its params, *arrays, **static), compiled."""
-        component = self.stack.part(kind)
-        program = self._programs.compiled(function, component, **static)
-        return program(self._device_params(kind), *arrays)
+        program = self._programs.jit(function, self.stack.part(kind))
+        return program(self._device_params(kind), *arrays, **static)
 
-    def run_steps(self, function: Callable, kind: str, *arrays, **static) -> Any:
-        """Does the same for a function with a loop that reports its steps."""
-        return self.run(function, kind, *arrays, report=self._report, **static)
+    def run_steps(
+        self,
+        function: Callable,
+        kind: str,
+        steps: int,
+        on_step: OnStep | None,
+        *arrays,
+        name: str = "",
+        **static,
+    ) -> jax.Array:
+        """Runs a loop of `steps` steps, see sampling, and says when each starts.
+
+        Args:
+          function: of (component, its params, sampling.Piece | None, *arrays).
+          kind: of the component.
+          steps: how many there are.
+          on_step: called with (name, step, steps) when a step starts, of short steps
+            for several at a time.
+          *arrays: of the function.
+          name: of the loop, the component's by default.
+          **static: of the function.
+
+        Returns:
+          The first array of the loop's state at its end.
+        """
+        state = self.run(function, kind, None, *arrays, **static)
+        size, first, before = 1 if on_step else steps, 0, time.monotonic()
+        while first < steps:
+            end = min(first + size, steps)
+            piece = sampling.Piece(state, *map(np.int32, (first, end, steps)))
+            after = self.run(function, kind, piece, *arrays, **static)
+            if on_step:
+                # the devices have the next piece already, and do not wait for the host
+                jax.block_until_ready(state)
+                for step in range(first, end):
+                    on_step(name or kind, step, steps)
+                now = time.monotonic()
+                if now - before < SHORT:
+                    size *= 2
+                before = now
+            state, first = after, end
+        return jax.tree.leaves(state)[0]
 
     def encode_image(self, images) -> jax.Array:
         """uint8 (B, S, S, 3) -> raw embeddings (B, D)."""
@@ -120,6 +158,7 @@ class Pipeline:
         options: PriorOptions,
         start=None,
         strength: float = 1.0,
+        on_step: OnStep | None = None,
     ) -> jax.Array:
         """Captions, int32 (B, L) -> raw image embeddings (B, D).
 
@@ -144,13 +183,17 @@ class Pipeline:
         scale, static = resolve_options(self.stack, "prior", options)
         if start is not None:
             static = with_strength("prior", static, strength)
-        return self.run_steps(
+        steps = sampling.count_steps(self.stack.part("prior"), static)
+        z = self.run_steps(
             prior_sampling.sample_prior,
-            "prior",
+            *("prior", steps, on_step),
             *(tokens, text, seed, indices, scale, self.encode_states("prior", tokens)),
             *(start, negative),
             options=static,
             num_candidates=count,
+        )
+        return self.run(
+            prior_sampling.finish_prior, "prior", z, text, num_candidates=count
         )
 
     def negative_tokens(self, options: PriorOptions, rows: int) -> np.ndarray | None:
@@ -163,7 +206,14 @@ class Pipeline:
             )
         return self.stack.tokenizer.encode([options.negative_prompt] * rows)
 
-    def sample_negative(self, options: PriorOptions, tokens, seed, indices):
+    def sample_negative(
+        self,
+        options: PriorOptions,
+        tokens,
+        seed,
+        indices,
+        on_step: OnStep | None = None,
+    ):
         """Raw embeddings (B, D) that the decoder's guidance leads away from, or None.
 
         Those of the negative prompt, for a decoder that sees no caption; from the noise
@@ -175,7 +225,7 @@ class Pipeline:
         plain = dataclasses.replace(
             options, negative_prompt=None, guidance=1.0, num_candidates=1
         )
-        return self.sample_prior(negative, seed, indices, plain)
+        return self.sample_prior(negative, seed, indices, plain, on_step=on_step)
 
     def sample_decoder(
         self,
@@ -189,6 +239,7 @@ class Pipeline:
         inverted: bool = False,
         strength: float = 1.0,
         negative=None,
+        on_step: OnStep | None = None,
     ) -> jax.Array:
         """Conditions, see sampling.sample_decoder -> images (B, s, s, 3)."""
         scale, static = resolve_options(self.stack, "decoder", options, inverted)
@@ -204,14 +255,17 @@ class Pipeline:
             inpainting = inpainting._replace(
                 known=self.encode_latents(known), keep=latents.shrink_mask(keep, factor)
             )
+        steps = sampling.count_steps(self.stack.part("decoder"), static)
         images = self.run_steps(
             sampling.sample_decoder,
-            "decoder",
+            *("decoder", steps, on_step),
             *(clip_image, no_clip, tokens, caption),
             *(seed, indices, scale, eta, inpainting, np.int32(options.noise_level)),
             negative,
             options=static,
-            rounded=rounded,
+        )
+        images = self.run(
+            sampling.finish_decoder, "decoder", images, inpainting, rounded=rounded
         )
         if not self.draws_latents:
             return images
@@ -231,7 +285,14 @@ class Pipeline:
         return self.run(latents.encode, "autoencoder", images)
 
     def invert(
-        self, images, clip_image, no_clip, tokens, options: DecoderOptions, corrections
+        self,
+        images,
+        clip_image,
+        no_clip,
+        tokens,
+        options: DecoderOptions,
+        corrections: int,
+        on_step: OnStep | None = None,
     ) -> jax.Array:
         """Images (B, s, s, 3) -> the noise, of `noise_shape`, that they are from."""
         images = self.encode_latents(images)
@@ -240,25 +301,35 @@ class Pipeline:
         return self.run_steps(
             sampling.invert_images,
             "decoder",
+            sampling.count_steps(self.stack.part("decoder"), static),
+            on_step,
             *(images, clip_image, no_clip, tokens, caption, scale),
+            name="inversion",
             options=static,
             corrections=corrections,
         )
 
     def upsample(
-        self, images, seed, indices, options: UpsamplerOptions = RECOMMENDED
+        self,
+        images,
+        seed,
+        indices,
+        options: UpsamplerOptions = RECOMMENDED,
+        on_step: OnStep | None = None,
     ) -> jax.Array:
         """Images of the decoder -> images of the last upsampler, if there is one."""
         for name in self.stack.upsamplers:
             last = name + native.LAST
             last = self._device_params(last) if last in self.stack.parts else None
+            static = resolve_options(self.stack, name, options)[1]
+            steps = sampling.count_steps(self.stack.part(name), static)
             images = self.run_steps(
-                sampling.upsample,
-                name,
+                *(upsampling.upsample, name, steps, on_step),
                 *(images, seed, indices, last),
-                options=resolve_options(self.stack, name, options)[1],
-                rounded=name == self.stack.upsamplers[-1],
+                options=static,
             )
+            rounded = name == self.stack.upsamplers[-1]
+            images = self.run(upsampling.finish_upsample, name, images, rounded=rounded)
         return images
 
     def encode_caption(self, kind, tokens):
@@ -298,7 +369,3 @@ class Pipeline:
             params = self.stack.part(kind).params
             self._params[kind] = self._programs.place_params(params)
         return self._params[kind]
-
-    def _on_step(self, what: str, step: int, steps: int) -> None:
-        if self._progress_callback is not None:
-            self._progress_callback(what, step, steps)

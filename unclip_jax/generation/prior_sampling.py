@@ -1,7 +1,6 @@
 """Image embeddings for captions, from either prior; pure functions, as in sampling."""
 
 import typing
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ PRIOR_CLIP = {"standardize": 5.0}
 def sample_prior(
     prior: Component,
     params,
+    piece: sampling.Piece | None,
     tokens,
     clip_text,
     seed,
@@ -32,16 +32,13 @@ def sample_prior(
     *,
     options: SamplerOptions,
     num_candidates: int,
-    report: Callable | None = None,
 ):
     """Image embeddings for captions, from the diffusion prior.
-
-    Of `num_candidates` drawn per caption, keeps the one nearest in angle to the text
-    embedding (paper, section 2.2: the higher z_i . z_t).
 
     Args:
       prior: the prior (its params are not looked at).
       params: its parameters.
+      piece: of the loop.
       tokens: (B, L) int32.
       clip_text: (B, D) raw text embeddings.
       seed: () uint32.
@@ -52,10 +49,10 @@ def sample_prior(
         added, in the prior's space; None starts from noise.
       negative: (tokens, clip_text, text_states) of captions that guidance contrasts
         with, instead of the empty one.
-      options, num_candidates, report: static; see sampling.run_sampler.
+      options, num_candidates: static.
 
     Returns:
-      (B, D) raw image embeddings.
+      The sampler's state, of (B * num_candidates, D).
     """
     condition = tokens, clip_text, text_states
     if negative is not None:
@@ -74,7 +71,15 @@ def sample_prior(
         first = sampling.timesteps_of(prior, options)[0]
         z_T = sampling.add_noise(sampling.schedule_of(prior), z, first, z_T)
     keys = candidate_keys(seed, indices, num_candidates, sampling.STEPS)
-    z = sampling.run_sampler(prior, options, predict, z_T, keys, report)
+    return sampling.run_sampler(prior, options, predict, z_T, keys, piece)
+
+
+def finish_prior(prior: Component, params, z, clip_text, *, num_candidates: int):
+    """Raw image embeddings (B, D) of what the prior has drawn.
+
+    Of `num_candidates` drawn per caption, keeps the one nearest in angle to the text
+    embedding (paper, section 2.2: the higher z_i . z_t).
+    """
     z = prior.module.apply({"params": params}, z, method="denormalize")
     return nearest_to_text(z, clip_text, num_candidates)
 

@@ -1,11 +1,15 @@
 """Sampling as pure functions of parameters and arrays; UnCLIP compiles them.
 
+Loops are run in pieces, between which the host reports progress and may stop: a
+function with an argument `piece` returns the state of its sampler at the beginning
+(None) or after that piece. A function of the same name with `finish_` makes the result.
+
 Row i of a batch draws its noise from (seed, indices[i]) alone: a picture depends
 neither on the batch it is drawn in, nor on its place there, nor on the devices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +68,30 @@ def text_states(clip: Component, params, tokens):
     return clip.module.apply({"params": params}, tokens, method="text_states")
 
 
+class Piece(NamedTuple):
+    """A piece of a loop: some steps of all.
+
+    Attributes:
+      state: of the sampler, after the piece before.
+      first: number of its first step.
+      end: number of the step that follows it.
+      total: number of steps of the loop.
+    """
+
+    state: Any
+    first: jax.Array | np.int32
+    end: jax.Array | np.int32
+    total: jax.Array | np.int32
+
+
+def runner(piece: Piece | None) -> Callable:
+    """How a sampler of diffusion.samplers is to run its steps."""
+    if piece is None:
+        return lambda step, state, rows: state
+    state, *steps = piece
+    return lambda step, _, rows: samplers.run_piece(step, state, rows, *steps)
+
+
 class Inpainting(NamedTuple):
     """What a picture is painted on, where not on noise drawn from its key.
 
@@ -87,6 +115,7 @@ class Inpainting(NamedTuple):
 def sample_decoder(
     decoder: Component,
     params,
+    piece: Piece | None,
     clip_image,
     no_clip,
     tokens,
@@ -100,8 +129,6 @@ def sample_decoder(
     negative=None,
     *,
     options: SamplerOptions,
-    rounded: bool = True,
-    report: Callable | None = None,
 ):
     """Pictures, or latents of them, for image embeddings (and captions).
 
@@ -115,6 +142,7 @@ def sample_decoder(
     Args:
       decoder: the decoder (its params are not looked at).
       params: its parameters.
+      piece: of the loop.
       clip_image: (B, D) raw image embeddings.
       no_clip: (B,) bool; True rows see the null embedding instead.
       tokens: (B, L) int32.
@@ -127,11 +155,10 @@ def sample_decoder(
       inpainting: what to start from and what to keep.
       noise_level: () int32, of the noise on the embeddings of a decoder that takes it.
       negative: (B, D) raw embeddings that guidance contrasts with instead.
-      options, rounded, report: static; see run_sampler.
+      options: static.
 
     Returns:
-      uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`; of a decoder of
-      latents, these, float32.
+      The sampler's state.
     """
     sched = schedule_of(decoder)
     x_T, known, keep, start = (
@@ -178,21 +205,42 @@ def sample_decoder(
         )
 
     keys = fold_keys(seed, indices, DECODER, STEPS)
-    to_x0 = not (exact and _ends_early(decoder, options))
     bounds = {"bound": 1.0, "pixels": LAST_NOISE}
-    images = run_sampler(
-        decoder, options, predict, x_T, keys, report, eta, to_x0, **bounds
-    )
-    if is_inpainter and known is not None and keep is not None:
-        images = jnp.where(keep > 0, known, images)
+    return run_sampler(decoder, options, predict, x_T, keys, piece, eta, **bounds)
+
+
+def finish_decoder(
+    decoder: Component, params, images, inpainting: Inpainting, *, rounded: bool = True
+):
+    """Pictures of what the decoder has drawn.
+
+    Args:
+      decoder, params, inpainting: as for sample_decoder.
+      images: (B, S, S, C) float32.
+      rounded: static.
+
+    Returns:
+      uint8 (B, S, S, 3), or float32 in [-1, 1] unless `rounded`; of a decoder of
+      latents, these, float32.
+    """
+    del params
+    known, keep = inpainting.known, inpainting.keep
+    if decoder.module.extra == "inpaint" and known is not None and keep is not None:
+        images = jnp.where(latents.widen_hole(keep) > 0, known, images)
     if decoder.module.is_latent:
         return images
+    return finish_images(images, rounded)
+
+
+def finish_images(images, rounded: bool):
+    """float32 (B, H, W, 3) -> uint8, or within [-1, 1] unless `rounded`."""
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
 
 
 def invert_images(
     decoder: Component,
     params,
+    piece: Piece | None,
     images,
     clip_image,
     no_clip,
@@ -202,7 +250,6 @@ def invert_images(
     *,
     options: SamplerOptions,
     corrections: int = 0,
-    report: Callable | None = None,
 ):
     """The noise from which DDIM with eta = 0 draws the given pictures.
 
@@ -210,6 +257,7 @@ def invert_images(
     guidance is the same at all timesteps.
 
     Args:
+      piece: of the loop.
       images: float32 (B, S, S, 3) in [-1, 1].
       options: of inverted noise, as sample_decoder will use it.
       corrections: static; see samplers.ddim_inversion.
@@ -222,12 +270,9 @@ def invert_images(
     condition = clip_image, no_clip, tokens, clip_caption
     model = decoder_model(decoder, params)
     predict = denoiser(decoder, model, condition, scale, options, None)
-    timesteps = timesteps_of(decoder, options)
-    to_x0 = not _ends_early(decoder, options)
-    visited = timesteps[::-1] if to_x0 else timesteps[:0:-1]
-    predict = report_steps(predict, visited, report, "inversion")
+    timesteps, to_x0 = path_of(decoder, options)
     return samplers.ddim_inversion(
-        predict, sched, images, timesteps, corrections, to_x0=to_x0
+        predict, sched, images, timesteps, corrections, to_x0, runner(piece)
     )
 
 
@@ -264,13 +309,27 @@ def add_noise(sched: schedule.Schedule, x_0, first: int, noise):
     return process.q_sample(sched, x_0, jnp.full(len(x_0), first), noise)
 
 
-def _ends_early(decoder: Component, options: SamplerOptions) -> bool:
-    """Whether inversion leaves out the step between x_0 and the last timestep.
+def path_of(part: Component, options: SamplerOptions) -> tuple[np.ndarray, bool]:
+    """(the timesteps of a part's loop, whether a step from the last to x_0 follows).
 
-    It puts the model's x_0 in place of x, which cannot be undone; what guidance has
-    pushed out of the range of pictures needs that.
+    That step puts the model's x_0 in place of x, which inversion cannot undo, so that
+    DDIM leaves it out there and back; what guidance has pushed out of the range of
+    pictures needs it.
     """
-    return not options.guided and len(timesteps_of(decoder, options)) > 1
+    timesteps = timesteps_of(part, options)
+    if options.inverted:
+        return timesteps, options.guided or len(timesteps) == 1
+    if options.sampler == "ddim" and not part.config["diffusion"].get("to_x0", True):
+        # ends at the noise of timestep 0, as it was published
+        timesteps = timesteps if timesteps[-1] == 0 else np.append(timesteps, 0)
+        return timesteps, len(timesteps) == 1
+    return timesteps, True
+
+
+def count_steps(part: Component, options: SamplerOptions) -> int:
+    """How many steps a part's loop makes; Heun's have two calls of the model each."""
+    timesteps, to_x0 = path_of(part, options)
+    return len(timesteps) - (not to_x0)
 
 
 def decoder_model(decoder: Component, params):
@@ -340,94 +399,21 @@ def denoiser(part, model, condition, scale, options, bound):
     return process.make_denoiser(guided, sched, kind, bound)
 
 
-def run_sampler(
-    part, options, predict, x_T, keys, report, eta=0.0, to_x0=True, **bounds
-):
-    """x_0 of a part, by the sampler, steps and variance of `options`.
+def run_sampler(part, options, predict, x_T, keys, piece, eta=0.0, **bounds):
+    """The state of a part's sampler, by the steps and variance of `options`.
 
     Args:
-      report: None, or called on the host as (part, step, steps) when a step starts, by
-        the first device's process; it must not mind being called late.
-      eta, to_x0: of DDIM.
+      piece: of its loop.
+      eta: of DDIM.
       **bounds: of diffusion.analytic.reverse_variance.
     """
     sched, own = schedule_of(part), {}  # own: of this sampler alone
-    if options.sampler == "ddim":
-        own |= {"eta": eta, "to_x0": to_x0}
     if options.sampler == "ddpm":
         own["variance"] = options.variance
     if options.variance == "analytic":
         own |= {"statistic": part.analytic, **bounds}
-    timesteps = timesteps_of(part, options)
-    if options.sampler == "ddim" and not part.config["diffusion"].get("to_x0", True):
-        if not options.inverted:  # ends at the noise of timestep 0, as it was published
-            timesteps = timesteps if timesteps[-1] == 0 else np.append(timesteps, 0)
-            own["to_x0"] = len(timesteps) == 1
-    visited = timesteps if own.get("to_x0", True) else timesteps[:-1]
-    predict = report_steps(predict, visited, report, part.kind)
-    run = samplers.SAMPLERS[options.sampler]
-    return run(predict, sched, x_T, timesteps, keys, **own)
-
-
-def report_steps(predict, timesteps, report, what):
-    """`predict`, telling the host where it is among the timesteps."""
-    if report is None:
-        return predict
-    step_of = {int(t): i for i, t in enumerate(timesteps)}
-
-    def on_step(t):
-        if int(t) in step_of:  # corrections of inversion call it at the noisier end too
-            report(what, step_of[int(t)], len(step_of))
-
-    def reporting(x, t):
-        jax.debug.callback(on_step, t[0])
-        return predict(x, t)
-
-    return reporting
-
-
-def upsample(
-    upsampler: Component,
-    params,
-    images,
-    seed,
-    indices,
-    last=None,
-    *,
-    options: SamplerOptions,
-    rounded: bool = True,
-    report: Callable | None = None,
-):
-    """Larger pictures of the same, from an upsampler, without guidance.
-
-    Args:
-      upsampler: the upsampler (its params are not looked at).
-      params: its parameters.
-      images: float32 (B, h, w, 3) in [-1, 1].
-      seed: () uint32.
-      indices: (B,) int32, the pictures' numbers.
-      last: parameters that take the final step instead (Karlo's second network).
-      options, rounded, report: static; see run_sampler.
-
-    Returns:
-      uint8 (B, H, W, 3), or float32 in [-1, 1] unless `rounded`.
-    """
-    module, diffusion = upsampler.module, upsampler.config["diffusion"]
-    sched = schedule_of(upsampler)
-    last_t = timesteps_of(upsampler, options)[-1]
-
-    def predict(x, t):
-        weights = params
-        if last is not None:
-            is_last = t[0] == last_t
-            weights = jax.lax.cond(is_last, lambda: last, lambda: params)
-        output = module.apply({"params": weights}, x, t, images)
-        return process.interpret(sched, diffusion["prediction"], x, t, output, 1.0)
-
-    scale = module.image_size // module.low_res_size
-    shape = (scale * images.shape[1], scale * images.shape[2], 3)
-    stream = UPSAMPLER, module.image_size
-    x_T = samplers.normal(fold_keys(seed, indices, *stream, START), shape)
-    keys = fold_keys(seed, indices, *stream, STEPS)
-    large = run_sampler(upsampler, options, predict, x_T, keys, report)
-    return process.to_uint8(large) if rounded else large.clip(-1, 1)
+    timesteps, to_x0 = path_of(part, options)
+    if options.sampler == "ddim":
+        own |= {"eta": eta, "to_x0": to_x0}
+    sampler = samplers.SAMPLERS[options.sampler]
+    return sampler(predict, sched, x_T, timesteps, keys, run=runner(piece), **own)

@@ -1,4 +1,4 @@
-"""Samplers: a pure step function each, run under one `lax.scan`.
+"""Samplers: a pure step function each, and how it is run.
 
 Every sampler is called `sampler(predict, schedule, x_T, timesteps, noise, **options)`:
 
@@ -10,8 +10,11 @@ Every sampler is called `sampler(predict, schedule, x_T, timesteps, noise, **opt
   noise: (B,) typed PRNG keys, so that a sample depends neither on its batch nor on its
     device, or a function (i, shape) -> float32 noise of step i, where i is traced.
     Samplers that add none ignore it.
+  run: (step, state, rows) -> result, by default `run_all`, which makes all steps in one
+    `lax.scan`; see steps.py. The state's first array is x.
 
-and returns x_0 (B, ..., C) float32. They raise UsageError for impossible timesteps.
+and returns x_0 (B, ..., C) float32, or what another `run` does. They raise UsageError
+for impossible timesteps.
 """
 
 import numpy as np
@@ -20,7 +23,7 @@ from unclip_jax.diffusion.samplers.ancestral import ddpm
 from unclip_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from unclip_jax.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
 from unclip_jax.diffusion.samplers.heun import heun
-from unclip_jax.diffusion.samplers.steps import normal
+from unclip_jax.diffusion.samplers.steps import normal, run_all, run_piece
 from unclip_jax.diffusion.schedule import (
     Schedule,
     check_count,
@@ -41,6 +44,8 @@ __all__ = [
     "dpmpp_2m_sde",
     "heun",
     "normal",
+    "run_all",
+    "run_piece",
     "timesteps",
 ]
 

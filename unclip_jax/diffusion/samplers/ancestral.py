@@ -8,7 +8,7 @@ from unclip_jax.diffusion.samplers.steps import (
     everywhere,
     make_steps,
     noise_source,
-    scan_rows,
+    run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
 from unclip_jax.errors import UsageError
@@ -26,6 +26,7 @@ def ddpm(
     statistic: np.ndarray | None = None,
     bound: float | None = None,
     pixels: float | None = None,
+    run=run_all,
 ):
     """DDPM over strided steps.
 
@@ -71,4 +72,4 @@ def ddpm(
         last = row[0][1] < 0  # x_0 is the mean
         return post.mean + jnp.where(last, 0, sigma) * draw(i, x.shape)
 
-    return scan_rows(step, x_T, ((steps.t, steps.s), known))
+    return run(step, x_T, ((steps.t, steps.s), known))

@@ -9,13 +9,20 @@ from unclip_jax.diffusion.samplers.steps import (
     everywhere,
     make_steps,
     noise_source,
-    scan_rows,
+    run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
 
 
 def ddim(
-    predict, schedule: Schedule, x_T, timesteps, noise, eta=0.0, to_x0: bool = True
+    predict,
+    schedule: Schedule,
+    x_T,
+    timesteps,
+    noise,
+    eta=0.0,
+    to_x0: bool = True,
+    run=run_all,
 ):
     """DDIM (equation 12); arguments as in `samplers`.
 
@@ -37,7 +44,7 @@ def ddim(
         mean = steps.signal_s * pred.x0 + rest * pred.epsilon
         return mean + sigma * draw(i, x.shape)
 
-    return scan_rows(step, x_T, (steps, spread))
+    return run(step, x_T, (steps, spread))
 
 
 def ddim_inversion(
@@ -47,6 +54,7 @@ def ddim_inversion(
     timesteps,
     corrections: int = 0,
     to_x0: bool = True,
+    run=run_all,
 ):
     """The x_T from which `ddim` with eta = 0 and the same timesteps returns to x_0.
 
@@ -61,7 +69,7 @@ def ddim_inversion(
     (`samplers.timesteps` with min_signal, of about 0.03).
 
     Args:
-      predict, schedule, timesteps: as for `ddim` (timesteps descend here too).
+      predict, schedule, timesteps, run: as for `ddim` (timesteps descend here too).
       x_0: (B, ..., C) float32.
       corrections: more calls of the model per step, in search of a fixed point.
       to_x0: as for `ddim`; if not, x_0 is taken for what is at timesteps[-1].
@@ -83,4 +91,4 @@ def ddim_inversion(
         return jax.lax.fori_loop(0, corrections + 1, arrive, x)
 
     backwards = Steps(*(table[::-1] for table in steps))
-    return scan_rows(step, x_0, backwards)
+    return run(step, x_0, backwards)

@@ -14,35 +14,38 @@ from unclip_jax.diffusion.samplers.steps import (
     half_log_snr_steps,
     make_steps,
     noise_source,
-    scan_rows,
+    run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
 
 
-def dpmpp_2m(predict, schedule: Schedule, x_T, timesteps, noise=None):
+def dpmpp_2m(predict, schedule: Schedule, x_T, timesteps, noise=None, run=run_all):
     """DPM-Solver++(2M) for the probability-flow ODE; arguments as in `samplers`."""
     steps = make_steps(schedule, timesteps)
     h = half_log_snr_steps(steps)
     keep = steps.sigma_s / steps.sigma_t
     move = -steps.signal_s * np.expm1(-h)
-    return _run(predict, x_T, steps.t, h, keep, move, np.zeros_like(h), None)
+    rows = steps.t, h, keep, move, np.zeros_like(h)
+    return _solve(predict, x_T, rows, None, run)
 
 
-def dpmpp_2m_sde(predict, schedule: Schedule, x_T, timesteps, noise):
+def dpmpp_2m_sde(predict, schedule: Schedule, x_T, timesteps, noise, run=run_all):
     """SDE-DPM-Solver++(2M) for the reverse SDE; arguments as in `samplers`."""
     steps = make_steps(schedule, timesteps)
     h = half_log_snr_steps(steps)
     keep = steps.sigma_s / steps.sigma_t * np.exp(-h)
     move = -steps.signal_s * np.expm1(-2 * h)
     spread = steps.sigma_s * np.sqrt(-np.expm1(-2 * h))
-    return _run(predict, x_T, steps.t, h, keep, move, spread, noise_source(noise))
+    rows = steps.t, h, keep, move, spread
+    return _solve(predict, x_T, rows, noise_source(noise), run)
 
 
-def _run(predict, x_T, t, h, keep, move, spread, draw):
+def _solve(predict, x_T, rows, draw, run):
     """x_s = keep x_t + move (x0 + (x0 - x0 of the step before) / 2r) + spread noise.
 
     r is the length h of the step before over that of this one.
     """
+    t, h, keep, move, spread = rows
     extrapolation = np.zeros_like(h)
     extrapolation[1:-1] = 0.5 * h[1:-1] / h[:-2]
 
@@ -54,4 +57,4 @@ def _run(predict, x_T, t, h, keep, move, spread, draw):
         return (x + spread * draw(i, x.shape) if draw else x), x0
 
     rows = t, keep, move, spread, extrapolation
-    return scan_rows(step, (x_T, jnp.zeros_like(x_T)), rows)[0]
+    return run(step, (x_T, jnp.zeros_like(x_T)), rows)

@@ -7,12 +7,12 @@ from unclip_jax.diffusion.samplers.steps import (
     everywhere,
     half_log_snr_steps,
     make_steps,
-    scan_rows,
+    run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
 
 
-def heun(predict, schedule: Schedule, x_T, timesteps, noise=None):
+def heun(predict, schedule: Schedule, x_T, timesteps, noise=None, run=run_all):
     """Heun, second order; arguments as in `samplers`. 2n - 1 calls of the model.
 
     In lambda = log(signal / sigma) the solution of the ODE is (Lu et al. 2022,
@@ -52,4 +52,4 @@ def heun(predict, schedule: Schedule, x_T, timesteps, noise=None):
         )
 
     zeros = jnp.zeros_like(x_T)
-    return scan_rows(step, (x_T, zeros, zeros), (times, *tables))[0]
+    return run(step, (x_T, zeros, zeros), (times, *tables))

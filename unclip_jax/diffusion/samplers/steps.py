@@ -1,4 +1,4 @@
-"""What samplers share: the steps they take, where noise comes from, and the scan."""
+"""What samplers share: the steps they take, where noise comes from, and the loop."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -72,8 +72,8 @@ def noise_source(noise) -> Callable:
     return draw
 
 
-def scan_rows(step: Callable, state, rows):
-    """Folds step(state, i, row) over the rows of tables.
+def run_all(step: Callable, state, rows):
+    """The first array of the state after all steps, made in one scan.
 
     Args:
       step: (state, i, row) -> state, where row is `rows` at i: float32 and int32
@@ -81,16 +81,47 @@ def scan_rows(step: Callable, state, rows):
       state: a pytree of arrays.
       rows: a pytree of (n,) host arrays; float64 becomes float32 only here.
     """
-    rows = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else jnp.int32),
-        rows,
-    )
-    count = len(jax.tree.leaves(rows)[0])
 
     def body(state, inputs):
         return step(state, *inputs), None
 
-    return jax.lax.scan(body, state, (jnp.arange(count), rows))[0]
+    rows = _tables(rows)
+    state = jax.lax.scan(body, state, (jnp.arange(_count(rows)), rows))[0]
+    return jax.tree.leaves(state)[0]
+
+
+def run_piece(step: Callable, state, rows, first, end, total):
+    """The state after a piece of the loop, which `run_all` makes at once.
+
+    The piece is from first / total of the rows to end / total of them.
+
+    Args:
+      step, rows: as for `run_all`.
+      state: that after the piece before.
+      first, end, total: integers, all of which may be traced: one program makes any
+        piece.
+    """
+    rows = _tables(rows)
+    count = _count(rows)
+
+    def body(i, state):
+        row = jax.tree.map(
+            lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), rows
+        )
+        return step(state, i, row)
+
+    return jax.lax.fori_loop(first * count // total, end * count // total, body, state)
+
+
+def _tables(rows):
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else jnp.int32),
+        rows,
+    )
+
+
+def _count(rows) -> int:
+    return len(jax.tree.leaves(rows)[0])
 
 
 def everywhere(t, x):
