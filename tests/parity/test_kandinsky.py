@@ -188,6 +188,10 @@ def test_another_sampler_and_size(model, kandinsky, embeddings, monkeypatch, flo
     np.testing.assert_allclose(ours, expected, atol=1e-3)
     with pytest.raises(ValueError, match="width must be a multiple of 4, got 18"):
         model.decode(z, width=18)
+    tiled = model.decode(z, **options, **size, tile=16)
+    assert 0 < np.abs(tiled - ours).mean() < 0.2
+    with pytest.raises(ValueError, match="tile must be a multiple of 8, got 20"):
+        model.decode(z, tile=20)
     with pytest.raises(ValueError, match="height and width are of images"):
         model.decode(z, noise=model.draw_noise(2), width=16)
 
@@ -313,3 +317,15 @@ def test_the_prior_is_trained_from_its_folder(model, kandinsky):
     for path, a in native.flatten(part.params).items():
         if not path.startswith("empty_"):  # the records have that
             np.testing.assert_array_equal(params[path], a, path)
+
+
+def test_a_native_export_holds_all_of_it(model, kandinsky, tmp_path):
+    for kind, part in model.stack.parts.items():
+        meta = {"clip_fingerprint": model.stack.part("clip").clip_fingerprint}
+        native.write_part(tmp_path, kind, part.config, part.params, meta)
+    native.write_tokenizer(tmp_path, kandinsky.folders[0] / "tokenizer")
+    again = UnCLIP.load(tmp_path)
+    assert again.settings() == model.settings()
+    assert again.noise_shape == LATENT and again.image_size == tiny.IMAGE
+    for kind, part in model.stack.parts.items():
+        assert again.stack.part(kind).module == part.module

@@ -2,6 +2,7 @@
 
 import typing
 
+import jax
 import jax.numpy as jnp
 
 from unclip_jax.diffusion import process
@@ -25,6 +26,7 @@ def decode(
     keep=None,
     *,
     rounded: bool = True,
+    tile: int | None = None,
 ):
     """Images of latents, with the pixels that are to be kept as they were.
 
@@ -34,15 +36,75 @@ def decode(
       latents: (B, h, w, C).
       known, keep: None, or images and their masks, as of sampling.Inpainting.
       rounded: static; see sampling.run_sampler.
+      tile: static; pixels a side of tiles, None for the whole: see `by_tiles`.
 
     Returns:
       uint8 (B, f h, f w, 3), or float32 in [-1, 1] unless `rounded`.
     """
     module = typing.cast(Autoencoder, autoencoder.module)
-    images = module.bind({"params": params}).decode(latents)
+    decode_part = module.bind({"params": params}).decode
+    if tile is None:
+        images = decode_part(latents)
+    else:
+        images = by_tiles(decode_part, latents, tile // module.factor, module.factor)
     if known is not None and keep is not None:
         images = jnp.where(keep > 0, known, images)
     return process.to_uint8(images) if rounded else images.clip(-1, 1)
+
+
+def by_tiles(function, latents, tile: int, factor: int):
+    """function(latents), one tile after another, so that memory holds one at a time.
+
+    Tiles overlap by a quarter, in which one fades into the other; those at the edges
+    move in, so that all have one size. Norms and attention see a tile and no more:
+    images are not quite those of a whole.
+
+    Args:
+      function: (B, h, w, C) -> (B, factor h, factor w, 3), of any h and w.
+      latents: (B, H, W, C).
+      tile: the side of a tile in latents.
+      factor: the side of images over that of latents.
+
+    Returns:
+      (B, factor H, factor W, 3) float32.
+    """
+    b, *sides, channels = latents.shape
+    if max(sides) <= tile:
+        return function(latents)
+    sizes = [min(tile, side) for side in sides]
+    starts = [
+        sorted({min(i, side - size) for i in range(0, side, size - size // 4)})
+        for side, size in zip(sides, sizes, strict=True)
+    ]
+    fades = [_fade(factor * size, factor * (size // 4)) for size in sizes]
+    weight = (fades[0][:, None] * fades[1])[..., None]  # (h, w, 1)
+    shape = b, factor * sizes[0], factor * sizes[1], 3
+
+    def add(canvas, start):
+        i, j = start
+        part = jax.lax.dynamic_slice(
+            latents, (0, i, j, 0), (b, sizes[0], sizes[1], channels)
+        )
+        corner = (0, factor * i, factor * j, 0)
+        drawn = function(part) * weight, jnp.broadcast_to(weight, shape)
+        canvas = [
+            jax.lax.dynamic_update_slice(
+                whole, jax.lax.dynamic_slice(whole, corner, shape) + new, corner
+            )
+            for whole, new in zip(canvas, drawn, strict=True)
+        ]
+        return tuple(canvas), None
+
+    empty = jnp.zeros((b, factor * sides[0], factor * sides[1], 3))
+    corners = jnp.array([(i, j) for i in starts[0] for j in starts[1]])
+    (total, weights), _ = jax.lax.scan(add, (empty, empty), corners)
+    return total / weights
+
+
+def _fade(size: int, overlap: int):
+    """(size,) weights that rise over the first `overlap` and fall over the last."""
+    ends = jnp.minimum(jnp.arange(size) + 1, jnp.arange(size)[::-1] + 1)
+    return jnp.minimum(ends / max(overlap, 1), 1)
 
 
 def shrink_mask(keep, factor: int):

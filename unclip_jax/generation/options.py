@@ -117,6 +117,11 @@ class DecoderOptions:
         None, "rows of the images, if not as many as the decoder was trained on"
     )
     width: int | None = option(None, "columns of the images, as --height")
+    tile: int | None = option(
+        None,
+        "pixels a side of the overlapping tiles that latents are decoded by, one at a "
+        "time, for images larger than memory (default the image as a whole)",
+    )
     noise_level: int = option(
         0,
         "noise added to the CLIP embedding, up to 999, for a decoder that was trained "

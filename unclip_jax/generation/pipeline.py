@@ -270,7 +270,11 @@ class Pipeline:
         if not self.draws_latents:
             return images
         return self.run(
-            latents.decode, "autoencoder", images, known, keep, rounded=rounded
+            latents.decode,
+            "autoencoder",
+            *(images, known, keep),
+            rounded=rounded,
+            tile=options.tile,
         )
 
     @property

@@ -92,6 +92,7 @@ def resolve_options(
     rescale = checks.number(f"{kind} guidance rescale", rescale, 0, 1)
     checks.number("eta", values.get("eta", 0.0), 0)
     _check_noise_level(stack, part, values.get("noise_level", 0))
+    _check_tile(stack, part, values.get("tile"))
     dynamic_threshold = values.get("dynamic_threshold")
     if dynamic_threshold is not None:
         dynamic_threshold = checks.number("dynamic threshold", dynamic_threshold, 0, 1)
@@ -201,6 +202,19 @@ def _check_noise_level(stack, part, level):
         raise UsageError(
             f"noise_level {level}: the decoder of {stack.origin} takes {expected}"
         )
+
+
+def _check_tile(stack, part, tile):
+    if tile is None:
+        return
+    if not part.module.is_latent:
+        raise UsageError(
+            f"tile {tile}: the decoder of {stack.origin} draws pixels, and no latents"
+        )
+    least = 4 * stack.part("autoencoder").module.factor
+    checks.integer("tile", tile, least, 2**15)
+    if tile % least:
+        raise UsageError(f"tile must be a multiple of {least}, got {tile}")
 
 
 def with_strength(kind: str, resolved: SamplerOptions, strength: float):
