@@ -28,11 +28,11 @@ def load(name):
     return config_lib.load(str(CONFIGS / f"{name}.py"))
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder"])
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "decoder_transformer"])
 def test_stages(name):
     config = load(name)
     stage = stages.make_stage(run_config.read_config(config), INFO)
-    assert stage.export()["part"] == name
+    assert stage.export()["part"] == name.partition("_")[0]
     if name != "clip":
         assert config.data.path == "runs/emoji/records/train"
 
