@@ -31,7 +31,7 @@ from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel.mesh import make_mesh
-from unclip_jax.planning.plan import data_info, parse_assumptions
+from unclip_jax.planning.plan import assumed_spec, parse_assumptions
 from unclip_jax.train import defaults
 from unclip_jax.training import optimizer, train_step
 from unclip_jax.training import state as train_state
@@ -101,8 +101,8 @@ def matmul_peak(size: int = 8192, repeats: int = 20) -> float:
 
 def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTimes:
     """Initializes, compiles and times the training step of `config`."""
-    info = data_info(config, assume)
-    stage = stages.make_stage(config, info)
+    spec = assumed_spec(config, assume)
+    stage = stages.make_stage(config, spec)
     tx = optimizer.make_optimizer(config.optimizer, config.steps)
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
@@ -117,7 +117,7 @@ def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTi
         step = train_step.lower_step(stage, tx, mesh, config, abstract).compile()
         compile_seconds = time.perf_counter() - start
 
-        batch = random_batch(stage, config.batch_size, info["vocab_size"])
+        batch = random_batch(stage, config.batch_size, spec.vocab_size)
         batch = jax.device_put(batch, sharding.batch_sharding(mesh))
         rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
         seconds = []

@@ -7,6 +7,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax import stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.embedding import config as embedding
 from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.training import run_config
@@ -31,7 +32,7 @@ def load(name):
 @pytest.mark.parametrize("name", ["clip", "prior", "decoder", "decoder_transformer"])
 def test_stages(name):
     config = load(name)
-    stage = stages.make_stage(run_config.read_config(config), INFO)
+    stage = stages.make_stage(run_config.read_config(config), DataSpec(**INFO))
     assert stage.export()["part"] == name.partition("_")[0]
     if name != "clip":
         assert config.data.path == "runs/emoji/records/train"

@@ -24,6 +24,7 @@ ROOMS = {
     "config": ("parallel",),  # joins the processes of a command
     # the ground floor; every one may know errors.py
     "errors": (),
+    "data_spec": (),
     "files": (),
     "gaussian": (),
     "fonts": (),
@@ -34,8 +35,8 @@ ROOMS = {
     "versions": (),
     "models": (),
     "diffusion": (),
-    "stages": ("models", "diffusion"),
-    "data": ("parallel", "files", "gaussian", "images", "tokenizer"),
+    "stages": ("models", "diffusion", "data_spec"),
+    "data": ("parallel", "data_spec", "files", "gaussian", "images", "tokenizer"),
     "parallel": ("files",),
     "interop": ("models", "diffusion", "files", "tokenizer"),
     "embedding": ("models", "interop", "data", "parallel")
@@ -45,8 +46,8 @@ ROOMS = {
     "evaluation": ("generation", "data", "parallel", "models", "interop")
     + ("files", "grids", "images", "progress", "versions"),
     "training": ("stages", "parallel", "data", "evaluation")
-    + ("files", "grids", "images", "progress"),
-    "planning": ("training", "stages", "parallel", "data"),
+    + ("data_spec", "files", "grids", "images", "progress"),
+    "planning": ("training", "stages", "parallel", "data", "data_spec"),
     # entry points: flags in, one call, nothing else
     "train": ("training", "interop"),  # reads what a run may start from
     "embed": ("embedding", "training"),  # reads what training wrote

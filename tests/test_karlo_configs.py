@@ -7,6 +7,7 @@ import pytest
 
 from unclip_jax import config as config_lib
 from unclip_jax import stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.training import run_config
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs/karlo"
@@ -33,8 +34,9 @@ def test_exports_draw_as_karlo_does(name):
     config = config_lib.load(str(CONFIGS / f"{name}.py"))
     size, crop = SIDES[name]
     sides = {"image_size": size, "crop_size": crop, "low_res_size": None}
-    exported = stages.make_stage(
-        run_config.read_config(config), {**INFO, **sides}
-    ).export()["config"]
+    spec = DataSpec(**INFO, **sides)
+    exported = stages.make_stage(run_config.read_config(config), spec).export()[
+        "config"
+    ]
     expected = {**KARLO[name], "sampler": "ddpm"}
     assert {key: exported["diffusion"][key] for key in expected} == expected

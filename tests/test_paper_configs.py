@@ -22,6 +22,7 @@ from unclip_jax.config import with_defaults
 from unclip_jax.data.degradations import make_degradation
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources import LeftOut, make_source
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.embedding import config as embedding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import describe, state_shardings
@@ -120,7 +121,7 @@ def paper_shapes(name):
 
 def stage_of(name, config):
     info = data_info(config, SIDES[name.split(":")[0]], PAPER)
-    return stages.make_stage(read_config(config), info)
+    return stages.make_stage(read_config(config), DataSpec(**info))
 
 
 def shrunk(name):
@@ -145,7 +146,7 @@ def shrunk(name):
 def shrunk_stage(config):
     side = 32 if config.stage == "upsampler" else 16
     info = data_info(config, side, SHRUNK_INFO)
-    return stages.make_stage(read_config(config), info)
+    return stages.make_stage(read_config(config), DataSpec(**info))
 
 
 def count(shapes, without=()):
@@ -179,12 +180,12 @@ def test_tars_are_read_at_the_papers_size(name, tmp_path):
     assert config.data.min_size == SIDES[name]  # nothing is enlarged
     data = open_data(config.data)
     assert [file.suffix for file in (tmp_path / "tars").iterdir()] == [".tar"]
-    assert data.info["image_size"] == SIDES[name]
+    assert data.spec.image_size == SIDES[name]
     if name == "clip":
-        assert data.info["context_length"] == PAPER["context_length"]
+        assert data.spec.context_length == PAPER["context_length"]
     else:
         made = make_degradation(config.data.degradation, SIDES[name])
-        assert data.info["low_res_size"] == made.low_res_size
+        assert data.spec.low_res_size == made.low_res_size
         assert made.crop == SIDES[name] // 4
 
 
@@ -352,7 +353,7 @@ def test_one_step_of_the_shrunk_config(name):
 def test_memory_options_are_used_and_recorded(name):
     config, stage = shrunk(name)
     plain = config_lib.to_plain(config)
-    meta = checkpoint.make_meta(config.stage, plain, stage.export(), {})
+    meta = checkpoint.make_meta(config.stage, plain, stage.export(), DataSpec())
     recorded = meta["export"]["config"]["model"]
     assert recorded["remat"] and meta["config"]["model"]["remat"]
     shapes = jax.eval_shape(stage.init, jax.random.key(0))

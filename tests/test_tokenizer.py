@@ -161,7 +161,7 @@ def test_public_tokenizers_by_name(folder, tmp_path, monkeypatch):
         {"source": "icons", "nouns": 2, "tokenizer": "openai/clip"},
         tokenizer_dir=tmp_path / "kept",
     )
-    assert data.info["tokenizer_folder"] == str(tmp_path / "kept")
+    assert data.spec.tokenizer_folder == str(tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="neither a folder here nor"):
         Tokenizer.load("nobody/no-such-tokenizer")
 

@@ -137,17 +137,17 @@ def test_the_same_example_is_cropped_otherwise_each_time():
 def test_crops_alone_and_what_is_known_of_them():
     crop = dict(kind="crop", crop=8)
     data = open_data({**ICONS, "feed": "arrays", "degradation": crop})
-    assert data.info["image_size"] == 32 and data.info["crop_size"] == 8
-    assert data.info["low_res_size"] is None
+    assert data.spec.image_size == 32 and data.spec.crop_size == 8
+    assert data.spec.low_res_size is None
     assert data.take(5, ["image"])["image"].shape == (5, 8, 8, 3)
     with pytest.raises(ValueError, match="no 'low_res'"):
         data.take(1, ["low_res"])
     data = open_data({**ICONS, "feed": "arrays", "degradation": BSR})
-    assert data.info["low_res_size"] == 4
+    assert data.spec.low_res_size == 4
     assert list(data.take(2, ["low_res"])) == ["low_res"]
     assert data.take(2, ["tokens"])["tokens"].shape[0] == 2
     plain = open_data({**ICONS, "feed": "arrays"})
-    assert plain.info["crop_size"] is None
+    assert plain.spec.crop_size is None
 
 
 @pytest.mark.parametrize(

@@ -130,37 +130,37 @@ def test_a_process_takes_only_its_rows_of_the_first_examples(monkeypatch):
         assert np.array_equal(rows[read], whole[name][read])
 
 
-def test_info_of_icons(tmp_path):
-    info = open_data(ICONS, tokenizer_dir=tmp_path / "tokenizer").info
-    assert info["image_size"] == 16 and info["num_examples"] > 100
-    assert info["context_length"] == 12  # start, 10 words, end
-    assert info["vocab_size"] == info["eot_id"] + 1 < 1000
-    assert info["tokenizer_folder"] == str(tmp_path / "tokenizer")
+def test_spec_of_icons(tmp_path):
+    spec = open_data(ICONS, tokenizer_dir=tmp_path / "tokenizer").spec
+    assert spec.image_size == 16 and spec.num_examples > 100
+    assert spec.context_length == 12  # start, 10 words, end
+    assert spec.vocab_size == spec.eot_id + 1 < 1000
+    assert spec.tokenizer_folder == str(tmp_path / "tokenizer")
     for name in ("embed_dim", "clip_fingerprint", "embedding_mean", "embedding_scale"):
-        assert info[name] is None
-    again = open_data(ICONS, tokenizer_dir=tmp_path / "tokenizer").info
-    assert again == info
-    assert open_data(ICONS).info["tokenizer_folder"] is None
+        assert getattr(spec, name) is None
+    again = open_data(ICONS, tokenizer_dir=tmp_path / "tokenizer").spec
+    assert again == spec
+    assert open_data(ICONS).spec.tokenizer_folder is None
     shorter = open_data({**ICONS, "context_length": 9, "vocab_size": 530})
-    assert shorter.info["context_length"] == 9 and shorter.info["vocab_size"] == 530
+    assert shorter.spec.context_length == 9 and shorter.spec.vocab_size == 530
     with pytest.raises(FileExistsError, match="trained otherwise"):
         other = {**ICONS, "vocab_size": 530}
         open_data(other, tokenizer_dir=tmp_path / "tokenizer")
 
 
-def test_info_of_records(records, tokenizer, examples):
+def test_spec_of_records(records, tokenizer, examples):
     data = open_records(records, "tf")
-    info = data.info
+    spec = data.spec
     x = np.stack([e["clip_image"] for e in examples]).astype(np.float64)
-    assert info["num_examples"] == len(data) == 50 and info["embed_dim"] == 6
-    assert info["clip_fingerprint"] == "a-clip"
-    assert info["embedding_convention"] == "raw"
-    np.testing.assert_allclose(info["embedding_mean"], x.mean(0))
-    np.testing.assert_allclose(info["embedding_std"], x.std(0, ddof=1))
-    assert info["embedding_scale"] == pytest.approx(np.linalg.norm(x, axis=1).mean())
-    assert info["fingerprint"] == RecordReader(records).fingerprint
-    assert info["tokenizer_fingerprint"] == tokenizer.fingerprint
-    assert pathlib.Path(info["tokenizer_folder"], "tokenizer.json").is_file()
+    assert spec.num_examples == len(data) == 50 and spec.embed_dim == 6
+    assert spec.clip_fingerprint == "a-clip"
+    assert spec.embedding_convention == "raw"
+    np.testing.assert_allclose(spec.embedding_mean, x.mean(0))
+    np.testing.assert_allclose(spec.embedding_std, x.std(0, ddof=1))
+    assert spec.embedding_scale == pytest.approx(np.linalg.norm(x, axis=1).mean())
+    assert spec.fingerprint == RecordReader(records).fingerprint
+    assert spec.tokenizer_fingerprint == tokenizer.fingerprint
+    assert pathlib.Path(spec.tokenizer_folder, "tokenizer.json").is_file()
     assert data.shapes["clip_text"] == ((6,), "float32")
     first = data.take(3, NAMES)
     assert np.array_equal(first["image"][1], examples[1]["image"])
@@ -170,7 +170,7 @@ def test_info_of_records(records, tokenizer, examples):
 def test_the_sample_of_embeddings_is_spread_over_the_records(
     records, examples, monkeypatch
 ):
-    sample = open_records(records).info["embedding_sample"]
+    sample = open_records(records).spec.embedding_sample
     assert set(sample()) == {"clip_image", "clip_text"}
     np.testing.assert_array_equal(
         sample()["clip_text"], [e["clip_text"] for e in examples]
@@ -179,14 +179,14 @@ def test_the_sample_of_embeddings_is_spread_over_the_records(
     np.testing.assert_array_equal(
         sample()["clip_image"], [examples[i]["clip_image"] for i in (0, 12, 25, 37)]
     )
-    assert open_data(ICONS).info["embedding_sample"] is None
+    assert open_data(ICONS).spec.embedding_sample is None
 
 
 def test_a_given_tokenizer_is_used_and_records_keep_theirs(records, tmp_path):
     folder = str(records / "tokenizer")
     data = open_data({**ICONS, "tokenizer": folder})
-    assert data.info["context_length"] == 12
-    assert data.info["tokenizer_folder"] == folder
+    assert data.spec.context_length == 12
+    assert data.spec.tokenizer_folder == folder
     open_records(records, tokenizer=folder)
     open_data(ICONS, tokenizer_dir=tmp_path / "other")
     with pytest.raises(ValueError, match="not the tokenizer of the records"):
@@ -312,7 +312,7 @@ def test_without_tensorflow_the_tf_feed_says_so(records, monkeypatch):
 def test_info_has_a_plain_form(records):
     from unclip_jax.config import to_plain
 
-    info = open_records(records).info
-    plain = {name: value for name, value in info.items() if not callable(value)}
-    assert info.keys() - plain.keys() == {"embedding_sample"}
+    spec = open_records(records).spec
+    plain = {name: value for name, value in spec.items() if not callable(value)}
+    assert spec.keys() - plain.keys() == {"embedding_sample"}
     assert json.dumps(to_plain(plain))

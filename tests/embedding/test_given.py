@@ -85,7 +85,7 @@ def test_records_without_images_train_a_prior(folder, tmp_path, clip):
     manifest = runner.embed_source(data, out, clip, shard_size=10)
     assert manifest["image_size"] is None and manifest["num_records"] == 24
     records = open_data({"source": "records", "path": str(out), "feed": "arrays"})
-    assert records.info["embedding_convention"] == "unit"
+    assert records.spec.embedding_convention == "unit"
     batch = records.take(24, ["clip_image", "clip_text", "tokens"])
     for i in (0, 11, 12, 23):
         saved = np.load(folder / "img_emb" / f"img_emb_{i // COUNT}.npy")
@@ -102,12 +102,12 @@ def test_records_without_images_train_a_prior(folder, tmp_path, clip):
         model={"width": 8, "depth": 1, "num_heads": 2},
         stage_options={"embedding": "unit_scaled"},
     )
-    stage = stages.make_stage(config, records.info)
+    stage = stages.make_stage(config, records.spec)
     assert set(stage.batch_spec) <= set(records.shapes)
     jax.eval_shape(stage.init, jax.random.key(0))
     config = dataclasses.replace(config, stage_options={"embedding": "standardize"})
     with pytest.raises(ValueError, match="set stage_options.embedding='unit_scaled'"):
-        stage = stages.make_stage(config, records.info)
+        stage = stages.make_stage(config, records.spec)
         jax.eval_shape(stage.init, jax.random.key(0))
 
 

@@ -105,8 +105,8 @@ def test_text_states_are_kept_with_those_of_the_empty_caption(tmp_path, clip, pa
     found = data.take(3, ["text_states"])["text_states"]
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, states[:3], atol=2e-3)  # half precision
-    assert data.info["text_width"] == 8
-    empty = data.info["empty_text_states"], data.info["empty_clip_text"]
+    assert data.spec.text_width == 8
+    empty = data.spec.empty_text_states, data.spec.empty_clip_text
     np.testing.assert_allclose(empty[0], states[3], atol=2e-3)
     np.testing.assert_allclose(empty[1], text[3], atol=1e-5)
 

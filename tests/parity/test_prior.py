@@ -247,8 +247,8 @@ def test_the_config_is_karlos():
 
     file = pathlib.Path(__file__).parents[2] / "configs" / "karlo" / "prior.py"
     config = run_config.read_config(config_lib.load(file))
-    info = plan.data_info(config, {"embed_dim": 768, "context_length": 77})
-    stage = stages.make_stage(config, info)
+    spec = plan.assumed_spec(config, {"embed_dim": 768, "context_length": 77})
+    stage = stages.make_stage(config, spec)
     for name, value in diffusers_prior.model_fields({}, "Karlo's").items():
         assert getattr(stage.model, name) == value, name
     found = stage.export()["config"]["diffusion"]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unclip_jax import stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import batch_sharding, replicated
 from unclip_jax.stages import clip
@@ -27,7 +28,7 @@ def make_stage(**options):
     config = stages.StageConfig(
         stage="clip", data={}, model=MODEL, stage_options=options
     )
-    return stages.make_stage(config, INFO)
+    return stages.make_stage(config, DataSpec(**INFO))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import scipy
 from tests.configs import load_complete
 from tests.random_params import random_params
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.stages.diffusion import DiffusionConfig
 from unclip_jax.training.run_config import read_config
 
@@ -50,7 +51,7 @@ def make_config(name, **changes):
 
 
 def make_stage(config, info=INFO):
-    return stages.make_stage(read_config(config), info)
+    return stages.make_stage(read_config(config), DataSpec(**info))
 
 
 def batch(stage, n=8):

@@ -12,6 +12,7 @@ from tests.configs import load_complete
 from tests.random_params import random_params
 from unclip_jax import config as config_lib
 from unclip_jax import images, models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.stages import upsampler
 from unclip_jax.training.run_config import read_config
 
@@ -35,7 +36,7 @@ def make_config(**model):
 
 def make_stage(config=None, **info):
     config = read_config(config or make_config())
-    return stages.make_stage(config, {**INFO, **info})
+    return stages.make_stage(config, DataSpec(**{**INFO, **info}))
 
 
 def batch(stage, n=4):

@@ -180,6 +180,7 @@ def _save_prior(workdir, depth, width):
     import numpy as np
 
     from unclip_jax import models
+    from unclip_jax.data_spec import DataSpec
     from unclip_jax.interop import components
     from unclip_jax.training import checkpoint, run_folder, state
 
@@ -206,8 +207,8 @@ def _save_prior(workdir, depth, width):
     counts = jnp.zeros((), jnp.int32)
     full = state.TrainState(counts, counts, params, fresh(), (fresh(), fresh()))
     described = {"part": "prior", "config": config}
-    info = {"clip_fingerprint": "a-clip"}
-    meta = checkpoint.make_meta("prior", {"steps": 1}, described, info)
+    spec = DataSpec(clip_fingerprint="a-clip")
+    meta = checkpoint.make_meta("prior", {"steps": 1}, described, spec)
     with checkpoint.Checkpoints(run_folder.claim(workdir, {"steps": 1})) as saved:
         saved.save(1, full, meta)
         saved.wait()

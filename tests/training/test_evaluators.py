@@ -15,6 +15,7 @@ from unclip_jax import stages
 from unclip_jax.config import load
 from unclip_jax.data import loader
 from unclip_jax.data.sources import make_source
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.evaluation import class_prompts
 from unclip_jax.evaluation.evaluators import EVALUATORS, ZeroShotOptions
 from unclip_jax.evaluation.metrics.retrieval import retrieval
@@ -97,7 +98,7 @@ def test_clip_is_scored_on_what_training_never_sees(clip_config, tmp_path):
     assert sorted(found) == [0, 30]
     # by hand: the average's embeddings of held-out icons, in the training's tokens
     data = loader.open_data(clip_config.data, tokenizer_dir=tmp_path / "tokenizer")
-    stage = stages.make_stage(read_config(clip_config), data.info)
+    stage = stages.make_stage(read_config(clip_config), data.spec)
     source = make_source({**clip_config.data.to_dict(), "split": "held_out"})
     examples = [source[i] for i in range(40)]
     templates = clip_config.evaluators.zero_shot.templates
@@ -162,7 +163,7 @@ def test_the_stages_embed_what_evaluators_need(stage, name):
     info = dict(vocab_size=20, context_length=5, eot_id=19, image_size=32, embed_dim=8)
     info |= dict(embedding_mean=np.zeros(8), embedding_std=np.ones(8))
     info |= {k: v for k, v in config.model.items() if k in info}
-    stage = stages.make_stage(read_config(config), info)
+    stage = stages.make_stage(read_config(config), DataSpec(**info))
     batch = {
         k: jax.ShapeDtypeStruct((3, *shape), dtype)
         for k, (shape, dtype) in stage.batch_spec.items()

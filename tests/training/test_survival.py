@@ -125,7 +125,7 @@ def test_parameters_are_equal_on_any_mesh_at_restore(tmp_path):
         learning_rate=0.01, warmup_steps=2, grad_clip_norm=1.0
     )
     tx = optimizer.make_optimizer(options, 4)
-    meta = checkpoint.make_meta("toy", {}, {}, data.info)
+    meta = checkpoint.make_meta("toy", {}, {}, data.spec)
     for count, fsdp in ((4, 2), (1, 1)):
         mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
         rules = config.sharding_rules if fsdp > 1 else ()

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from unclip_jax.data_spec import DataSpec
+
 
 class Stage:
     """Denoises points on a line with a two-layer network."""
@@ -68,7 +70,9 @@ class EmbeddingStage(Stage):
 class Data:
     """Rows that depend on (seed, step) only."""
 
-    info = {"fingerprint": "toy", "embedding_mean": np.zeros(3), "sample": print}
+    spec = DataSpec(
+        fingerprint="toy", embedding_mean=np.zeros(3), embedding_sample=print
+    )
 
     def __init__(self, pause=0.0, poison=()):
         self.pause, self.poison, self.first_steps = pause, poison, []

@@ -40,6 +40,7 @@ from unclip_jax.data.sources import (
     make_source,
 )
 from unclip_jax.data.tf_feed import tf_batches
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 from unclip_jax.tokenizer import Tokenizer
 
@@ -108,13 +109,7 @@ class Dataset:
       source: see data.sources.
       tokenizer: tokenizer.Tokenizer.
       shapes: {name: (shape, dtype)} of what a batch can hold, per example.
-      info: dict for stages and checkpoints: num_examples, image_size, embed_dim,
-        context_length, vocab_size, eot_id, fingerprint, clip_fingerprint,
-        tokenizer_fingerprint, tokenizer_folder, embedding_convention, embedding_mean,
-        embedding_std (float64 (D,)), embedding_scale (mean L2 norm),
-        embedding_sample (the method, which reads only when called), crop_size and
-        low_res_size (of a degradation), text_width, empty_text_states (L, W) and
-        empty_clip_text (D,) (of text_states); None where the data has no such thing.
+      spec: what it says of itself to stages and checkpoints.
       bad: {key: reason} of the examples that could not be read so far.
       left_out: {reason: how often an example was left out for it so far}.
     """
@@ -141,7 +136,7 @@ class Dataset:
         self._reader = ReplacingReader(reader, len(source))
         self._memory = MemoryReader(self._reader, len(source), self._stored_shapes)
         self.bad, self.left_out = self._reader.bad, self._reader.left_out
-        self.info = self._info(tokenizer_folder)
+        self.spec = self._spec(tokenizer_folder)
 
     def __len__(self):
         return len(self.source)
@@ -263,34 +258,34 @@ class Dataset:
                 )
         return names
 
-    def _info(self, tokenizer_folder):
+    def _spec(self, tokenizer_folder) -> DataSpec:
         manifest, statistics = {}, {}
         if isinstance(self.source, RecordSource):
             manifest, statistics = self.source.manifest, self.source.statistics or {}
         scale = statistics.get("mean_norm")
         (*_, text_width), _ = self.shapes.get("text_states", ((None,), ""))
-        return {
-            "num_examples": len(self),
-            "image_size": self.source.image_size,
-            "crop_size": self.degrade and self.degrade.crop,
-            "low_res_size": self.degrade and self.degrade.low_res_size,
-            "embed_dim": manifest.get("embed_dim"),
-            "context_length": self.tokenizer.context_length,
-            "vocab_size": self.tokenizer.vocab_size,
-            "eot_id": self.tokenizer.eot_id,
-            "fingerprint": self.source.fingerprint,
-            "clip_fingerprint": manifest.get("clip_fingerprint"),
-            "tokenizer_fingerprint": self.tokenizer.fingerprint,
-            "tokenizer_folder": tokenizer_folder,
-            "embedding_convention": manifest.get("embedding_convention"),
-            "embedding_mean": statistics.get("mean"),
-            "embedding_std": statistics.get("std"),
-            "embedding_scale": None if scale is None else float(scale),
-            "embedding_sample": None if scale is None else self.embedding_sample,
-            "text_width": text_width,
-            "empty_text_states": statistics.get("empty_text_states"),
-            "empty_clip_text": statistics.get("empty_clip_text"),
-        }
+        return DataSpec(
+            num_examples=len(self),
+            fingerprint=self.source.fingerprint,
+            image_size=self.source.image_size,
+            crop_size=self.degrade and self.degrade.crop,
+            low_res_size=self.degrade and self.degrade.low_res_size,
+            tokenizer_folder=tokenizer_folder,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            vocab_size=self.tokenizer.vocab_size,
+            context_length=self.tokenizer.context_length,
+            eot_id=self.tokenizer.eot_id,
+            clip_fingerprint=manifest.get("clip_fingerprint"),
+            embed_dim=manifest.get("embed_dim"),
+            embedding_convention=manifest.get("embedding_convention"),
+            embedding_mean=statistics.get("mean"),
+            embedding_std=statistics.get("std"),
+            embedding_scale=None if scale is None else float(scale),
+            embedding_sample=None if scale is None else self.embedding_sample,
+            text_width=text_width,
+            empty_text_states=statistics.get("empty_text_states"),
+            empty_clip_text=statistics.get("empty_clip_text"),
+        )
 
 
 def _stored_shapes(source: Source, tokenizer: Tokenizer) -> Shapes:

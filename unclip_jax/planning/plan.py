@@ -26,6 +26,7 @@ import numpy as np
 from unclip_jax import config as config_lib
 from unclip_jax import stages
 from unclip_jax.data.degradations import make_degradation
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
@@ -113,7 +114,7 @@ def plan(
     Raises:
       UsageError: a topology, mesh or batch that cannot be, with the numbers.
     """
-    stage = stages.make_stage(config, data_info(config, assume or {}))
+    stage = stages.make_stage(config, assumed_spec(config, assume or {}))
     tx = optimizer.make_optimizer(config.optimizer, config.steps)
     devices = make_devices(topology)
     count = len(devices) if devices else count_devices(topology)
@@ -204,8 +205,8 @@ def parse_assumptions(items: Sequence[str]) -> dict[str, int]:
     return assume
 
 
-def data_info(config: TrainConfig, assume: Mapping[str, Any]) -> dict[str, Any]:
-    """What a loader would say of data of the size that the config is made for.
+def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
+    """What data of the size that the config is made for would say of itself.
 
     Raises UsageError for a name that no data has.
     """
@@ -214,27 +215,27 @@ def data_info(config: TrainConfig, assume: Mapping[str, Any]) -> dict[str, Any]:
         side = 4 * config.model["low_res_size"]
     known = {**ASSUMED, "image_size": side}
     config_lib.check_keys(assume, known, "--assume")
-    info = known | dict(assume)
-    made = make_degradation(config.data.get("degradation"), info["image_size"])
-    dim = info["embed_dim"]
+    known |= assume
+    degradation = make_degradation(config.data.get("degradation"), known["image_size"])
+    dim = known["embed_dim"]
 
     def embedding_sample():  # as many as a codebook of this config asks for
         rows = 1 + max(dim, config.model.get("num_buckets", 0))
         drawn = np.random.default_rng(0).standard_normal((2, rows, dim), np.float32)
         return dict(zip(("clip_image", "clip_text"), drawn, strict=True))
 
-    return {
-        **info,
-        "embedding_mean": np.zeros(dim),
-        "embedding_std": np.ones(dim),
-        "embedding_sample": embedding_sample,
-        "text_width": dim,
-        "empty_text_states": np.zeros((info["context_length"], dim)),
-        "empty_clip_text": np.zeros(dim),
-        "clip_fingerprint": "assumed",
-        "crop_size": made and made.crop,
-        "low_res_size": made and made.low_res_size,
-    }
+    return DataSpec(
+        **known,
+        embedding_mean=np.zeros(dim),
+        embedding_std=np.ones(dim),
+        embedding_sample=embedding_sample,
+        text_width=dim,
+        empty_text_states=np.zeros((known["context_length"], dim)),
+        empty_clip_text=np.zeros(dim),
+        clip_fingerprint="assumed",
+        crop_size=degradation and degradation.crop,
+        low_res_size=degradation and degradation.low_res_size,
+    )
 
 
 def step_flops(stage, config, params) -> int:

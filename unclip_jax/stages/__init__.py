@@ -1,6 +1,6 @@
 """Training stages: one file each, joining a model with its loss.
 
-A stage is a frozen dataclass made from (config, data_info) with
+A stage is a frozen dataclass made from (StageConfig, DataSpec) with
 
     batch_spec                              {name: (shape, dtype)} of one example
     init(rng) -> params
@@ -20,7 +20,7 @@ stages/<name>.py with a `Stage` class and name it in a config; one that denoises
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax import models
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
 from unclip_jax.models.layers import UNIT_SCALES
@@ -35,10 +36,6 @@ from unclip_jax.models.layers import UNIT_SCALES
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
 _SHARED = ("diffusion",)  # modules of this package that are no stage
-# What embed must be told for records to have a field that it leaves out.
-_FLAGS = dict.fromkeys(
-    ("text_width", "text_states_width"), " --config.text_states=True"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +77,7 @@ def stage_defaults(config) -> dict[str, Any]:
     }
 
 
-def make_stage(config: StageConfig, data_info: Mapping[str, Any]):
+def make_stage(config: StageConfig, spec: DataSpec):
     """The stage that `config.stage` names, fitted to the data.
 
     Raises:
@@ -91,26 +88,35 @@ def make_stage(config: StageConfig, data_info: Mapping[str, Any]):
             f"config.stage {config.stage!r}: expected one of {', '.join(names())}"
         )
     module = importlib.import_module(f"{__name__}.{config.stage}")
-    return module.Stage.from_config(config, data_info)
+    return module.Stage.from_config(config, spec)
 
 
 def model_fields(
-    config: StageConfig, data_info: Mapping[str, Any], from_data
+    config: StageConfig, spec: DataSpec, from_data: Iterable[str], text_width: str = ""
 ) -> dict[str, Any]:
     """config.model completed with the fields the data decides.
+
+    Args:
+      config: of the training.
+      spec: of the data.
+      from_data: names that fields and `spec` have in common.
+      text_width: the field that takes the width of CLIP's text states, if one does.
 
     Raises:
       UsageError: the config and the data disagree, or the data lacks a field.
     """
     fields = dict(config.model)
-    for name in from_data:
-        value = data_info.get(name)
+    sizes = {name: getattr(spec, name) for name in from_data}
+    if text_width:
+        sizes[text_width] = spec.text_width
+    for name, value in sizes.items():
         if value is None:
+            flag = " --config.text_states=True" if name == text_width else ""
             where = config.data.get("path", config.data.get("source"))
             raise UsageError(
                 f"stage {config.stage!r} needs {name!r} and the data in {where} has "
                 "none: make records "
-                f"with `python -m unclip_jax.embed{_FLAGS.get(name, '')}` first"
+                f"with `python -m unclip_jax.embed{flag}` first"
             )
         if fields.setdefault(name, value) != value:
             raise UsageError(
@@ -136,19 +142,19 @@ def example_batch(batch_spec) -> dict[str, Any]:
     return {name: jnp.zeros((1, *s), dtype) for name, (s, dtype) in batch_spec.items()}
 
 
-def with_constants(params, convention: str, data_info: Mapping[str, Any]):
+def with_constants(params, convention: str, spec: DataSpec):
     """Writes what the data decides into fresh parameters: the CONSTANTS they have.
 
     The embedding convention (see `with_embedding_space`) and, for a model on CLIP's
     text states, what the frozen CLIP makes of the empty caption.
     """
     if set(EMPTY_CAPTION) <= params.keys():
-        empty = (jnp.asarray(data_info[name]) for name in EMPTY_CAPTION)
+        empty = (jnp.asarray(getattr(spec, name)) for name in EMPTY_CAPTION)
         params = with_empty_caption(params, *empty)
-    return with_embedding_space(params, convention, data_info)
+    return with_embedding_space(params, convention, spec)
 
 
-def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
+def with_embedding_space(params, convention: str, spec: DataSpec):
     """Writes the embedding convention into params["space"] (see EmbeddingSpace).
 
     "standardize" takes the records' per-dimension mean and std (the priors of Karlo and
@@ -158,13 +164,13 @@ def with_embedding_space(params, convention: str, data_info: Mapping[str, Any]):
     """
     space = params["space"]
     if convention == "standardize":
-        if data_info.get("embedding_convention") == "unit":
+        if spec.embedding_convention == "unit":
             raise UsageError(
                 "the records' image embeddings have norm 1 (clip-retrieval's), which "
                 "CLIP's own have not: set stage_options.embedding='unit_scaled'"
             )
-        mean = jnp.asarray(data_info["embedding_mean"], jnp.float32)
-        std = jnp.asarray(data_info["embedding_std"], jnp.float32).clip(1e-6)
+        mean = jnp.asarray(spec.embedding_mean, jnp.float32)
+        std = jnp.asarray(spec.embedding_std, jnp.float32).clip(1e-6)
     elif convention == "raw":
         mean, std = space["mean"], space["std"]
     elif convention in UNIT_SCALES:

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.models import codebook, layers
 
 
@@ -33,13 +34,13 @@ class Stage:
     batch_spec: dict[str, Any]
 
     @classmethod
-    def from_config(cls, config, data_info):
+    def from_config(cls, config: stages.StageConfig, spec: DataSpec):
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
         config_lib.check_keys(config.diffusion, (), "config.diffusion")
         wanted = ("embed_dim", "vocab_size", "context_length", "eot_id")
-        fields = stages.model_fields(config, data_info, wanted)
+        fields = stages.model_fields(config, spec, wanted)
         fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         width = fields["embed_dim"]
         model = models.build("ar_prior", fields, stages.compute_dtype(config))
@@ -47,7 +48,7 @@ class Stage:
             model=model,
             fields=fields,
             options=options,
-            constants=_constants(model, options.embedding, data_info),
+            constants=_constants(model, options.embedding, spec),
             batch_spec={
                 "tokens": ((fields["context_length"],), "int32"),
                 "clip_image": ((width,), "float32"),
@@ -94,15 +95,15 @@ class Stage:
         return {"part": "ar_prior", "config": config}
 
 
-def _constants(model, convention, data_info):
+def _constants(model, convention, spec):
     """{"space", "codebook"}: how the embeddings are seen, fitted to the data.
 
     The sample of embeddings is read, and the codebook fitted, each time a run starts.
     """
     width = model.embed_dim
     identity = {"space": {"mean": jnp.zeros(width), "std": jnp.ones(width)}}
-    made = stages.with_embedding_space(identity, convention, data_info)
-    sample = data_info["embedding_sample"]()
+    made = stages.with_embedding_space(identity, convention, spec)
+    sample = spec.embedding_sample()
     image, text = sample["clip_image"], sample["clip_text"]
     space = layers.EmbeddingSpace(width, model.unit_norm)
     z = space.apply({"params": made["space"]}, image, method="normalize")

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 
 BATCH_AXES = ("data", "fsdp")  # of the mesh: what a batch is divided over
@@ -43,9 +44,9 @@ class Stage:
     batch_spec: dict[str, Any]
 
     @classmethod
-    def from_config(cls, config, data_info):
+    def from_config(cls, config: stages.StageConfig, spec: DataSpec):
         wanted = ("image_size", "vocab_size", "context_length", "eot_id")
-        fields = stages.model_fields(config, data_info, wanted)
+        fields = stages.model_fields(config, spec, wanted)
         model = models.build("clip", fields, stages.compute_dtype(config))
         side, length = fields["image_size"], fields["context_length"]
         options = config_lib.build(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.models.decoder import Decoder
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
@@ -44,23 +45,21 @@ class Stage(DiffusionStage):
     fields: dict[str, Any]
     diffusion: Diffusion
     options: Options
-    data_info: Any
+    spec: DataSpec
     batch_spec: dict[str, Any]
 
     num_input_keys = 2
 
     @classmethod
-    def from_config(cls, config, data_info):
+    def from_config(cls, config: stages.StageConfig, spec: DataSpec):
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
         wanted = ["image_size", "embed_dim", "vocab_size", "context_length", "eot_id"]
         on_states = config.model.get("caption") == "clip_states"
-        if on_states:
-            wanted.append("text_states_width")
-            # of the data; the model's own text_width is its UNet's
-            data_info = {**data_info, "text_states_width": data_info.get("text_width")}
-        fields = stages.model_fields(config, data_info, wanted)
+        # the model's own text_width is its UNet's
+        text_width = "text_states_width" if on_states else ""
+        fields = stages.model_fields(config, spec, wanted, text_width)
         fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         side, length, dim = (
             fields[name] for name in ("image_size", "context_length", "embed_dim")
@@ -80,7 +79,7 @@ class Stage(DiffusionStage):
             fields=fields,
             diffusion=Diffusion.from_config(config, model.learned_sigma),
             options=options,
-            data_info=data_info,
+            spec=spec,
             batch_spec=batch_spec,
         )
 
@@ -88,7 +87,7 @@ class Stage(DiffusionStage):
         batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
         x, t = batch["image"].astype(jnp.float32), jnp.zeros(1, int)
         params = self.model.init(rng, x, t, *self.inputs(batch, no, no))["params"]
-        return stages.with_constants(params, self.options.embedding, self.data_info)
+        return stages.with_constants(params, self.options.embedding, self.spec)
 
     def x_0(self, params, batch):
         del params

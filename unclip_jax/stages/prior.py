@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import samplers, schedule
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
@@ -42,21 +43,20 @@ class Stage(DiffusionStage):
     fields: dict[str, Any]
     diffusion: Diffusion
     options: Options
-    data_info: Any
+    spec: DataSpec
     batch_spec: dict[str, Any]
 
     num_input_keys = 1
 
     @classmethod
-    def from_config(cls, config, data_info):
+    def from_config(cls, config: stages.StageConfig, spec: DataSpec):
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
         wanted = ["embed_dim", "vocab_size", "context_length", "eot_id"]
         on_states = config.model.get("caption") == "clip_states"
-        if on_states:
-            wanted.append("text_width")
-        fields = stages.model_fields(config, data_info, wanted)
+        text_width = "text_width" if on_states else ""
+        fields = stages.model_fields(config, spec, wanted, text_width)
         fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         length, width = fields["context_length"], fields["embed_dim"]
         batch_spec = {
@@ -71,7 +71,7 @@ class Stage(DiffusionStage):
             fields=fields,
             diffusion=Diffusion.from_config(config),
             options=options,
-            data_info=data_info,
+            spec=spec,
             batch_spec=batch_spec,
         )
 
@@ -80,7 +80,7 @@ class Stage(DiffusionStage):
         t = jnp.zeros(1, int)
         inputs = batch["clip_image"], t, *self.inputs(batch, no)
         params = self.model.init(rng, *inputs)["params"]
-        return stages.with_constants(params, self.options.embedding, self.data_info)
+        return stages.with_constants(params, self.options.embedding, self.spec)
 
     def x_0(self, params, batch):
         variables = {"params": params}

@@ -17,6 +17,7 @@ import numpy as np
 
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
@@ -77,12 +78,12 @@ class Stage(DiffusionStage):
     num_input_keys = 1
 
     @classmethod
-    def from_config(cls, config, data_info):
-        fields = stages.model_fields(config, data_info, ("image_size",))
+    def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        fields = stages.model_fields(config, spec, ("image_size",))
         model = models.build("upsampler", fields, stages.compute_dtype(config))
         scale, rest = divmod(model.image_size, model.low_res_size)
-        side = data_info.get("crop_size") or model.image_size
-        small = data_info.get("low_res_size")
+        side = spec.crop_size or model.image_size
+        small = spec.low_res_size
         if rest or side % scale or small not in (None, side // scale):
             given = "" if small is None else f" with {small}-pixel low_res"
             raise UsageError(

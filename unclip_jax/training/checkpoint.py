@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from unclip_jax import config as config_lib
 from unclip_jax import files
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel.sharding import path_name
 from unclip_jax.training import checksums, run_folder
@@ -34,19 +35,14 @@ READ_BYTES = 64 * 2**20  # leaves are read together up to so many, a larger one 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def make_meta(stage_name: str, config: dict, export: dict, data_info) -> dict:
+def make_meta(stage_name: str, config: dict, export: dict, spec: DataSpec) -> dict:
     """What a checkpoint says of itself, JSON-able. Arrays and functions stay out."""
-    info = {
-        name: value
-        for name, value in data_info.items()
-        if not isinstance(value, np.ndarray) and not callable(value)
-    }
     return config_lib.to_plain(
         {
             "stage": stage_name,
             "config": config,
             "export": export,
-            "data_info": info,
+            "data_info": spec.to_plain(),
             "versions": {n: importlib.metadata.version(n) for n in LIBRARIES},
         },
         "meta",

@@ -96,8 +96,8 @@ class Evaluators:
         own = {} if "source" in changes else self._config.data
         wanted = {**own, **changes}
         wanted = {k: v for k, v in wanted.items() if k not in OF_TOKENIZER}
-        wanted["tokenizer"] = data.info["tokenizer_folder"]
-        wanted["context_length"] = data.info["context_length"]
+        wanted["tokenizer"] = data.spec.tokenizer_folder
+        wanted["context_length"] = data.spec.context_length
         return loader.open_data(wanted)
 
     def _embeddings(self, params, arrays):

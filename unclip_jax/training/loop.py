@@ -84,11 +84,10 @@ def train(
         if data is None:
             data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
             tokenizer.sync(now=True)
-        fingerprint = data.info.get("fingerprint")
-        distributed.check_consistency(workdir, plain_config, fingerprint)
+        distributed.check_consistency(workdir, plain_config, data.spec.fingerprint)
         if stage is None:
-            stage = stages.make_stage(config, data.info)
-        meta = make_meta(config.stage, plain_config, stage.export(), data.info)
+            stage = stages.make_stage(config, data.spec)
+        meta = make_meta(config.stage, plain_config, stage.export(), data.spec)
         # of several processes only the first one speaks
         stream = io.StringIO() if jax.process_index() else stream or sys.stdout
         progress = ProgressLine(config.stage, stream=stream, every=2.0)

@@ -151,7 +151,7 @@ def test_the_middle_square_is_the_default(strips):
         )
     named = some(open_strips(strips, crop="center").batches(["image"], 0, 8), 3)
     np.testing.assert_array_equal(named[2]["image"], batches[2]["image"])
-    assert open_strips(strips, crop="random").info == data.info
+    assert open_strips(strips, crop="random").spec == data.spec
 
 
 def test_random_squares_in_a_mixture(strips):

@@ -71,15 +71,15 @@ def test_records_mix_too(records, examples):
     }
     config = {"source": "mixture", "sources": sources, "feed": "arrays"}
     data = open_data(config)
-    assert len(data) == 200 and data.info["clip_fingerprint"] == "a-clip"
+    assert len(data) == 200 and data.spec.clip_fingerprint == "a-clip"
     batch = data.take(200, ["clip_image", "image"])
     shown = collections.Counter(batch["clip_image"][:, 0].astype(int))
     assert set(shown) == set(range(50)) and set(shown.values()) == {4}
     i = int(batch["clip_image"][9, 0])
     np.testing.assert_array_equal(batch["image"][9], examples[i]["image"])
     statistics = RecordReader(records).statistics  # alike, so theirs are the mixture's
-    np.testing.assert_allclose(data.info["embedding_mean"], statistics["mean"])
-    np.testing.assert_allclose(data.info["embedding_std"], statistics["std"])
+    np.testing.assert_allclose(data.spec.embedding_mean, statistics["mean"])
+    np.testing.assert_allclose(data.spec.embedding_std, statistics["std"])
 
 
 def test_statistics_of_a_mixture():

@@ -1,0 +1,47 @@
+"""What data says of itself to stages and checkpoints."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Sizes, names and statistics of a dataset; None where it has no such thing."""
+
+    num_examples: int | None = None
+    fingerprint: str | None = None  # another for other examples
+
+    image_size: int | None = None  # side, in pixels, as is crop_size
+    crop_size: int | None = None  # of a degradation, as is low_res_size
+    low_res_size: int | None = None
+
+    tokenizer_folder: str | None = None
+    tokenizer_fingerprint: str | None = None
+    vocab_size: int | None = None
+    context_length: int | None = None  # tokens of a caption
+    eot_id: int | None = None
+
+    clip_fingerprint: str | None = None  # of the CLIP that made the embeddings
+    embed_dim: int | None = None
+    embedding_convention: str | None = None  # "raw" or "unit", see data/records.py
+    embedding_mean: np.ndarray | None = None  # float64 (D,), as is embedding_std
+    embedding_std: np.ndarray | None = None
+    embedding_scale: float | None = None  # mean L2 norm
+    # {"clip_image", "clip_text"} (n, D) of a part of the data, read when it is called
+    embedding_sample: Callable[[], dict[str, np.ndarray]] | None = None
+
+    text_width: int | None = None  # W of CLIP's text states
+    empty_text_states: np.ndarray | None = None  # (L, W), of the empty caption
+    empty_clip_text: np.ndarray | None = None  # (D,)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what a checkpoint says of its data, JSON-able: no array or method."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in fields.items()
+            if not isinstance(value, np.ndarray) and not callable(value)
+        }
