@@ -39,9 +39,8 @@ class DataSpec:
 
     def to_plain(self) -> dict[str, Any]:
         """Returns what a checkpoint says of its data, JSON-able: no array or method."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {
             name: value
-            for name, value in fields.items()
+            for name, value in vars(self).items()
             if not isinstance(value, np.ndarray) and not callable(value)
         }

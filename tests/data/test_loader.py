@@ -313,6 +313,6 @@ def test_info_has_a_plain_form(records):
     from unclip_jax.config import to_plain
 
     spec = open_records(records).spec
-    plain = {name: value for name, value in spec.items() if not callable(value)}
-    assert spec.keys() - plain.keys() == {"embedding_sample"}
+    plain = {name: value for name, value in vars(spec).items() if not callable(value)}
+    assert vars(spec).keys() - plain.keys() == {"embedding_sample"}
     assert json.dumps(to_plain(plain))
