@@ -71,6 +71,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
     import jax.numpy as jnp
     import numpy as np
 
+    from unclip_jax.data_spec import DataSpec
     from unclip_jax.training import checkpoint, optimizer, run_folder, state, train_step
 
     width = 2048
@@ -95,7 +96,7 @@ def saving(folder: pathlib.Path, gigabytes: float, batch: int) -> dict[str, floa
     rows = {"x": np.random.default_rng(0).normal(size=(batch, width)).astype("f")}
     update = train_step.make_step(Stage(), tx, 0.999, 1)
     step = jax.jit(update, donate_argnums=0).lower(current, key, rows).compile()
-    meta = checkpoint.make_meta("toy", {"steps": 100}, {}, {})
+    meta = checkpoint.make_meta("toy", {"steps": 100}, {}, DataSpec())
     memory = Memory()
 
     def run(count):

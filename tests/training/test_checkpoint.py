@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from unclip_jax.data_spec import DataSpec
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.parallel.sharding import batch_sharding
 from unclip_jax.training import checkpoint, checksums, run_folder
@@ -22,7 +23,7 @@ def make_state(size=3000):
 
 
 def save(workdir, state, step=3):
-    meta = checkpoint.make_meta("toy", {"steps": 3}, {}, {"fingerprint": "f"})
+    meta = checkpoint.make_meta("toy", {"steps": 3}, {}, DataSpec(fingerprint="f"))
     with checkpoint.Checkpoints(run_folder.claim(workdir, {"steps": 3})) as saved:
         saved.save(step, state, meta)
         saved.wait()
@@ -63,7 +64,7 @@ def test_saved_buffers_may_be_donated_at_once(tmp_path):
     state = make_state(1_000_000)
     expected = np.array(state.ema["a"])
     clobber = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
-    meta = checkpoint.make_meta("toy", {"steps": 3}, {}, {})
+    meta = checkpoint.make_meta("toy", {"steps": 3}, {}, DataSpec())
     with checkpoint.Checkpoints(run_folder.claim(tmp_path, {"steps": 3})) as saved:
         saved.save(3, state, meta)
         for _ in range(3):
