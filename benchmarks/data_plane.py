@@ -7,6 +7,7 @@
           seconds to the first batch, examples/s, and how busy the cores were
   late    the share of a step loop's time that goes by without a batch, when every 20th
           batch takes as long as 7 steps
+  embed   records of 256-pixel images kept at 64, by a CLIP that costs nothing
 
 The data is made in a temporary folder. Other work on the machine costs both sides of a
 ratio alike; seconds are of CPU unless it says otherwise.
@@ -29,6 +30,7 @@ from PIL import Image
 from unclip_jax.data import loader, tf_feed
 from unclip_jax.data.sources import tar_headers, tar_index, webdataset
 from unclip_jax.parallel.batches import Prefetch
+from unclip_jax.tokenizer import train_tokenizer
 
 
 def write_tars(folder: pathlib.Path, tars: int, samples: int, image: bytes) -> list:
@@ -159,7 +161,66 @@ def late(step=0.05, lateness=7, steps=200) -> None:
     )
 
 
-SECTIONS = {"index": index, "bucket": bucket, "late": late}
+class NoCLIP:
+    """Stands in for a FrozenCLIP whose devices take no time."""
+
+    batch_size, fingerprint = 128, "none"
+
+    def __init__(self, tokenizer, width=1024, image_size=224):
+        self.tokenizer = tokenizer
+        vector = ("float32", (width,))
+        self.arrays = {"clip_image": vector, "clip_text": vector}
+        module = types.SimpleNamespace(
+            image_size=image_size,
+            context_length=tokenizer.context_length,
+            embed_dim=width,
+            dtype="float32",
+        )
+        self.part = types.SimpleNamespace(module=module)
+        self._rows = np.random.default_rng(0).normal(size=(128, width)).astype("f4")
+
+    def embed(self, images, tokens):
+        """As FrozenCLIP's."""
+        del images, tokens
+        return {"clip_image": self._rows, "clip_text": self._rows}
+
+
+def embed(samples=3000) -> None:
+    """Prints what writing records costs beside CLIP."""
+    from unclip_jax.embedding import codes, runner
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+        jpeg = io.BytesIO()
+        Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC).save(
+            jpeg, "JPEG", quality=90
+        )
+        write_tars(folder, 3, samples // 3, jpeg.getvalue())
+        source = webdataset.WebDataset(name, image_size=256)
+        tokenizer = train_tokenizer(["a caption of words"], None, 600, 77)
+        codes.report = lambda folder: None
+        busy, main = time.process_time(), time.thread_time()
+        began = time.perf_counter()
+        runner.embed_source(
+            source,
+            folder / "records",
+            NoCLIP(tokenizer),
+            shard_size=1000,
+            image_format="jpeg",
+            image_size=64,
+        )
+        main = 1e3 * (time.thread_time() - main) / samples
+        busy = 1e3 * (time.process_time() - busy) / samples
+        wall = time.perf_counter() - began
+        print(
+            f"{samples / wall:,.0f} examples/s; CPU of each: {busy:.2f} ms, of which "
+            f"{main:.2f} in the thread that feeds the devices and writes; "
+            f"load {os.getloadavg()[0]:.1f}"
+        )
+
+
+SECTIONS = {"index": index, "bucket": bucket, "late": late, "embed": embed}
 
 if __name__ == "__main__":
     for section in sys.argv[1:] or SECTIONS:

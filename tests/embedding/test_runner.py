@@ -13,7 +13,7 @@ from tests.embedding.conftest import CONFIG
 from unclip_jax import config as config_lib
 from unclip_jax.data import order
 from unclip_jax.data.loader import open_data
-from unclip_jax.data.records import RecordReader
+from unclip_jax.data.records import RecordReader, encode_image
 from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.config import read_config
@@ -180,7 +180,7 @@ def test_jpegs_keep_the_chroma_of_every_pixel():
     """4:4:4: one red pixel in four stays red; 4:2:0 would spread it over all four."""
     image = np.full((64, 64, 3), 128, np.uint8)
     image[::2, ::2] = (208, 96, 96)  # of about the same luma
-    data = runner._with_jpeg({"image": image})["image"]
+    data = encode_image(image, "jpeg")
     stored = Image.open(io.BytesIO(data))
     assert [sampling for _, *sampling, _ in stored.layer] == [[1, 1]] * 3
 

@@ -1,13 +1,17 @@
 """The files of a folder of records: whole or absent, and what is done so far.
 
-unfinished/plan.json holds what the records will be; unfinished/00003.json and .npz
-that shard 3 is written, what it left out and its embeddings' sums, so that finishing
-need not read the shards again.
+unfinished/plan.json holds what the records will be; unfinished/process-00003.json which
+shards process 3 has written, what they left out, and which file has the sums of their
+embeddings, so that finishing need not read the shards again. There is one file of sums
+per process, however many shards. Older versions had 00003.json and 00003.npz for shard
+3.
 """
 
 import json
+import os
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 
@@ -83,30 +87,71 @@ def claim_folder(folder, plan, manifest_name) -> None:
     atomic_write(plan_file, json.dumps(plan, indent=1))
 
 
-def mark_done(folder, i, entry, skipped, sums) -> None:
+def mark_done(folder, process: int, i: int, entry, skipped, sums) -> None:
     """Says that shard i is written; the json comes last and stands for both files."""
-    base = folder / UNFINISHED / f"{i:05d}"
-    state = sums.state()
-    atomic_write(base.with_suffix(".npz"), lambda file: np.savez(file, **state))
-    text = json.dumps({"entry": entry, "skipped": skipped}, ensure_ascii=False)
-    atomic_write(base.with_suffix(".json"), text)
+    place = folder / UNFINISHED / f"process-{process:05d}.json"
+    mark: dict[str, Any] = {"sums": "", "shards": {}}
+    if place.is_file():
+        mark = json.loads(place.read_text(encoding="utf-8"))
+        before = _read_sums(place.with_name(mark["sums"]))
+        before.merge(sums)
+        sums = before
+    old = mark["sums"]
+    mark["sums"] = f"process-{process:05d}-{'b' if old.endswith('a.npz') else 'a'}.npz"
+    mark["shards"][str(i)] = {"entry": entry, "skipped": skipped}
+    state = {name: _triangle(array) for name, array in sums.state().items()}
+    atomic_write(place.with_name(mark["sums"]), lambda file: np.savez(file, **state))
+    atomic_write(place, json.dumps(mark, ensure_ascii=False))
+    if old:
+        place.with_name(old).unlink(missing_ok=True)
 
 
-def is_shard_done(folder, i, shard_name) -> bool:
-    """Whether shard i was marked as done and its file has the size it had then."""
-    mark, shard = folder / UNFINISHED / f"{i:05d}.json", folder / shard_name
-    if not mark.is_file() or not shard.is_file():
-        return False
-    entry = json.loads(mark.read_text(encoding="utf-8"))["entry"]
-    return shard.stat().st_size == entry["bytes"]
+def read_done(folder) -> tuple[dict[int, dict], list[pathlib.Path]]:
+    """({shard: {"entry", "skipped"}}, files of sums) of what is marked as done."""
+    shards: dict[int, dict] = {}
+    sums: list[pathlib.Path] = []
+    for file in sorted((folder / UNFINISHED).glob("*.json")):
+        if file.name == PLAN:
+            continue
+        mark = json.loads(file.read_text(encoding="utf-8"))
+        if file.name.startswith("process-"):
+            shards |= {int(i): shard for i, shard in mark["shards"].items()}
+            sums.append(file.with_name(mark["sums"]))
+        else:
+            shards[int(file.stem)] = mark
+            sums.append(file.with_suffix(".npz"))
+    return shards, sums
 
 
-def read_done(folder, i):
-    """(entry, skipped, GaussianSums) of a shard marked as done."""
-    base = folder / UNFINISHED / f"{i:05d}"
-    mark = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
-    with np.load(base.with_suffix(".npz")) as state:
-        return mark["entry"], mark["skipped"], GaussianSums.from_state(state)
+def merge_sums(sums: GaussianSums, paths) -> None:
+    """Adds what the files of sums hold."""
+    for path in paths:
+        sums.merge(_read_sums(path))
+
+
+def file_sizes(folder) -> dict[str, int]:
+    """{name: bytes} of the files in a folder, by one listing."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries}
+
+
+def _read_sums(path) -> GaussianSums:
+    with np.load(path) as state:
+        return GaussianSums.from_state({name: _square(state[name]) for name in state})
+
+
+def _triangle(array):
+    """The upper triangle of a symmetric matrix, as (1, D (D + 1) / 2); else itself."""
+    return array[np.triu_indices(len(array))][None] if array.ndim == 2 else array
+
+
+def _square(array):
+    if array.ndim != 2 or len(array) == array.shape[1] != 1:
+        return array
+    size = int((2 * array.size) ** 0.5)
+    square = np.zeros((size, size))
+    square[np.triu_indices(size)] = array[0]
+    return square + np.triu(square, 1).T
 
 
 def remove_unfinished(folder) -> None:
@@ -120,7 +165,7 @@ def why_unfinished(folder) -> str:
     if not plan.is_file():
         return f"{str(folder)!r} holds no records: it has no manifest.json"
     total = json.loads(plan.read_text(encoding="utf-8"))["num_shards"]
-    done = len(list((folder / UNFINISHED).glob("[0-9]*.json")))
+    done = len(read_done(folder)[0])
     return (
         f"the records in {str(folder)!r} are unfinished ({done} of {total} shards); "
         "run the same `python -m unclip_jax.embed` command again"

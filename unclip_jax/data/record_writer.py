@@ -1,14 +1,16 @@
 """Writing a folder of records (see records.py), shard by shard.
 
-An unfinished folder holds unfinished/ (plan and one file of sums per finished shard)
-and no manifest; writing goes on with the shards that are missing.
+An unfinished folder holds unfinished/ (plan and what each process has written) and no
+manifest; writing goes on with the shards that are missing.
 """
 
 import collections
+import itertools
 import json
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import msgpack
@@ -19,6 +21,8 @@ from unclip_jax.data import record_files, records
 from unclip_jax.data.sources import PER_CAPTION, BadRecord, LeftOut
 from unclip_jax.errors import UsageError
 from unclip_jax.gaussian import GaussianSums
+
+CHUNK = 32  # records that are packed by one call
 
 
 class RecordWriter:
@@ -45,6 +49,8 @@ class RecordWriter:
         clip_fingerprint: str | None = None,  # needed with embeddings
         embedding_convention: str = "raw",  # one of CONVENTIONS
         extra: Mapping[str, object] | None = None,  # JSON-able, kept in the manifest
+        compact: bool = False,  # embeddings in float16, tokens without padding
+        process: int = 0,  # number of the one that writes, of several
     ):
         """Opens a new folder, or one begun with the same options.
 
@@ -52,10 +58,12 @@ class RecordWriter:
           FileExistsError: the folder holds records made otherwise, or other files.
           UsageError: options that do not fit together.
         """
-        self.folder = pathlib.Path(folder)
+        self.folder, self._process = pathlib.Path(folder), process
         self.plan: dict[str, Any] = _make_plan(
             num_shards, image_size, arrays, tokenizer, source_fingerprint
         )
+        if compact:
+            self.plan["version"] = records.COMPACT
         self.plan["clip_fingerprint"] = clip_fingerprint
         self.plan["embedding_convention"] = embedding_convention
         self.plan["extra"] = dict(extra or {})
@@ -79,7 +87,13 @@ class RecordWriter:
         """Numbers of the shards that need not be written again."""
         if self.is_finished():
             return set(range(self.num_shards))
-        return {i for i in range(self.num_shards) if self._is_done(i)}
+        done, _ = record_files.read_done(self.folder)
+        sizes = record_files.file_sizes(self.folder)
+        return {
+            i
+            for i, shard in done.items()
+            if sizes.get(self._shard(i)) == shard["entry"]["bytes"]
+        }
 
     def wait(self, for_manifest: bool, pause: float = 1.0) -> None:
         """Returns when other processes have done their part.
@@ -89,15 +103,17 @@ class RecordWriter:
             shards are written.
           pause: seconds between looks.
         """
-        missing = set(range(self.num_shards))
         while not self.is_finished():
-            missing = {i for i in missing if not self._is_done(i)}
-            if not missing and not for_manifest:
+            if not for_manifest and len(self.finished_shards()) == self.num_shards:
                 return
             time.sleep(pause)
 
     def write_shard(
-        self, i: int, examples: Iterable[Mapping], skipped: Iterable[BadRecord] = ()
+        self,
+        i: int,
+        examples: Iterable[Mapping],
+        skipped: Iterable[BadRecord] = (),
+        pool: Executor | None = None,
     ) -> int:
         """Writes shard i from its examples, in order, and says how many there were.
 
@@ -108,6 +124,7 @@ class RecordWriter:
             PER_CAPTION are (m, ...).
           skipped: the BadRecords left out; read after the examples have been, so a
             list that grows meanwhile will do. LeftOuts among them are only counted.
+          pool: its threads pack records while others are written; None packs here.
 
         Raises UsageError for an example that does not fit; nothing is left behind.
         """
@@ -116,13 +133,19 @@ class RecordWriter:
         sums = GaussianSums(self.plan["embed_dim"])
         count = 0
 
+        def pack(several):
+            return [self._pack(example) for example in several]
+
         def packed():
             nonlocal count
-            for example in examples:
-                count += 1
+            rest = iter(examples)
+            chunks = iter(lambda: list(itertools.islice(rest, CHUNK)), [])
+            for several, packs in _map_ahead(pool, pack, chunks):
+                count += len(several)
                 if self.plan["embed_dim"] is not None:
-                    sums.add(np.asarray(example["clip_image"]))
-                yield self._pack(example)
+                    for example in several:
+                        sums.add(self._stored(np.asarray(example["clip_image"])))
+                yield from packs
 
         final = self.folder / self._shard(i)
         entry = {"file": final.name, **record_files.write_shard(final, packed())}
@@ -134,7 +157,7 @@ class RecordWriter:
             else:
                 unread.append({"key": bad.key, "reason": bad.reason})
         entry["left_out"] = dict(left_out)
-        record_files.mark_done(self.folder, i, entry, unread, sums)
+        record_files.mark_done(self.folder, self._process, i, entry, unread, sums)
         return count
 
     def finish(self, constants: Mapping[str, np.ndarray] | None = None) -> dict:
@@ -155,12 +178,13 @@ class RecordWriter:
             )
         shards, skipped, left_out = [], [], collections.Counter()
         sums = GaussianSums(self.plan["embed_dim"])
+        done, paths = record_files.read_done(self.folder)
         for i in range(self.num_shards):
-            entry, unread, part = record_files.read_done(self.folder, i)
+            entry = done[i]["entry"]
             left_out.update(entry.pop("left_out", {}))
             shards.append(entry)
-            skipped += unread
-            sums.merge(part)
+            skipped += done[i]["skipped"]
+        record_files.merge_sums(sums, paths)
         total = sum(shard["count"] for shard in shards)
         if total == 0:
             raise UsageError(f"{self.folder}: no example could be read at all")
@@ -181,9 +205,6 @@ class RecordWriter:
         record_files.remove_unfinished(self.folder)
         return manifest
 
-    def _is_done(self, i):
-        return record_files.is_shard_done(self.folder, i, self._shard(i))
-
     def _shard(self, i):
         return f"shard-{i:05d}-of-{self.num_shards:05d}.array_record"
 
@@ -195,7 +216,9 @@ class RecordWriter:
             record["captions"] = list(example["captions"])
         if size is not None:
             image = example["image"]
-            if isinstance(image, bytes):
+            if isinstance(image, records.EncodedImage) and image.size == size:
+                image = bytes(image)
+            elif isinstance(image, bytes):
                 records.decode_image(image, size, key)
             else:
                 wanted = (size, size, 3)
@@ -210,9 +233,21 @@ class RecordWriter:
             array = _fitting(example[name], entry["dtype"], shape, name, key)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UsageError(f"example {key!r}: {name} is not finite")
+            if self._is_compact and name == "tokens":
+                record[name] = records.pack_tokens(array)
+                continue
+            array = self._stored(array) if name in records.HALVED else array
             little = array.dtype.newbyteorder("<")
             record[name] = np.ascontiguousarray(array, little).tobytes()
         return msgpack.packb(record)
+
+    @property
+    def _is_compact(self) -> bool:
+        return self.plan["version"] == records.COMPACT
+
+    def _stored(self, embedding):
+        """As it is kept: rounded, in compact records."""
+        return embedding.astype(np.float16) if self._is_compact else embedding
 
 
 def _make_plan(
@@ -250,6 +285,22 @@ def _make_plan(
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "source_fingerprint": source_fingerprint,
     }
+
+
+def _map_ahead(pool, function, items, ahead: int = 8):
+    """(item, function(item)) of each, in order; `ahead` more are begun in the pool."""
+    if pool is None:
+        for item in items:
+            yield item, function(item)
+        return
+    waiting: collections.deque = collections.deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > ahead:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    for item, future in waiting:
+        yield item, future.result()
 
 
 def _fitting(value, dtype, shape, name, key):

@@ -12,6 +12,8 @@ Each record is a msgpack map {key, caption, image: PNG or JPEG bytes, and per ar
 of the manifest its raw little-endian bytes}: an example's image, tokens and embeddings
 stand in one record under one key and cannot come apart. With several captions it holds
 `captions` besides, and tokens, clip_text and text_states of each, one after the other.
+Compact records (version 2) have the embeddings in float16, and of tokens one bytes
+object per caption, without padding.
 Embeddings are CLIP's raw outputs (convention "raw"), or came normalised ("unit"); then
 there are no images. One record per group, so random access reads one record.
 
@@ -37,7 +39,8 @@ from unclip_jax.data import open_files, record_files, verified
 from unclip_jax.data.sources import PER_CAPTION, BadRecord
 from unclip_jax.errors import UsageError
 
-FORMAT, VERSION = "unclip_jax-records", 1
+FORMAT, VERSION, COMPACT = "unclip_jax-records", 1, 2
+HALVED = ("clip_image", "clip_text")  # in float16, in compact records
 # Of the image embeddings: CLIP's outputs as they are, or divided by their norm.
 CONVENTIONS = ("raw", "unit")
 MANIFEST, STATISTICS, TOKENIZER = "manifest.json", "statistics.npz", "tokenizer"
@@ -69,8 +72,9 @@ class RecordReader:
         """
         self.path = pathlib.Path(path)
         self.manifest = read_manifest(self.path)
+        sizes = record_files.file_sizes(self.path)
         for shard in self.manifest["shards"]:
-            _check_shard(self.path, shard)
+            _check_shard(self.path, shard, sizes.get(shard["file"]))
         verified.check_shards(
             self.path, self.manifest["shards"], self.manifest["fingerprint"]
         )
@@ -78,10 +82,12 @@ class RecordReader:
             name: (entry["dtype"], tuple(entry["shape"]))
             for name, entry in self.manifest["arrays"].items()
         }
+        self._is_compact = self.manifest["version"] == COMPACT
         self._layout = {  # of the bytes: (dtype, shape, their number)
             name: (little, shape, little.itemsize * math.prod(shape))
             for name, (dtype, shape) in self.arrays.items()
-            for little in [np.dtype(dtype).newbyteorder("<")]
+            for half in [self._is_compact and name in HALVED]
+            for little in [np.dtype("float16" if half else dtype).newbyteorder("<")]
         }
         self.image_size = self.manifest["image_size"]
         self.fingerprint = self.manifest["fingerprint"]
@@ -187,17 +193,69 @@ class RecordReader:
                 which = (caption_index or 0) % count
                 if caption_index is None:
                     shape = (count, *shape)
+            if self._is_compact and name == "tokens":
+                data = _unpack_tokens(data, self._layout[name][1][-1], key)
             if len(data) != count * size:
                 raise BadRecord(key, f"{name} has {len(data)} bytes, not {shape}")
-            out[name] = np.ndarray(shape, dtype, data, which * size)
+            array = np.ndarray(shape, dtype, data, which * size)
+            out[name] = array.astype(self.arrays[name][0], copy=False)
         return out
 
 
-def encode_image(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) to PNG bytes, the same for the same pixels."""
+class EncodedImage(bytes):
+    """The bytes of a square image that `encode_image` made: they need no check.
+
+    Attributes:
+      size: its side.
+    """
+
+    size: int
+
+
+def encode_image(image: np.ndarray, kind: str = "png") -> EncodedImage:
+    """uint8 (S, S, 3) to bytes, the same for the same pixels.
+
+    Args:
+      image: the pixels.
+      kind: "png", or "jpeg" (quality 95) whose chroma has every pixel (4:4:4): Pillow's
+        default would leave a decoder a quarter of the chroma to learn.
+    """
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG", compress_level=4)
-    return out.getvalue()
+    if kind == "jpeg":
+        Image.fromarray(image).save(out, "JPEG", quality=95, subsampling=0)
+    else:
+        Image.fromarray(image).save(out, "PNG", compress_level=4)
+    encoded = EncodedImage(out.getvalue())
+    encoded.size = len(image) if image.shape[0] == image.shape[1] else 0
+    return encoded
+
+
+def pack_tokens(tokens: np.ndarray) -> list[bytes]:
+    """int32 (L,) or (m, L) to one bytes object per caption, without padding.
+
+    Of the last token, which padding repeats, one is kept.
+    """
+    rows = []
+    for row in np.atleast_2d(tokens):
+        others = np.flatnonzero(row != row[-1])
+        end = others[-1] + 2 if len(others) else 1
+        kind = "<u2" if row.max() < 2**16 and row.min() >= 0 else "<i4"
+        rows.append(kind[1:].encode() + row[:end].astype(kind).tobytes())
+    return rows
+
+
+def _unpack_tokens(rows, length: int, key: str) -> bytes:
+    """The bytes of int32 (m, length) of what `pack_tokens` made."""
+    out = []
+    try:
+        for row in rows:
+            tokens = np.frombuffer(row, "<" + row[:2].decode(), offset=2)
+            padded = np.full(length, tokens[-1], "<i4")
+            padded[: len(tokens)] = tokens
+            out.append(padded.tobytes())
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise BadRecord(key, f"its tokens are damaged ({error})") from error
+    return b"".join(out)
 
 
 def decode_image(data, image_size: int, key: str = "") -> np.ndarray:
@@ -252,7 +310,7 @@ def read_manifest(folder) -> dict:
         claimed = manifest["fingerprint"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not a manifest of records ({error})") from error
-    if got != (FORMAT, VERSION):
+    if got not in ((FORMAT, VERSION), (FORMAT, COMPACT)):
         raise UsageError(f"{file} is {got}, this code reads {(FORMAT, VERSION)}")
     rest = {k: v for k, v in manifest.items() if k != "fingerprint"}
     if files.sha256_json(rest) != claimed:
@@ -291,14 +349,12 @@ class _Shard:
             return self._reader.read(places)
 
 
-def _check_shard(folder, shard) -> None:
-    file = folder / shard["file"]
-    if not file.is_file():
+def _check_shard(folder, shard, size: int | None) -> None:
+    if size is None:
         raise FileNotFoundError(
             f"shard {shard['file']} is missing in {folder}; copy it again, or remove "
             f"the folder and {REMEDY}"
         )
-    size = file.stat().st_size
     if size != shard["bytes"]:
         raise UsageError(
             f"shard {shard['file']} in {folder} is truncated or was changed: {size} "

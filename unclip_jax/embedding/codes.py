@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,7 +62,7 @@ def measure(z) -> dict[str, float]:
     module = codebook.Codebook(dim, count, buckets)
     params = codebook.fit(fitting, np.zeros(n), count, buckets)  # no dot products here
 
-    def through(method, *inputs):
+    def through(method, *inputs) -> Any:
         return module.apply({"params": params}, *inputs, method=method)
 
     def decoded(z):

@@ -34,6 +34,8 @@ class EmbedConfig:
     # cosine of image and caption below which a caption is left out, and an example
     # without another; -1 leaves out none
     min_similarity: float = -1.0
+    # embeddings in float16 and tokens without padding: half the bytes
+    compact: bool = False
 
     def __post_init__(self):
         if self.image_format not in IMAGE_FORMATS:

@@ -51,7 +51,7 @@ class FrozenCLIP:
             raise UsageError(f"config.batch_size must be at least 1, got {batch_size}")
         self.part, self.tokenizer = part, tokenizer
         self.fingerprint = part.clip_fingerprint
-        self.arrays = {
+        self.arrays: dict[str, tuple[str, tuple[int, ...]]] = {
             "clip_image": ("float32", (module.embed_dim,)),
             "clip_text": ("float32", (module.embed_dim,)),
         }
@@ -142,7 +142,7 @@ class FrozenCLIP:
         module, variables = self.part.module, {"params": params}
         made = {"clip_text": module.apply(variables, tokens, method="encode_text")}
         if "text_states" in self.arrays:
-            states = module.apply(variables, tokens, method="text_states")
+            states: Any = module.apply(variables, tokens, method="text_states")
             made["text_states"] = states.astype(jnp.float16)
         return made
 

@@ -11,12 +11,11 @@ from unclip_jax.errors import UsageError
 SAME_CLIP = 0.98  # mean cosine; half precision stays above 0.999, another CLIP near 0
 
 
-def examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
+def examples(source, indices, clip, skipped, progress) -> Iterator[dict]:
     """As runner's, of a source that has "clip_image" instead of "image".
 
     Raises UsageError when the source's text embeddings are not those of this CLIP.
     """
-    del pool  # nothing to decode
     if source.embed_dim != clip.part.module.embed_dim:
         raise UsageError(
             f"the embeddings have {source.embed_dim} numbers, config.clip makes "

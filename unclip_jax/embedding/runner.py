@@ -7,12 +7,13 @@ autoregressive prior's codes keep of the embeddings (see codes.py).
 """
 
 import collections
-import io
+import functools
 import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,11 +22,13 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax.data.record_writer import RecordWriter
+from unclip_jax.data.records import encode_image
 from unclip_jax.data.sources import (
     PER_CAPTION,
     BadRecord,
     EmbeddingSource,
     LeftOut,
+    LoadingSource,
     captions_of,
     check_examples,
     has_random_crops,
@@ -38,7 +41,8 @@ from unclip_jax.images import fit, to_square
 from unclip_jax.parallel import distributed
 from unclip_jax.progress import ProgressLine
 
-READERS = 8  # threads that read or draw examples
+LOADERS = 256  # threads that wait for far storage
+READERS = min(32, (os.cpu_count() or 4) + 4)  # that decode or draw, and pack
 
 
 def embed(
@@ -87,6 +91,7 @@ def embed(
             shard_size=config.shard_size,
             image_format=config.image_format,
             image_size=config.image_size,
+            compact=config.compact,
             min_similarity=config.min_similarity,
             name=split,
         )
@@ -102,6 +107,7 @@ def embed_source(
     shard_size: int,
     image_format: str = "png",
     image_size: int = 0,
+    compact: bool = False,
     min_similarity: float = -1.0,
     name: str = "records",
 ) -> dict:
@@ -118,7 +124,6 @@ def embed_source(
     module = clip.part.module
     chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
     is_given = isinstance(source, EmbeddingSource)  # no images: see given.py
-    make_examples = given.examples if is_given else _examples
     total = len(source)
     if total == 0:
         raise UsageError(f"the source of {name} is empty")
@@ -139,15 +144,15 @@ def embed_source(
                 "compute_dtype": np.dtype(module.dtype).name,
                 **chosen,
             },
+            compact=compact,
+            process=jax.process_index(),
         )
 
     first, several = jax.process_index() == 0, jax.process_count() > 1
-    if first:
-        writer = open_writer()
+    writer = open_writer() if first else None
     if several:  # the first process has claimed the folder: the others join
         multihost_utils.sync_global_devices(f"opened {name}")
-    if not first:
-        writer = open_writer()
+    writer = writer or open_writer()
 
     finished = writer.finished_shards()
     ranges = {
@@ -162,18 +167,21 @@ def embed_source(
     )
     if done < count:
         progress(done, count)
-    with ThreadPoolExecutor(READERS) as pool:
+    keep = functools.partial(_kept_image, size=image_size, kind=image_format)
+    with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(LOADERS) as loaders:
         for shard, indices in ranges.items():
             if shard not in finished:
                 skipped: list[BadRecord] = []
-                examples = make_examples(source, indices, clip, pool, skipped, progress)
+                if is_given:
+                    examples = given.examples(source, indices, clip, skipped, progress)
+                else:
+                    pools = pool, loaders
+                    examples = _examples(
+                        source, indices, clip, pools, skipped, progress, keep
+                    )
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
-                if image_size and not is_given:
-                    examples = (_shrunk(example, image_size) for example in examples)
-                if image_format == "jpeg" and not is_given:
-                    examples = map(_with_jpeg, examples)
-                writer.write_shard(shard, examples, skipped)
+                writer.write_shard(shard, examples, skipped, pool)
     if several:  # in the folder: collectives may time out when shards differ in length
         writer.wait(for_manifest=not first)
     if first:
@@ -186,22 +194,40 @@ def embed_source(
     return manifest
 
 
-def _examples(source, indices, clip, pool, skipped, progress) -> Iterator[dict]:
+def _examples(
+    source, indices, clip, pools, skipped, progress, keep=lambda image: image
+) -> Iterator[dict]:
     """Examples with tokens and embeddings, in order; the device runs one batch ahead.
 
-    The BadRecords of those that cannot be read are appended to `skipped`.
+    `keep` makes of an image what a record holds. Of the two pools, one's threads
+    decode, the other's wait for bytes. The BadRecords of those that cannot be read are
+    appended to `skipped`.
     """
     size = clip.part.module.image_size
+    pool, loaders = pools
+    loading = source if isinstance(source, LoadingSource) else None
 
-    def read(i):
-        example = source[i]
-        return {**example, "scaled": fit(example["image"], size)}
+    def read(item):
+        if loading is None:
+            example = source[item]
+        else:
+            example = loading.decode(item.result(), None)
+        image = example["image"]
+        return {
+            **example,
+            "shape": image.shape,
+            "scaled": fit(image, size),
+            "image": keep(image),
+        }
 
-    readable = _read_ahead(read, indices, pool, 2 * clip.batch_size, skipped)
+    items = indices
+    if loading is not None:
+        items = _begin_ahead(loading.load_bytes, indices, loaders, 2 * LOADERS)
+    readable = _read_ahead(read, items, pool, 2 * clip.batch_size, skipped)
     waiting = None
     count = 0
     while batch := list(itertools.islice(readable, clip.batch_size)):
-        _same_shape([example["image"] for example in batch], batch)
+        _same_shape(batch)
         captions = [captions_of(example) for example in batch]
         tokens = clip.tokenizer.encode([several[0] for several in captions])
         scaled = np.stack([example["scaled"] for example in batch])
@@ -239,7 +265,7 @@ def _finished(batch, tokens, running, more) -> Iterator[dict]:
     next_other = 0
     for i, example in enumerate(batch):
         captions = captions_of(example)
-        found = {"key": example["key"], "caption": captions[0]}
+        found: dict[str, Any] = {"key": example["key"], "caption": captions[0]}
         found |= {"image": example["image"]}
         found |= {name: rows[i] for name, rows in made.items()}
         if len(captions) > 1:
@@ -270,7 +296,7 @@ def similar(examples, least: float, skipped) -> Iterator[dict]:
                 if name in example:
                     kept = example[name][good]
                     example[name] = kept if len(good) > 1 else kept[0]
-            captions = tuple(captions[k] for k in good)
+            captions = tuple(captions[k] for k in good.tolist())
             example |= {"caption": captions[0], "captions": captions}
         yield example
 
@@ -286,17 +312,23 @@ def _constants(clip) -> dict[str, np.ndarray]:
     }
 
 
-def _read_ahead(read, indices: Iterable[int], pool, ahead: int, skipped):
-    """read(i) for i in indices, in order, up to `ahead` of them being read."""
-    futures: collections.deque = collections.deque()
-    remaining = iter(indices)
+def _begin_ahead(read, items: Iterable, pool, ahead: int) -> Iterator[Future]:
+    """Futures of read(item), in order; of up to `ahead` it has begun."""
+    futures: collections.deque[Future] = collections.deque()
+    remaining = iter(items)
     while True:
-        for i in itertools.islice(remaining, ahead - len(futures)):
-            futures.append(pool.submit(read, i))
+        for item in itertools.islice(remaining, ahead - len(futures)):
+            futures.append(pool.submit(read, item))
         if not futures:
             return
+        yield futures.popleft()
+
+
+def _read_ahead(read, items: Iterable, pool, ahead: int, skipped):
+    """read(item) of those that can be read, in order, up to `ahead` being read."""
+    for future in _begin_ahead(read, items, pool, ahead):
         try:
-            yield futures.popleft().result()
+            yield future.result()
         except BadRecord as bad:
             skipped.append(bad)
 
@@ -318,29 +350,21 @@ def _image_size(source) -> int:
     raise UsageError("no example of the source can be read at all")
 
 
-def _shrunk(example, size: int) -> dict:
-    """With the picture scaled as sources scale theirs."""
-    return {**example, "image": to_square(Image.fromarray(example["image"]), size)}
+def _kept_image(image: np.ndarray, size: int, kind: str) -> bytes | np.ndarray:
+    """The image of a record: scaled, unless `size` is 0, as sources do, and encoded."""
+    if size:
+        image = to_square(Image.fromarray(image), size)
+    return encode_image(image, kind)
 
 
-def _same_shape(images, batch) -> None:
-    for image, example in zip(images, batch, strict=True):
-        if image.shape != images[0].shape:
+def _same_shape(batch) -> None:
+    for example in batch:
+        if example["shape"] != batch[0]["shape"]:
             raise UsageError(
-                f"example {example['key']!r} has an image of shape {image.shape}, "
-                f"{batch[0]['key']!r} one of {images[0].shape}: they must be of one "
+                f"example {example['key']!r} has an image of shape {example['shape']}, "
+                f"{batch[0]['key']!r} one of {batch[0]['shape']}: they must be of one "
                 "size"
             )
-
-
-def _with_jpeg(example) -> dict:
-    """With the image as a JPEG whose chroma has every pixel (4:4:4).
-
-    Pillow's default, 4:2:0, would leave a decoder a quarter of the chroma to learn.
-    """
-    out = io.BytesIO()
-    Image.fromarray(example["image"]).save(out, "JPEG", quality=95, subsampling=0)
-    return {**example, "image": out.getvalue()}
 
 
 def _summary(manifest) -> str:
