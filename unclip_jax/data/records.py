@@ -24,6 +24,7 @@ import io
 import itertools
 import json
 import math
+import os
 import pathlib
 import threading
 import zipfile
@@ -62,7 +63,7 @@ class RecordReader:
         writer was given; None without embeddings.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str | os.PathLike):
         """Checks the manifest, and every shard's size and hash against it.
 
         Raises:
