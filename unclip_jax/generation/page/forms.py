@@ -225,7 +225,7 @@ def prompt_field(gr, label: str, name: str, placeholder: str = "") -> Any:
     )
 
 
-def image_field(gr, label: str, name: str):
+def image_field(gr, label: str, name: str, small: bool = False):
     """A field for an image, given to functions as the file that was dropped there."""
     return gr.Image(
         label=label,
@@ -234,7 +234,7 @@ def image_field(gr, label: str, name: str):
         elem_id=name,
         sources=["upload", "clipboard"],
         height=220,
-        elem_classes=["picture"],
+        elem_classes=["picture", "small"] if small else ["picture"],
         buttons=["fullscreen"],
     )
 

@@ -1,7 +1,7 @@
 """How the page looks, and the little that the browser does itself."""
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container { max-width: 1240px !important; width: 100%; margin: auto; }
 .status { min-height: 2.6em; padding: 0.35em 0; line-height: 1.35; }
 .status progress { width: 100%; height: 6px; accent-color: var(--color-accent); }
 .status.error { color: var(--error-text-color, #b91c1c); font-weight: 500; }
@@ -23,6 +23,7 @@ CSS = """
   grid-template-columns: repeat(auto-fit, minmax(52px, 1fr)) !important;
   gap: 3px; height: auto !important; padding-top: 30px;
 }
+.strip .thumbnail-item { height: auto !important; aspect-ratio: 1; }
 .strip .caption-label { display: none; }
 .picture .image-frame, .picture .image-container, .picture button { height: 100%; }
 .picture img { width: 100% !important; height: 100% !important;

@@ -58,6 +58,10 @@ class Room:
         """A button that draws, and becomes Stop."""
         return Form(self.gr, self.line, name, label)
 
+    def image(self, label: str, name: str):
+        """A field for an image."""
+        return forms.image_field(self.gr, label, name, self.is_small)
+
     def gallery(self, label: str, name: str) -> Gallery:
         """A place for pictures, that can be sent on."""
         self.galleries.append(Gallery(self.gr, label, name, self.is_small))
@@ -130,7 +134,7 @@ def variations(room: Room) -> None:
     gr, model = room.gr, room.model
     with gr.Row():
         with gr.Column(min_width=240):
-            image = forms.image_field(gr, "Picture", "vary-image")
+            image = room.image("Picture", "vary-image")
         with gr.Column(min_width=240):
             eta = gr.Slider(0, 1, 1, step=0.05, label="eta: noise of the steps")
             form = room.form("vary", "Vary")
@@ -155,8 +159,8 @@ def interpolation(room: Room) -> None:
     """The way from one picture to another."""
     gr, model = room.gr, room.model
     with gr.Row():
-        a = forms.image_field(gr, "From", "from-image")
-        b = forms.image_field(gr, "To", "to-image")
+        a = room.image("From", "from-image")
+        b = room.image("To", "to-image")
         with gr.Column(min_width=240):
             frames = gr.Slider(3, 33, 9, step=2, label="Pictures on the way")
             form = room.form("interpolate", "Interpolate")
@@ -183,7 +187,7 @@ def text_diff(room: Room) -> None:
     gr, model = room.gr, room.model
     with gr.Row():
         with gr.Column(min_width=240):
-            image = forms.image_field(gr, "Picture", "diff-image")
+            image = room.image("Picture", "diff-image")
         with gr.Column(min_width=240):
             source = forms.prompt_field(gr, "What it shows", "diff-source", "a photo")
             target = forms.prompt_field(gr, "What it should show", "diff-target")
@@ -276,7 +280,7 @@ def components(room: Room) -> None:
     most = len(model.stack.embedding_statistics().mean)
     with gr.Row():
         with gr.Column(min_width=240):
-            image = forms.image_field(gr, "Picture", "components-image")
+            image = room.image("Picture", "components-image")
         with gr.Column(min_width=240):
             frames = gr.Slider(2, 16, 8, step=1, label="Pictures in the row")
             form = room.form("components", "Reconstruct")
@@ -303,7 +307,7 @@ def zero_shot(room: Room) -> None:
     gr, model = room.gr, room.model
     with gr.Row():
         with gr.Column(min_width=240):
-            image = forms.image_field(gr, "Picture", "label-image")
+            image = room.image("Picture", "label-image")
         with gr.Column(min_width=240):
             labels = gr.Textbox(
                 label="Labels, one per line",
