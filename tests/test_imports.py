@@ -90,14 +90,21 @@ LIBRARIES = {
     "parallel": ("etils", "jax"),
     "interop": ("etils", "jax", "flax", "ml_dtypes", "safetensors", "torch"),
     "embedding": ("jax", "flax", "PIL"),
-    "generation": ("jax", "flax", "PIL", "gradio", "tokenizers", "transformers"),
+    "generation": ("jax", "flax", "PIL", "tokenizers", "transformers")
+    + ("gradio", "starlette"),  # the one is built on the other
     "evaluation": ("jax", "PIL"),
     "planning": ("jax", "flax", "ml_collections"),
     "training": ("etils", "google", "jax", "flax", "ml_collections", "optax", "orbax")
     + ("tensorboardX", "wandb"),
 }
 # Heavy or optional: never imported by importing a module of ours.
-ONLY_IN_FUNCTIONS = ("gradio", "tensorflow", "tensorflow_datasets", "torch")
+ONLY_IN_FUNCTIONS = (
+    "gradio",
+    "starlette",
+    "tensorflow",
+    "tensorflow_datasets",
+    "torch",
+)
 ONLY_IN_FUNCTIONS += ("transformers", "wandb")
 
 

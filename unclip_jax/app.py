@@ -1,8 +1,9 @@
-"""Serves a web page to try a model: prompts, variations, text diffs.
+"""Serves a web page to try a model: a tab for each thing that it can do.
 
     python -m unclip_jax.app --model=exports/icons
 
-Needs requirements-app.txt. Only this machine can open it, unless --host says otherwise.
+Needs requirements-app.txt. Only this machine can open it, unless --host says otherwise;
+requests for other names and from other sites are refused.
 """
 
 from unclip_jax import config as config_lib

@@ -171,6 +171,7 @@ def interpolation(room: Room) -> None:
     def interpolate(progress, drawn, a, b, frames):
         a = open_image(a, "a picture to go from")
         b = open_image(b, "a picture to go to")
+        options: dict[str, Any]
         options = {"decoder_steps": drawn.steps, **drawn.decoder, "noise": "shared"}
         images = model.interpolate(
             [a], [b], int(frames), seed=drawn.seed, progress=progress, **options
@@ -202,7 +203,7 @@ def text_diff(room: Room) -> None:
         picture = open_image(file, "a picture")
         target = check_prompt(target, "caption of what it should show")
         source = check_prompt(source or "a photo", "caption of what it shows")
-        thetas = np.linspace(0, far, int(frames))
+        thetas = np.linspace(0, far, int(frames)).tolist()
         images = model.text_diff(
             [picture], source, target, thetas, steps=drawn.steps, progress=progress
         )[0]
