@@ -95,7 +95,7 @@ def test_a_search_compiles_what_may_be_best(monkeypatch, hbm, compiled):
             raise ValueError("too large")
         policy, accum = config.model["remat"], config.grad_accum
         tried.append((policy, accum))
-        return plan.Plan(
+        return plan.CompiledPlan(
             topology=topology,
             devices=2,
             mesh={"data": 1, "fsdp": 2, "tensor": 1},

@@ -38,7 +38,7 @@ from unclip_jax.training.hardware import CHIPS, GIB
 from unclip_jax.training.run_config import TrainConfig
 
 # What paper-sized records say of themselves; --assume replaces single values.
-ASSUMED = {
+ASSUMED: dict[str, Any] = {
     "embed_dim": 1024,
     "vocab_size": 49408,
     "context_length": 256,
@@ -46,14 +46,14 @@ ASSUMED = {
 }
 IMAGE_SIZE = {"clip": 256, "decoder": 64}
 # XLA's effort levels: -1 is the least.
-QUICK = {"exec_time_optimization_effort": -1.0}
+QUICK: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 COLLECTIVES += ("collective-permute",)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one config on one topology takes. Bytes and operations are per device."""
+    """What one config on one topology takes; bytes are per device."""
 
     topology: str
     devices: int
@@ -64,36 +64,42 @@ class Plan:
     parameters: int
     state_bytes: int
     batch_bytes: int
-    temp_bytes: int | None = None
-    hbm: int | None = None
-    flops: float | None = None  # of one step, with what is computed twice
-    peak: float | None = None
-    compiler_seconds: float | None = None  # its bound, of a loop's body once
-    lower_seconds: float | None = None
-    compile_seconds: float | None = None
-    thorough: bool = False
     rows: Sequence[sharding.Row] = ()  # of the state
-    collectives: Mapping[str, tuple[int, int]] | None = None  # name -> count, bytes
-
-    @property
-    def total_bytes(self) -> int | None:
-        """The most that is in use at once, if the compiler said."""
-        if self.temp_bytes is None:
-            return None
-        return self.state_bytes + self.batch_bytes + self.temp_bytes
 
     @property
     def fits(self) -> bool | None:
         """Whether it fits the chip's memory; None where that is not known."""
-        if self.total_bytes is None or self.hbm is None:
-            return None
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledPlan(Plan):
+    """A plan with what the compiler says; operations, too, are per device."""
+
+    temp_bytes: int
+    hbm: int
+    flops: float  # of one step, with what is computed twice
+    peak: float
+    compiler_seconds: float | None = None  # its bound, of a loop's body once
+    lower_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    thorough: bool = False
+    # name -> count, bytes; None where it refuses the program for want of memory
+    collectives: Mapping[str, tuple[int, int]] | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """The most that is in use at once."""
+        return self.state_bytes + self.batch_bytes + self.temp_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits the chip's memory."""
         return self.total_bytes <= self.hbm
 
     @property
-    def step_seconds(self) -> float | None:
+    def step_seconds(self) -> float:
         """The least time of a step: all arithmetic at the peak, or the compiler's."""
-        if not self.flops or not self.peak:
-            return None
         return max(self.flops / self.peak, self.compiler_seconds or 0.0)
 
 
@@ -111,6 +117,9 @@ def plan(
       assume: what the data would say of itself, where it is not the paper's.
       thorough: compile as a run does, however long that takes.
 
+    Returns:
+      A CompiledPlan, but of CPUs and GPUs, which have no compiler without the device.
+
     Raises:
       UsageError: a topology, mesh or batch that cannot be, with the numbers.
     """
@@ -125,7 +134,7 @@ def plan(
             f"batch_size {config.batch_size} is not divisible by {shards} = data "
             f"{sizes['data']} x fsdp {sizes['fsdp']} x grad_accum {config.grad_accum}"
         )
-    mesh = (
+    mesh: Any = (  # an AbstractMesh does where nothing is compiled
         mesh_lib.make_mesh(**sizes, devices=devices)
         if devices
         else jax.sharding.AbstractMesh(tuple(sizes.values()), mesh_lib.AXES)
@@ -156,19 +165,17 @@ def plan(
         try:
             compiled = lowered.compile(compiler_options=None if thorough else QUICK)
         except jax.errors.JaxRuntimeError as error:
-            temp_bytes, found = too_much(error), {}
+            temp_bytes, bound, moved = too_much(error), None, None
         else:
-            memory = compiled.memory_analysis()
+            memory: Any = compiled.memory_analysis()
             more = memory.output_size_in_bytes - memory.alias_size_in_bytes
             temp_bytes = memory.temp_size_in_bytes + max(more, 0)
-            found = {
-                "compiler_seconds": compiler_seconds(compiled),
-                "collectives": collectives(compiled.as_text()),
-            }
+            bound = compiler_seconds(compiled)
+            moved = collectives(compiled.as_text() or "")
         compile_seconds = time.perf_counter() - began - lower_seconds
     chip = CHIPS[topology.partition(":")[0]]
-    return dataclasses.replace(
-        base,
+    return CompiledPlan(
+        **vars(base),
         temp_bytes=temp_bytes,
         hbm=chip.hbm,
         peak=chip.peak,
@@ -176,7 +183,8 @@ def plan(
         lower_seconds=lower_seconds,
         compile_seconds=compile_seconds,
         thorough=thorough,
-        **found,
+        compiler_seconds=bound,
+        collectives=moved,
     )
 
 
@@ -213,7 +221,7 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
     side = IMAGE_SIZE.get(config.stage, 64)
     if config.stage == "upsampler":
         side = 4 * config.model["low_res_size"]
-    known = {**ASSUMED, "image_size": side}
+    known: dict[str, Any] = {**ASSUMED, "image_size": side}
     config_lib.check_keys(assume, known, "--assume")
     known |= assume
     degradation = make_degradation(config.data.get("degradation"), known["image_size"])
@@ -233,8 +241,8 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
         empty_text_states=np.zeros((known["context_length"], dim)),
         empty_clip_text=np.zeros(dim),
         clip_fingerprint="assumed",
-        crop_size=degradation and degradation.crop,
-        low_res_size=degradation and degradation.low_res_size,
+        crop_size=degradation.crop if degradation else None,
+        low_res_size=degradation.low_res_size if degradation else None,
     )
 
 
@@ -300,7 +308,7 @@ def report(p: Plan) -> str:
         f"state per device     {gib(p.state_bytes)} GiB (parameters, EMA, optimizer)",
         f"batch per device     {gib(p.batch_bytes)} GiB",
     ]
-    if p.temp_bytes is None:
+    if not isinstance(p, CompiledPlan):
         kind = p.topology.partition(":")[0]
         return "\n".join(
             [*lines, f"activations          unknown: no compiler for an absent {kind}"]

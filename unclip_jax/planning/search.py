@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel import sharding
 from unclip_jax.planning import plan as plan_lib
-from unclip_jax.planning.plan import Plan, gib
+from unclip_jax.planning.plan import CompiledPlan, gib
 from unclip_jax.planning.topology import make_devices
 from unclip_jax.training.hardware import CHIPS
 from unclip_jax.training.run_config import MeshConfig, TrainConfig, read_config
@@ -33,7 +34,9 @@ def command(args) -> None:
     print(table(plans))
 
 
-def search(config: TrainConfig, topology: str, assume=None, say=print) -> list[Plan]:
+def search(
+    config: TrainConfig, topology: str, assume=None, say=print
+) -> list[CompiledPlan]:
     """Plans of several meshes, rematerialisations and micro-batches, best first.
 
     What fits comes before what does not; then the least arithmetic (least recomputed),
@@ -55,7 +58,7 @@ def search(config: TrainConfig, topology: str, assume=None, say=print) -> list[P
     return sorted(found, key=_rank)
 
 
-def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
+def _search_fsdp(config, topology, assume, fsdp, say) -> list[CompiledPlan]:
     remat = config.model.get("remat")
     policies = {str: ("none", "dots", "full"), bool: (False, True)}
     found = []
@@ -74,7 +77,7 @@ def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
                 model={**config.model, **change},
             )
             try:
-                last = plan_lib.plan(trial, topology, assume)
+                last = cast(CompiledPlan, plan_lib.plan(trial, topology, assume))
             except (ValueError, jax.errors.JaxRuntimeError) as error:
                 say(f"{label}: {str(error).splitlines()[0][:160]}")
                 continue
@@ -85,13 +88,13 @@ def _search_fsdp(config, topology, assume, fsdp, say) -> list[Plan]:
     return found
 
 
-def _may_fit(p: Plan, grad_accum: int) -> bool:
+def _may_fit(p: CompiledPlan, grad_accum: int) -> bool:
     """Whether more micro-batches may: at best temporary memory shrinks as they do."""
     least = p.temp_bytes * p.grad_accum / grad_accum
     return p.state_bytes + p.batch_bytes + least <= p.hbm
 
 
-def table(plans: Sequence[Plan]) -> str:
+def table(plans: Sequence[CompiledPlan]) -> str:
     """One line per plan, best first."""
     head = f"{'data':>5} {'fsdp':>5} {'accum':>5} {'remat':>6} {'GiB':>7} {'of':>5}"
     lines = [f"{head} {'TFLOP':>8}  fits"]
@@ -104,6 +107,6 @@ def table(plans: Sequence[Plan]) -> str:
     return "\n".join(lines)
 
 
-def _rank(p: Plan):
+def _rank(p: CompiledPlan):
     moved = sum(size for _, size in (p.collectives or {}).values())
     return (not p.fits, p.flops, p.grad_accum, moved, p.total_bytes)

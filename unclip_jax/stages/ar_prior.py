@@ -35,6 +35,7 @@ class Stage:
 
     @classmethod
     def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        """Fits the stage to the data; UsageError where it does not."""
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
@@ -57,6 +58,7 @@ class Stage:
         )
 
     def init(self, rng):
+        """Fresh parameters, float32, with what the data decides."""
         batch = stages.example_batch(self.batch_spec)
         inputs = batch["clip_image"], batch["tokens"], batch["clip_text"]
         params = self.model.init(rng, *inputs, jnp.zeros(1, bool))["params"]
@@ -70,7 +72,7 @@ class Stage:
         variables = {"params": params}
         rng_drop, rng_dropout = jax.random.split(rng)
         raw = batch["clip_image"]
-        logits, codes = self.model.apply(
+        outputs: Any = self.model.apply(
             variables,
             raw,
             batch["tokens"],
@@ -79,6 +81,7 @@ class Stage:
             deterministic=False,
             rngs={"dropout": rng_dropout},
         )
+        logits, codes = outputs
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
         predicted = self.model.apply(variables, logits, method="expected")
         other = jnp.roll(raw, 1, 0)
@@ -91,6 +94,7 @@ class Stage:
         }
 
     def export(self):
+        """{"part", "config"}: what rebuilds the model for sampling."""
         config = {"model": self.fields, "embedding": self.options.embedding}
         return {"part": "ar_prior", "config": config}
 

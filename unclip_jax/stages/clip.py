@@ -45,6 +45,7 @@ class Stage:
 
     @classmethod
     def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        """Fits the stage to the data; UsageError where it does not."""
         wanted = ("image_size", "vocab_size", "context_length", "eot_id")
         fields = stages.model_fields(config, spec, wanted)
         model = models.build("clip", fields, stages.compute_dtype(config))
@@ -69,6 +70,7 @@ class Stage:
         )
 
     def init(self, rng):
+        """Fresh parameters, float32, with what the data decides."""
         batch = stages.example_batch(self.batch_spec)
         return self.model.init(rng, batch["image"], batch["tokens"])["params"]
 
@@ -172,6 +174,7 @@ class Stage:
         return {"image": image, "text": text}
 
     def export(self):
+        """{"part", "config"}: what rebuilds the model for sampling."""
         return {"part": "clip", "config": {"model": self.fields}}
 
 

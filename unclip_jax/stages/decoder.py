@@ -52,6 +52,7 @@ class Stage(DiffusionStage):
 
     @classmethod
     def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        """Fits the stage to the data; UsageError where it does not."""
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
@@ -64,7 +65,7 @@ class Stage(DiffusionStage):
         side, length, dim = (
             fields[name] for name in ("image_size", "context_length", "embed_dim")
         )
-        batch_spec = {
+        batch_spec: dict[str, Any] = {
             "image": ((side, side, 3), "uint8"),
             "tokens": ((length,), "int32"),
             "clip_image": ((dim,), "float32"),
@@ -84,12 +85,14 @@ class Stage(DiffusionStage):
         )
 
     def init(self, rng):
+        """Fresh parameters, float32, with what the data decides."""
         batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
         x, t = batch["image"].astype(jnp.float32), jnp.zeros(1, int)
         params = self.model.init(rng, x, t, *self.inputs(batch, no, no))["params"]
         return stages.with_constants(params, self.options.embedding, self.spec)
 
     def x_0(self, params, batch):
+        """What is to be denoised, float32."""
         del params
         return process.from_uint8(batch["image"])
 
@@ -104,7 +107,9 @@ class Stage(DiffusionStage):
             batch.get("text_states"),
         )
 
-    def training_inputs(self, batch, rng_clip, rng_text):
+    def training_inputs(self, batch, keys):
+        """Drops embeddings and captions, each from rows of its own."""
+        rng_clip, rng_text = keys
         rows, options = len(batch["image"]), self.options
         drop_clip = stages.bernoulli(rng_clip, options.drop_clip, rows)
         drop_text = stages.bernoulli(rng_text, options.drop_text, rows)
@@ -131,6 +136,7 @@ class Stage(DiffusionStage):
         return pairs.reshape(-1, *image.shape[1:])
 
     def export(self):
+        """{"part", "config"}: what rebuilds the model for sampling."""
         return {
             "part": "decoder",
             "config": {

@@ -123,11 +123,11 @@ class DiffusionConfig:
         return jnp.minimum(fraction * self.num_steps, self.num_steps - 1).astype(int)
 
 
+@dataclasses.dataclass(frozen=True)
 class DiffusionStage:
     """The base of the stages whose model predicts what x_t was before its noise.
 
-    Subclasses are frozen dataclasses with the attributes below; they say what x_0 is
-    and what the model sees besides (x_t, t).
+    Subclasses say what x_0 is and what the model sees besides (x_t, t).
     """
 
     model: Any  # a Linen module: (x_t, t, *inputs, deterministic) -> output
@@ -138,7 +138,7 @@ class DiffusionStage:
         """Returns what is to be denoised, float32 (B, ..., C)."""
         raise NotImplementedError
 
-    def training_inputs(self, batch, *keys) -> tuple:
+    def training_inputs(self, batch, keys) -> tuple:
         """Returns the model's inputs after (x_t, t), some rows dropped or corrupted."""
         raise NotImplementedError
 
@@ -173,7 +173,7 @@ class DiffusionStage:
             {"params": params},
             x_t,
             t,
-            *self.training_inputs(batch, *keys),
+            *self.training_inputs(batch, keys),
             deterministic=False,
             rngs={"dropout": rng_dropout},
         )

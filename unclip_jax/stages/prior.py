@@ -50,6 +50,7 @@ class Stage(DiffusionStage):
 
     @classmethod
     def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        """Fits the stage to the data; UsageError where it does not."""
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
@@ -59,7 +60,7 @@ class Stage(DiffusionStage):
         fields = stages.model_fields(config, spec, wanted, text_width)
         fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
         length, width = fields["context_length"], fields["embed_dim"]
-        batch_spec = {
+        batch_spec: dict[str, Any] = {
             "tokens": ((length,), "int32"),
             "clip_image": ((width,), "float32"),
             "clip_text": ((width,), "float32"),
@@ -76,6 +77,7 @@ class Stage(DiffusionStage):
         )
 
     def init(self, rng):
+        """Fresh parameters, float32, with what the data decides."""
         batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
         t = jnp.zeros(1, int)
         inputs = batch["clip_image"], t, *self.inputs(batch, no)
@@ -83,6 +85,7 @@ class Stage(DiffusionStage):
         return stages.with_constants(params, self.options.embedding, self.spec)
 
     def x_0(self, params, batch):
+        """What is to be denoised, float32."""
         variables = {"params": params}
         return self.model.apply(variables, batch["clip_image"], method="normalize")
 
@@ -90,8 +93,9 @@ class Stage(DiffusionStage):
         """The model's after (x_t, t); rows of `drop` (B,) lose caption and text."""
         return batch["tokens"], batch["clip_text"], drop, batch.get("text_states")
 
-    def training_inputs(self, batch, rng):
-        rows = len(batch["tokens"])
+    def training_inputs(self, batch, keys):
+        """Drops caption and text embedding from some rows."""
+        (rng,), rows = keys, len(batch["tokens"])
         return self.inputs(batch, stages.bernoulli(rng, self.options.drop_text, rows))
 
     def metrics(self, params, batch, losses, x_0):
@@ -127,6 +131,7 @@ class Stage(DiffusionStage):
         return {"predicted": predicted, "true": true, "text": text}
 
     def export(self):
+        """{"part", "config"}: what rebuilds the model for sampling."""
         diffusion = dataclasses.asdict(self.diffusion)
         return {
             "part": "prior",

@@ -79,6 +79,7 @@ class Stage(DiffusionStage):
 
     @classmethod
     def from_config(cls, config: stages.StageConfig, spec: DataSpec):
+        """Fits the stage to the data; UsageError where it does not."""
         fields = stages.model_fields(config, spec, ("image_size",))
         model = models.build("upsampler", fields, stages.compute_dtype(config))
         scale, rest = divmod(model.image_size, model.low_res_size)
@@ -110,6 +111,7 @@ class Stage(DiffusionStage):
         return self.model.image_size // self.model.low_res_size
 
     def init(self, rng):
+        """Fresh parameters, float32, with what the data decides."""
         side = self.batch_spec["image"][0][0]
         x = jnp.zeros((1, side, side, 3))
         low_res = shrink(x, self.scale)
@@ -134,10 +136,13 @@ class Stage(DiffusionStage):
         return jnp.where(rows[:, None, None, None], blurred, low_res)
 
     def x_0(self, params, batch):
+        """What is to be denoised, float32."""
         del params
         return process.from_uint8(batch["image"])
 
-    def training_inputs(self, batch, rng):
+    def training_inputs(self, batch, keys):
+        """Corrupts the conditioning pictures."""
+        (rng,) = keys
         return (self.condition(batch, rng),)
 
     def preview(self, params, rng, batch):
@@ -162,6 +167,7 @@ class Stage(DiffusionStage):
         return pairs.reshape(-1, *shape[1:])
 
     def export(self):
+        """{"part", "config"}: what rebuilds the model for sampling."""
         return {
             "part": f"upsampler_{self.model.image_size}",
             "config": {
@@ -188,6 +194,6 @@ def blur(x, side: int, sigma: float):
     for axis in (1, 2):
         pads = [(r, r) if i == axis else (0, 0) for i in range(4)]
         padded, n = jnp.pad(x, pads, "reflect"), x.shape[axis]
-        taps = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(side))
-        x = sum(float(w) * tap for w, tap in zip(weights, taps, strict=True))
+        taps = [jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(side)]
+        x = jnp.asarray(sum(float(w) * t for w, t in zip(weights, taps, strict=True)))
     return x

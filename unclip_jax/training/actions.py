@@ -5,7 +5,6 @@ config.steps, at the end), and `run(step, state)`. training/evaluators.py has an
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -33,7 +32,7 @@ class Save:
     """Saves a checkpoint every so many steps, in the background."""
 
     checkpoints: Checkpoints
-    meta: Mapping[str, Any]
+    meta: dict[str, Any]
     every: int
     start: int  # step of the checkpoint that the run goes on from
 

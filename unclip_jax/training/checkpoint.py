@@ -117,8 +117,9 @@ class Checkpoints:
         """
         with self._failures_named():
             self._manager.wait_until_finished()
-        if self.latest() is not None and jax.process_index() == 0:
-            run_folder.note_saved(self._workdir, self.latest())
+        latest = self.latest()
+        if latest is not None and jax.process_index() == 0:
+            run_folder.note_saved(self._workdir, latest)
 
     @contextlib.contextmanager
     def _failures_named(self):
@@ -264,7 +265,8 @@ class _Leaves:
         self._group_of = {
             self._names[i]: g for g, group in enumerate(self._groups) for i in group
         }
-        self._held, self._arrays = None, {}  # the group read last
+        self._held: int | None = None  # the group read last
+        self._arrays: dict[str, np.ndarray] = {}
 
     def read(self, name: str) -> np.ndarray:
         """One array; its group is kept, because neighbours are asked for next."""
@@ -284,7 +286,7 @@ class _Leaves:
     def _read_group(self, wanted) -> dict[str, np.ndarray]:
         folder, step, name = self._where
         count = len(self._names)
-        items = [ocp.PLACEHOLDER] * count
+        items: list[Any] = [ocp.PLACEHOLDER] * count
         for i in wanted:
             items[i] = 0
         as_numpy = [ocp.RestoreArgs(restore_type=np.ndarray)] * count

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import sys
 import time
+from typing import Any
 
 import jax
 
@@ -41,7 +42,7 @@ def train(
     stage=None,
     data=None,
     stream=None,
-    load_initial=None,
+    load_initial: Any = None,
     restore_step=None,
     profile_steps="",
 ) -> train_state.TrainState:

@@ -1,5 +1,6 @@
 """What training carries from step to step."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,4 +80,5 @@ def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:
         like = {name: old[name] for name in params}
         return {**old, **jax.tree.map(shard, params, like)}
 
-    return state.replace(params=replace(state.params), ema=replace(state.ema))
+    new, ema = replace(state.params), replace(state.ema)
+    return dataclasses.replace(state, params=new, ema=ema)

@@ -33,6 +33,7 @@ class StepTimer:
         self._mark = self._began
 
     def add(self, metrics, wait: bool) -> None:
+        """Counts a step that was started; `wait` for it to end."""
         self._metrics.append(metrics)
         # at most two steps in flight, so that no queue of batches builds up
         if wait or len(self._metrics) > 2:
@@ -127,9 +128,9 @@ class DeviceUse:
         """`params` may be ShapeDtypeStructs: they are only traced."""
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         self._local = mesh.local_devices
-        self._peak = peak and peak * mesh.size
+        self._peak = peak * mesh.size if peak else None
         # tracing takes seconds for a large model: only where it is of use
-        self._flops = model_flops(stage, batch_size, params) if peak else None
+        self._flops = model_flops(stage, batch_size, params) if peak else 0
 
     def at(self, step_seconds: float) -> dict[str, float]:
         """The measures, given the mean time of a step."""

@@ -13,6 +13,7 @@ import math
 import pathlib
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +47,8 @@ class Writer:
 
         `config` (plain) may ask for Weights & Biases.
         """
-        self._file = self._board = self._wandb = None
+        self._file = self._wandb = None
+        self._board: Any = None
         if jax.process_index() != 0:
             return
         from tensorboardX import SummaryWriter
@@ -60,7 +62,8 @@ class Writer:
         self._board = SummaryWriter(
             str(self._workdir / "tensorboard"), purge_step=start_step + 1
         )
-        if options := check_wandb(config or {}):
+        config = config or {}
+        if options := check_wandb(config):
             self._wandb = WandbBoard(workdir, options, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -89,6 +92,7 @@ class Writer:
             self._wandb.image(step, grid)
 
     def close(self) -> None:
+        """Ends everything that was written."""
         if self._file is None:
             return
         self._file.close()
@@ -121,6 +125,7 @@ class WandbBoard:
         self._image = wandb.Image
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of each curve."""
         self._run.log({"step": step, **values})
 
     def image(self, step: int, grid: np.ndarray) -> None:
@@ -128,6 +133,7 @@ class WandbBoard:
         self._run.log({"step": step, "preview": self._image(grid)})
 
     def close(self) -> None:
+        """Ends the run there."""
         self._run.finish()
 
 
@@ -156,7 +162,7 @@ def _keep_rows(path: pathlib.Path, last_step: int) -> None:
 
 def _wandb():
     try:
-        import wandb
+        import wandb  # pyrefly: ignore[missing-import]
     except ImportError as error:
         raise UsageError(
             "config.wandb needs the package wandb: `pip install wandb`, or leave "
