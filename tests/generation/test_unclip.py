@@ -120,7 +120,7 @@ def test_guidance_can_be_limited_rescaled_and_thresholded(model):
     for option in ({"guidance_rescale": 1.0}, {"dynamic_threshold": 0.5}):
         assert np.abs(decode(**option).astype(int) - guided).mean() > 0.1, option
     # what is not guided has no use for a program of its own
-    programs = model.pipeline._programs._jitted.values()
+    programs = model.pipeline._jitted.values()
     before = sum(program._cache_size() for program in programs)
     idle = {"guidance_interval": (0, 3), "guidance_rescale": 0.5}
     close(model.decode(z, PROMPTS, guidance=1.0, steps=3, **idle), plain)
@@ -151,8 +151,7 @@ def test_programs_call_nothing_on_the_host(model, drawn, monkeypatch):
     pipeline, seen = model.pipeline, {}
 
     def run(function, kind, *arrays, **static):
-        component, params = pipeline.stack.part(kind), pipeline._device_params(kind)
-        program = pipeline._programs.jit(function, component)
+        program, params = pipeline.jit(function, kind), pipeline._device_params(kind)
         seen[function] = program.trace(params, *arrays, **static).jaxpr
         return program(params, *arrays, **static)
 

@@ -12,8 +12,8 @@ import numpy as np
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import components, diffusers, kandinsky, native, public_clip
 from unclip_jax.interop.export import tokenizer_folder
-from unclip_jax.parallel.mesh import batch_shards, make_mesh
-from unclip_jax.parallel.sharding import batch_sharding, replicated
+from unclip_jax.parallel.batched_runner import BatchedRunner
+from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.tokenizer import Tokenizer
 
 # (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
@@ -59,11 +59,9 @@ class FrozenCLIP:
             shape = module.context_length, module.text_width
             self.arrays["text_states"] = "float16", shape
         # every process works off records of its own: no collectives between hosts
-        mesh = make_mesh(devices=jax.local_devices())
-        shards = batch_shards(mesh)
-        self.batch_size = -(-batch_size // shards) * shards
-        self._rows = batch_sharding(mesh)
-        self._params = jax.device_put(part.params, replicated(mesh))
+        self._runner = BatchedRunner(make_mesh(devices=jax.local_devices()), batch_size)
+        self.batch_size = self._runner.batch_size
+        self._params = self._runner.place_params(part.params)
         self._run = jax.jit(self._embed)
         self._run_text = jax.jit(self._embed_text)
 
@@ -127,11 +125,11 @@ class FrozenCLIP:
           "text_states" float16 (batch_size, L, W) if asked for; on the devices. The
           rows after the N-th are padding.
         """
-        return self._run(self._params, self._place(images), self._place(tokens))
+        return self._run(self._params, *self._runner.place((images, tokens)))
 
     def embed_text(self, tokens: np.ndarray):
         """As `embed`, of captions alone: {"clip_text"} and "text_states"."""
-        return self._run_text(self._params, self._place(tokens))
+        return self._run_text(self._params, self._runner.place(tokens))
 
     def _embed(self, params, images, tokens):
         module, variables = self.part.module, {"params": params}
@@ -145,7 +143,3 @@ class FrozenCLIP:
             states: Any = module.apply(variables, tokens, method="text_states")
             made["text_states"] = states.astype(jnp.float16)
         return made
-
-    def _place(self, rows):
-        padding = np.zeros((self.batch_size - len(rows), *rows.shape[1:]), rows.dtype)
-        return jax.device_put(np.concatenate([rows, padding]), self._rows)

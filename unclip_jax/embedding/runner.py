@@ -39,6 +39,7 @@ from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
 from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
 from unclip_jax.parallel import distributed
+from unclip_jax.parallel.batched_runner import run_ahead
 from unclip_jax.progress import ProgressLine
 
 LOADERS = 256  # threads that wait for far storage
@@ -224,24 +225,23 @@ def _examples(
     if loading is not None:
         items = _begin_ahead(loading.load_bytes, indices, loaders, 2 * LOADERS)
     readable = _read_ahead(read, items, pool, 2 * clip.batch_size, skipped)
-    waiting = None
-    count = 0
-    while batch := list(itertools.islice(readable, clip.batch_size)):
+
+    def batches():
+        while batch := list(itertools.islice(readable, clip.batch_size)):
+            yield batch
+
+    def run(batch):
         _same_shape(batch)
         captions = [captions_of(example) for example in batch]
         tokens = clip.tokenizer.encode([several[0] for several in captions])
         scaled = np.stack([example["scaled"] for example in batch])
-        running = clip.embed(scaled, tokens)
-        more = _embed_more(clip, captions)
-        if waiting is not None:
-            yield from _finished(*waiting)
-            progress.add(len(waiting[0]))
-            count += len(waiting[0])
-        waiting = batch, tokens, running, more
-    if waiting is not None:
-        yield from _finished(*waiting)
-        count += len(waiting[0])
-        progress.add(len(waiting[0]))
+        return tokens, clip.embed(scaled, tokens), _embed_more(clip, captions)
+
+    count = 0
+    for batch, running in run_ahead(run, batches()):
+        yield from _finished(batch, *running)
+        progress.add(len(batch))
+        count += len(batch)
     progress.add(len(indices) - count)  # what was skipped
 
 

@@ -4,6 +4,8 @@ All arrays of these calls are one batch on the devices; `map` makes batches of r
 """
 
 import dataclasses
+import functools
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,6 @@ from unclip_jax.generation import (
     sampling,
     upsampling,
 )
-from unclip_jax.generation.batching import Programs
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
     DecoderOptions,
@@ -33,7 +34,10 @@ from unclip_jax.generation.resolve import (
 )
 from unclip_jax.interop import native
 from unclip_jax.models.text_transformer import fill_captions
+from unclip_jax.parallel.batched_runner import BatchedRunner
+from unclip_jax.parallel.sharding import batch_sharding
 from unclip_jax.progress import Progress
+from unclip_jax.progress import on_step as on_step_of
 
 OnStep = Callable[[str, int, int], None]  # see progress.py
 
@@ -51,7 +55,8 @@ class Pipeline:
 
     def __init__(self, stack: Stack, mesh: Mesh, batch_size: int):
         self.stack = stack
-        self._programs = Programs(mesh, batch_size)
+        self._runner = BatchedRunner(mesh, batch_size)
+        self._jitted: dict[tuple[Callable, str], Callable] = {}
         self._params: dict[str, Any] = {}
 
     def map(
@@ -61,21 +66,27 @@ class Pipeline:
 
         `arrays` is a tuple of arrays and of pytrees of them.
         """
-        total, results = len(jax.tree.leaves(arrays)[0]), []
-        if progress is not None:
-            progress(0, total)
-        for chunk in self._programs.chunks(total):
-            rows = jax.tree.map(lambda a, chunk=chunk: a[chunk], arrays)
-            batch = function(*self._programs.place(rows, total))
-            results.append(self._programs.fetch(batch, chunk.stop - chunk.start))
-            if progress is not None:
-                progress(chunk.stop, total)
-        return np.concatenate(results)
+        # a batch is reported before the steps of the next one
+        ahead = on_step_of(progress) is None
+        return self._runner.map(function, arrays, progress, ahead)
 
     def run(self, function: Callable, kind: str, *arrays, **static) -> Any:
         """Returns function(component, its params, *arrays, **static), compiled."""
-        program = self._programs.jit(function, self.stack.part(kind))
+        program = self.jit(function, kind)
         return program(self._device_params(kind), *arrays, **static)
+
+    def jit(self, function: Callable, kind: str) -> Callable:
+        """jit of function(component, ...), whose keyword-only arguments are static."""
+        key = function, kind
+        if key not in self._jitted:
+            parameters = inspect.signature(function).parameters.values()
+            static = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+            self._jitted[key] = jax.jit(
+                functools.partial(function, self.stack.part(kind)),
+                static_argnames=static,
+                out_shardings=batch_sharding(self._runner.mesh),
+            )
+        return self._jitted[key]
 
     def run_steps(
         self,
@@ -371,5 +382,5 @@ class Pipeline:
     def _device_params(self, kind):
         if kind not in self._params:
             params = self.stack.part(kind).params
-            self._params[kind] = self._programs.place_params(params)
+            self._params[kind] = self._runner.place_params(params)
         return self._params[kind]

@@ -16,10 +16,10 @@ from unclip_jax.evaluation.features.inception_preprocessing import (
     Convention,
     pillow_bicubic,
 )
-from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.dinov2 import load_dinov2
 from unclip_jax.interop.inception import fingerprint
 from unclip_jax.models.dinov2 import DinoV2
+from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,8 +62,8 @@ class DinoExtractor:
         self.label = f"DINOv2 {sha256[:12]}, {image_size} px"
         self.about = {"network": "dinov2", "weights_sha256": sha256, "size": image_size}
         mesh = mesh or make_mesh(devices=jax.local_devices())
-        self._programs = Programs(mesh, batch_size)
-        self._params = self._programs.place_params(params)
+        self._runner = BatchedRunner(mesh, batch_size)
+        self._params = self._runner.place_params(params)
 
     def image(self, images):
         """{"": float32 (N, W)} on the host, of uint8 (N, H, W, 3).
@@ -75,5 +75,5 @@ class DinoExtractor:
             x = prepare(batch, self._module.image_size)
             return (features(self._params, x, self._module),)
 
-        (rows,) = run_batched(self._programs, images, run, [self._module.width])
+        (rows,) = run_batched(self._runner, images, run, [self._module.width])
         return {"": rows}

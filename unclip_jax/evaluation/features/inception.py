@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features import inception_preprocessing
-from unclip_jax.generation.batching import Programs
 from unclip_jax.interop.inception import Inception
 from unclip_jax.models.inception import LAYERS, InceptionV3
+from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
 
 
@@ -62,8 +62,8 @@ class InceptionExtractor:
             "convention": convention,
         }
         mesh = mesh or make_mesh(devices=jax.local_devices())
-        self._programs = Programs(mesh, batch_size)
-        self._variables = self._programs.place_params(inception.variables)
+        self._runner = BatchedRunner(mesh, batch_size)
+        self._variables = self._runner.place_params(inception.variables)
 
     def image(self, images):
         """{layer: float32 (N, width)} on the host, of uint8 (N, H, W, 3).
@@ -77,20 +77,20 @@ class InceptionExtractor:
             return features(self._variables, x, self.layers)
 
         widths = [LAYERS[layer] for layer in self.layers]
-        outputs = run_batched(self._programs, images, run, widths)
+        outputs = run_batched(self._runner, images, run, widths)
         return dict(zip(self.layers, outputs, strict=True))
 
 
 def run_batched(
-    programs: Programs,
+    runner: BatchedRunner,
     images: np.ndarray,
     run: Callable,
     widths: Sequence[int],
-) -> list[np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """What a network makes of images, batch after batch, one ahead of the host.
 
     Args:
-      programs: where it runs.
+      runner: where it runs.
       images: uint8 (N, H, W, 3).
       run: batch on the devices -> tuple of arrays (B, width) on the devices.
       widths: of those.
@@ -105,18 +105,6 @@ def run_batched(
         raise UsageError(
             f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}"
         )
-    columns, pending = [[np.zeros((0, width), np.float32)] for width in widths], None
-
-    def fetch(arrays, rows):
-        for parts, array in zip(columns, arrays, strict=True):
-            parts.append(programs.fetch(array, rows.stop - rows.start))
-
-    for rows in programs.chunks(len(images)):
-        (batch,) = programs.place([images[rows]], len(images))
-        running = run(batch)
-        if pending:  # fetched while the devices work on the next batch
-            fetch(*pending)
-        pending = running, rows
-    if pending:
-        fetch(*pending)
-    return [np.concatenate(parts) for parts in columns]
+    if not len(images):
+        return tuple(np.zeros((0, width), np.float32) for width in widths)
+    return runner.map(run, (images,))
