@@ -1,4 +1,4 @@
-"""The page's queue and its guard, without a browser."""
+"""The page's queue, its guard and what it offers, without a browser."""
 
 import asyncio
 import time
@@ -6,8 +6,10 @@ import time
 import pytest
 
 from unclip_jax.errors import UsageError
+from unclip_jax.generation.page.forms import known_words
 from unclip_jax.generation.page.guard import BODY_MOST, Guard
 from unclip_jax.generation.page.jobs import Line, Stopped
+from unclip_jax.tokenizer import train_tokenizer
 
 
 def answer(served="127.0.0.1", method="GET", path="/config", **headers) -> int:
@@ -104,3 +106,12 @@ def test_a_drawing_that_nobody_looks_at_ends(monkeypatch):
     monkeypatch.setattr("unclip_jax.generation.page.jobs.PATIENCE", 0.05)
     with pytest.raises(Stopped):
         Line().add(forever).result()
+
+
+def test_words_of_the_vocabulary_are_offered():
+    captions = ["a red heart on a white background", "a blue heart"] * 20
+    tokenizer = train_tokenizer(captions, None, 600, 12)
+    words = known_words(tokenizer)
+    assert {"red", "heart", "white", "background", "blue"} <= {*words}
+    assert "backgr" not in words, "a piece of a word"
+    assert known_words(None) == []

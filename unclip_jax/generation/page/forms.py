@@ -13,12 +13,15 @@ from unclip_jax.errors import UsageError
 from unclip_jax.generation.page.jobs import Line, Stopped, status
 from unclip_jax.generation.page.style import PERMALINK
 from unclip_jax.images import read_image
+from unclip_jax.tokenizer import SUFFIX, Tokenizer
 
 PROMPT_MOST = 1000  # characters
 SEED_MOST = 2**32 - 1
 PICTURES_MOST = 16
 EXAMPLES = "prompts.txt"  # in an export's folder: captions to offer, one per line
 EXAMPLES_MOST = 8
+VOCABULARY_MOST = 5000  # tokens of a vocabulary whose words are offered
+WORDS_MOST = 32
 SMALL = 256  # pixels; smaller images are shown with their pixels as squares
 
 
@@ -270,15 +273,39 @@ def example_prompts(model) -> list[str]:
     return [line.strip() for line in lines if line.strip()][:EXAMPLES_MOST]
 
 
-def examples_row(gr, captions: Sequence[str], field) -> None:
-    """Buttons that write a caption into a field."""
-    if not captions:
+def known_words(tokenizer) -> list[str]:
+    """The commonest words of the captions that a small tokenizer was trained on.
+
+    A word that has a token of its own was frequent, the more the lower the token's
+    number. A large vocabulary, such as OpenAI's, knows all common words: then none.
+    """
+    if not isinstance(tokenizer, Tokenizer) or tokenizer.vocab_size > VOCABULARY_MOST:
+        return []
+    words = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+    known = [
+        word
+        for i, word in enumerate(words)
+        if len(word) > 2 and word.isalpha() and tokenizer.token_id(word + SUFFIX) == i
+    ]
+    return known[:WORDS_MOST]
+
+
+def examples_row(gr, model, field) -> None:
+    """Buttons that write a caption into a field, or add a word of the vocabulary."""
+    captions = example_prompts(model)
+    words = [] if captions else known_words(model.tokenizer)
+    if words:
+        gr.HTML("Words that the model knows:", padding=False, elem_classes=["hint"])
+    if not captions and not words:
         return
     with gr.Row(elem_classes=["examples"]):
-        for caption in captions:
-            button = gr.Button(caption, size="sm", variant="secondary")
-            js = f"() => {json.dumps(caption)}"
-            button.click(None, None, field, js=js, show_progress="hidden")
+        for text in captions or words:
+            button = gr.Button(text, size="sm", variant="secondary")
+            new = json.dumps(text)
+            js = f"(old) => (old ? old.trimEnd() + ' ' : '') + {new}"
+            js = f"() => {new}" if captions else js
+            inputs = None if captions else field
+            button.click(None, inputs, field, js=js, show_progress="hidden")
 
 
 def permalink(names: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def text_to_image(room: Room) -> None:
     with gr.Row():
         with gr.Column(scale=4, min_width=280):
             prompt = forms.prompt_field(gr, "Prompt", "prompt", CLIP_TEXT)
-            forms.examples_row(gr, forms.example_prompts(model), prompt)
+            forms.examples_row(gr, model, prompt)
         with gr.Column(scale=1, min_width=140):
             form = room.form("draw", "Draw")
     gallery = room.gallery("Pictures", "pictures")
