@@ -28,7 +28,7 @@ def url(model):
     from unclip_jax.generation import page as page_room
 
     page = page_room.make_page(model, "tiny")
-    yield page_room.launch(page, block=False)
+    yield page_room.launch(page)
     page.close()
 
 

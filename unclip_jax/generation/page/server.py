@@ -25,11 +25,26 @@ def serve(args) -> None:
         raise UsageError("the page needs Gradio: pip install -r requirements-app.txt")
     model = UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
     name = pathlib.Path(args.model).resolve().name
-    launch(make_page(model, name), args.host, args.port)
+    page = make_page(model, name)
+    try:
+        address = launch(page, args.host, args.port)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on port {args.port} of {args.host!r}, which may be in use: "
+            f"choose another --port ({error})"
+        ) from error
+    print(f"{address} shows {name}; Ctrl-C ends it", flush=True)
+    page.block_thread()
 
 
-def launch(page, host: str = "127.0.0.1", port: int | None = None, block: bool = True):
-    """Serves a page, until it is interrupted if `block`; returns its address."""
+def launch(page, host: str = "127.0.0.1", port: int | None = None) -> str:
+    """Starts to serve a page, in threads of its own; returns its address.
+
+    Args:
+      page: a gradio.Blocks.
+      host: the address to listen on.
+      port: to listen on; by default the first free one from 7860.
+    """
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -44,7 +59,7 @@ def launch(page, host: str = "127.0.0.1", port: int | None = None, block: bool =
         server_port=port,
         share=False,
         quiet=True,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         max_file_size=UPLOAD_MOST,
         theme=theme,
         css=CSS,

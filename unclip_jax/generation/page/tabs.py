@@ -296,7 +296,7 @@ def components(room: Room) -> None:
         images = model.pca_reconstructions(
             [picture], dims, seed=drawn.seed, progress=progress, **options
         )[0]
-        names = [f"{n} components" for n in dims]
+        names = [f"{n} of {most} components" for n in dims]
         files = room.save("pca", images, names, drawn, "components", **options)
         return strip.show(files, names)
 
