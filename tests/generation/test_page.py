@@ -2,7 +2,9 @@
 
 import importlib.util
 import shutil
+import socket
 import time
+import types
 
 import numpy as np
 import pytest
@@ -220,3 +222,18 @@ def test_a_page_without_a_prior_has_no_prompt(stack):
     page = make_page(UnCLIP(dataclasses.replace(stack, parts=parts)), "no prior")
     labels = {getattr(block, "label", None) for block in page.blocks.values()}
     assert "Variations" in labels and "Text to image" not in labels
+
+
+def test_a_port_in_use_is_said(model, monkeypatch):
+    from unclip_jax.generation.page import server
+
+    monkeypatch.setattr(server.UnCLIP, "load", lambda *args, **options: model)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        args = types.SimpleNamespace(
+            model="exports/tiny", dtype="float32", batch_size=8, host="127.0.0.1"
+        )
+        args.port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match="choose another --port"):
+            server.serve(args)

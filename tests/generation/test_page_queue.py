@@ -3,12 +3,15 @@
 import asyncio
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from unclip_jax.errors import UsageError
-from unclip_jax.generation.page.forms import known_words
+from unclip_jax.generation.page.forms import check_prompt, known_words, open_image
 from unclip_jax.generation.page.guard import BODY_MOST, Guard
 from unclip_jax.generation.page.jobs import Line, Stopped
+from unclip_jax.images import read_image
 from unclip_jax.tokenizer import train_tokenizer
 
 
@@ -115,3 +118,37 @@ def test_words_of_the_vocabulary_are_offered():
     assert {"red", "heart", "white", "background", "blue"} <= {*words}
     assert "backgr" not in words, "a piece of a word"
     assert known_words(None) == []
+
+
+@pytest.mark.parametrize("name", ["layer.png", "gray.png", "palette.gif"])
+def test_uploads_are_read_as_other_files(tmp_path, name):
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[16:48, 16:48] = [255, 0, 0, 255]
+    image = {
+        "layer.png": Image.fromarray(pixels),
+        "gray.png": Image.fromarray(np.linspace(0, 65535, 64)[None].astype(np.uint16)),
+        "palette.gif": Image.fromarray(pixels[..., :3]).quantize(8),
+    }[name]
+    image.save(tmp_path / name)
+    picture = open_image(str(tmp_path / name), "a picture")
+    assert picture.dtype == np.uint8 and picture.shape[-1] == 3
+    np.testing.assert_array_equal(picture, read_image(tmp_path / name))
+    if name == "layer.png":
+        assert picture[0, 0].tolist() == [255, 255, 255]  # not black
+
+
+def test_what_is_no_upload_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="give a picture first"):
+        open_image(None, "a picture")
+    (tmp_path / "x.png").write_text("no image")
+    with pytest.raises(UsageError, match="not a readable image"):
+        open_image(str(tmp_path / "x.png"), "a picture")
+
+
+def test_prompts_are_bounded():
+    assert check_prompt("  a red heart \n") == "a red heart"
+    for text in ("", " \n", None):
+        with pytest.raises(UsageError, match="the prompt is empty"):
+            check_prompt(text)
+    with pytest.raises(UsageError, match="2000 characters: 1000 at most"):
+        check_prompt("x" * 2000)

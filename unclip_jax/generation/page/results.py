@@ -46,7 +46,7 @@ class Results:
             if time.time() - old.stat().st_mtime > KEPT:
                 shutil.rmtree(old, ignore_errors=True)
         folder = pathlib.Path(tempfile.mkdtemp(dir=root))
-        stem = re.sub(r"\W+", "_", name).strip("_")[:60] or "picture"
+        stem = re.sub(r"\W+", "_", name).strip("_")[:40] or "picture"
         settings = {"model": self._model_name, **settings}
         files = []
         for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
