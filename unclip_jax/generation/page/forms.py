@@ -277,7 +277,8 @@ def known_words(tokenizer) -> list[str]:
     """The commonest words of the captions that a small tokenizer was trained on.
 
     A word that has a token of its own was frequent, the more the lower the token's
-    number. A large vocabulary, such as OpenAI's, knows all common words: then none.
+    number. One that ends another may be but a piece of it, and is left out. A large
+    vocabulary, such as OpenAI's, knows all common words: then none.
     """
     if not isinstance(tokenizer, Tokenizer) or tokenizer.vocab_size > VOCABULARY_MOST:
         return []
@@ -287,7 +288,8 @@ def known_words(tokenizer) -> list[str]:
         for i, word in enumerate(words)
         if len(word) > 2 and word.isalpha() and tokenizer.token_id(word + SUFFIX) == i
     ]
-    return known[:WORDS_MOST]
+    ends = {word[i:] for word in known for i in range(1, len(word))}
+    return [word for word in known if word not in ends][:WORDS_MOST]
 
 
 def examples_row(gr, model, field) -> None:

@@ -4,7 +4,7 @@ CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: auto; }
 .status { min-height: 2.6em; padding: 0.35em 0; line-height: 1.35; }
 .status progress { width: 100%; height: 6px; accent-color: var(--color-accent); }
-.status.error { color: var(--error-text-color, #b91c1c); font-weight: 500; }
+.status.error span { color: #dc2626; font-weight: 500; }
 .small img { image-rendering: pixelated; }
 .shown .grid-wrap, .strip .grid-wrap {
   max-height: none !important; min-height: 0 !important; height: auto !important;
@@ -28,7 +28,8 @@ CSS = """
 .picture .image-frame, .picture .image-container, .picture button { height: 100%; }
 .picture img { width: 100% !important; height: 100% !important;
   object-fit: contain !important; }
-.hint { color: var(--body-text-color-subdued); font-size: 13px; }
+.hint, .hint > * { padding: 0 !important; }
+.hint { margin-bottom: -4px; color: var(--body-text-color-subdued); font-size: 13px; }
 .examples { gap: 6px !important; }
 .examples button { min-width: 0 !important; flex: 0 1 auto !important; font-weight: 400;
   white-space: normal; }
