@@ -169,7 +169,7 @@ def read_json(path: str | os.PathLike, missing: str) -> Any:
         raise FileNotFoundError(missing)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
 
 

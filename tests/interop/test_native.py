@@ -183,7 +183,7 @@ def test_wrong_version_and_format(folder):
     with pytest.raises(ValueError, match="format 'other'"):
         native.read_part(folder, "clip")
     (folder / "unclip.json").write_text("{")
-    with pytest.raises(ValueError, match="not the description of an export"):
+    with pytest.raises(ValueError, match="unclip.json is not JSON"):
         native.read_part(folder, "clip")
 
 

@@ -47,6 +47,7 @@ CONVENTIONS = ("raw", "unit")
 MANIFEST, STATISTICS, TOKENIZER = "manifest.json", "statistics.npz", "tokenizer"
 # What reading and unpacking damaged bytes raise.
 _DAMAGE = (RuntimeError, IndexError, ValueError, msgpack.UnpackException)
+_DAMAGED_ZIP = (EOFError, zipfile.BadZipFile, NotImplementedError)
 REMEDY = "make it with `python -m unclip_jax.embed`"
 
 
@@ -323,7 +324,7 @@ def _read_statistics(file) -> dict[str, np.ndarray]:
     try:
         with np.load(file) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGED_ZIP, OSError, ValueError) as error:
         raise UsageError(
             f"{file} is missing or damaged ({error}); copy it again, or remove the "
             f"folder and {REMEDY}"

@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from unclip_jax.errors import UsageError
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.interop import (
@@ -144,6 +146,10 @@ def _check_all_are_used(folders, pipelines):
 
 def _read_native(folder, kinds, dtype):
     have = native.read_index(folder)["parts"]
+    if not have:
+        raise UsageError(
+            f"{folder}/{native.INDEX} lists no parts: export a run into the folder"
+        )
     names = [k for kind in kinds for k in have if kind in _names_for(k)]
     read = {k: components.read_native(folder, k, dtype) for k in names}
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
@@ -155,9 +161,20 @@ def _read_native(folder, kinds, dtype):
     statistics = None
     if native.STATISTICS in have and "decoder" in read:
         tables = native.read_statistics(folder)
-        is_unit = bool(tables.get("unit", False))
-        statistics = Gaussian(tables["mean"], tables["cov"], is_unit)
+        statistics = _statistics(folder, tables, read["decoder"].module.embed_dim)
     return Stack(str(folder), read, tokenizer, statistics)
+
+
+def _statistics(folder, tables, dim) -> Gaussian:
+    for name, shape in (("mean", (dim,)), ("cov", (dim, dim))):
+        table = tables.get(name)
+        if table is None or table.shape != shape or not np.isfinite(table).all():
+            what = "missing" if table is None else f"{table.dtype} {table.shape}"
+            raise UsageError(
+                f"{folder}/{native.STATISTICS}: {name} is {what}; expected finite "
+                f"numbers of shape {shape}: export the decoder again"
+            )
+    return Gaussian(tables["mean"], tables["cov"], bool(tables.get("unit", False)))
 
 
 def _names_for(part):

@@ -1,6 +1,8 @@
 """Trained models ready to run: a module as its config says and parameters that fit."""
 
 import dataclasses
+import math
+import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax import models
-from unclip_jax.diffusion import analytic
+from unclip_jax.diffusion import analytic, process, samplers
+from unclip_jax.diffusion.samplers.ancestral import VARIANCES
 from unclip_jax.diffusion.schedule import Schedule, make_schedule
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
@@ -65,8 +68,14 @@ def read_native(
     table = native.read_analytic(folder, kind)
     if table is None:
         return part
-    points = table["timesteps"], table["means"]
-    statistic = analytic.interpolate(part.noise_schedule, *points)
+    try:
+        points = table["timesteps"], table["means"]
+        statistic = analytic.interpolate(part.noise_schedule, *points)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"{native.ANALYTIC} of {where} is not a table of variances ({error}): make "
+            "it again with `python -m unclip_jax.estimate_variance`"
+        ) from error
     return dataclasses.replace(part, analytic=statistic)
 
 
@@ -88,15 +97,66 @@ def build_component(
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     model = native.kind_of(kind)
+    if not isinstance(config.get("model"), Mapping):
+        raise UsageError(f"{where}: its config has no fields of a model")
+    if "diffusion" in config:
+        _check_diffusion(config["diffusion"], f"{where}: diffusion")
     module = models.build(model, config["model"], DTYPES[dtype], f"{where}: model")
-    native.check_tensors(params, param_shapes(model, module), where)
+    try:
+        shapes = param_shapes(model, module)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{where}: its fields do not make a model ({error})"
+        ) from error
+    native.check_tensors(params, shapes, where)
     if kind == "clip":
         # what was stored as bfloat16 is still that CLIP
         fingerprint = meta.get("clip_fingerprint")
         fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
-        fingerprint = meta["clip_fingerprint"] if kind in native.PARTS else None
+        fingerprint = meta.get("clip_fingerprint") if kind in native.PARTS else None
     return Component(kind, module, params, config, fingerprint, meta)
+
+
+def _check_diffusion(options, where: str) -> None:
+    """Raises UsageError for a process, or a recommendation, that cannot be."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"{where} is {options!r}, expected options by name")
+    number = numbers.Real
+    expected = {
+        "schedule": str,
+        "num_steps": int,
+        "prediction": str,
+        "shift": number | None,
+        "clip": number | None,
+        "sampler": str | None,
+        "sampling_steps": int | str | None,
+        "variance": str | None,
+        "guidance": number | None,
+    }
+    for name, kind in expected.items():
+        value = options.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UsageError(f"{where}.{name} is {value!r}, which it cannot be")
+    for name, values in (
+        ("prediction", process.PREDICTIONS),
+        ("sampler", (None, *samplers.SAMPLERS)),
+        ("variance", (None, *VARIANCES)),
+    ):
+        if options.get(name) not in values:
+            raise UsageError(
+                f"{where}.{name} is {options[name]!r}, expected one of "
+                f"{', '.join(filter(None, values))}"
+            )
+    if not all(math.isfinite(options.get(n) or 0) for n in ("guidance", "clip")):
+        raise UsageError(f"{where}: guidance and clip must be finite")
+    try:
+        shift = options.get("shift")
+        schedule = make_schedule(options["schedule"], options["num_steps"], shift)
+        if steps := options.get("sampling_steps"):
+            samplers.timesteps("ddim", schedule, steps)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from etils import epath
 
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
-from unclip_jax.files import sha256_file, sync, write_json
-from unclip_jax.interop.weights import is_float, write_tensors
+from unclip_jax.files import read_json, sha256_file, sync, write_json
+from unclip_jax.interop.weights import is_float, read_tensors, write_tensors
 
 FORMAT = "unclip_jax"
 VERSION = 1
@@ -170,8 +170,7 @@ def read_statistics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
 
     An older export has no "unit": its statistics are of embeddings as they are.
     """
-    path = part_folder(folder, STATISTICS)
-    return safetensors.numpy.load_file(path / WEIGHTS)
+    return read_tensors(part_folder(folder, STATISTICS) / WEIGHTS)
 
 
 def write_analytic(
@@ -205,7 +204,7 @@ def read_analytic(folder: str | os.PathLike, part: str) -> dict[str, Any] | None
     if ANALYTIC not in entry["files"]:
         return None
     _check_file(folder, part, ANALYTIC, entry["files"][ANALYTIC])
-    return json.loads((pathlib.Path(folder) / part / ANALYTIC).read_text())
+    return read_json(pathlib.Path(folder) / part / ANALYTIC, "")
 
 
 def read_index(folder: str | os.PathLike) -> dict[str, Any]:
@@ -233,13 +232,18 @@ def read_part(
       UsageError: another format or version, a file that is not the one written.
     """
     path = part_folder(folder, part)
-    described = json.loads((path / CONFIG).read_text())
-    flat = safetensors.numpy.load_file(path / WEIGHTS)
+    described = read_json(path / CONFIG, "")
+    _check_mappings(described, path / CONFIG, "config", "meta")
+    flat = read_tensors(path / WEIGHTS)
     flat = {
         name: a.astype(np.float32) if is_float(a.dtype) and a.dtype.itemsize < 4 else a
         for name, a in flat.items()
     }
-    return described["config"], unflatten(flat), described["meta"]
+    try:
+        params = unflatten(flat)
+    except ValueError as error:
+        raise UsageError(f"{path / WEIGHTS}: {error}") from error
+    return described["config"], params, described["meta"]
 
 
 def part_folder(folder: str | os.PathLike, part: str) -> pathlib.Path:
@@ -270,15 +274,16 @@ def missing_part(folder, part: str, parts: Sequence[str]) -> FileNotFoundError:
 def check_tensors(
     params: Mapping[str, Any], expected: Mapping[str, Any], where: str
 ) -> None:
-    """Raises UsageError listing every missing, unexpected and misshapen tensor.
+    """Raises UsageError listing every tensor that is missing or cannot be.
 
     Args:
       params: nested dict of arrays.
       expected: the same of anything with a `.shape`.
       where: what the tensors are, for the message.
     """
-    found = {name: tuple(a.shape) for name, a in leaves(params)}
-    wanted = {name: tuple(a.shape) for name, a in leaves(expected)}
+    arrays, likes = dict(leaves(params)), dict(leaves(expected))
+    found = {name: tuple(a.shape) for name, a in arrays.items()}
+    wanted = {name: tuple(a.shape) for name, a in likes.items()}
     shapes = [
         f"{name} {found[name]} instead of {wanted[name]}"
         for name in sorted(found.keys() & wanted.keys())
@@ -289,6 +294,17 @@ def check_tensors(
             "missing": wanted.keys() - found.keys(),
             "unexpected": found.keys() - wanted.keys(),
             "of another shape": shapes,
+            "of another type": [
+                f"{name} {arrays[name].dtype}"
+                for name in sorted(found.keys() & wanted.keys())
+                if is_float(arrays[name].dtype) != is_float(likes[name].dtype)
+            ],
+            "not finite": [
+                name
+                for name, a in sorted(arrays.items())
+                if isinstance(a, np.ndarray) and is_float(a.dtype)
+                if not np.isfinite(a).all()
+            ],
         }
     )
     if problems:
@@ -315,6 +331,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UsageError(f"tensor {name!r} lies below another tensor")
         node[leaf] = value
     return tree
 
@@ -339,32 +357,44 @@ def _read_index(folder) -> dict[str, Any]:
             f"{folder} is not an export: no {INDEX} in it; make one with "
             f"`python -m unclip_jax.export --run=RUN --out={folder}`"
         )
-    try:
-        index = json.loads(path.read_text())
-        found = index["format"], index["version"]
-        files = [n for p in index["parts"].values() for n in p["files"]]
-        parts = list(index["parts"])
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is not the description of an export: {error}"
-        ) from error
+    index = read_json(path, "")
+    _check_mappings(index, path, "parts")
+    found = index.get("format"), index.get("version")
     if found != (FORMAT, VERSION):
         raise UsageError(
             f"{path} has format {found[0]!r}, version {found[1]!r}; this program reads "
             f"{FORMAT!r}, version {VERSION}: export again, or use the unclip_jax that "
             "wrote it"
         )
+    parts = index["parts"]
+    _check_mappings(parts, path, *parts)
+    for part, entry in parts.items():
+        _check_mappings(entry, path, "files")
+        hashes = [*entry["files"].values(), entry.get("clip_fingerprint")]
+        if not all(value is None or isinstance(value, str) for value in hashes):
+            raise UsageError(f"{path}: a hash of the {part} is not a text")
+    files = [name for entry in parts.values() for name in entry["files"]]
     for name in (*parts, *files):  # names become paths: none may lead outside
         if not re.fullmatch(r"[\w-][\w.-]*", name):
             raise UsageError(f"{path} names {name!r}, which is not a plain name")
     return index
 
 
+def _check_mappings(value, path, *names):
+    """Raises UsageError unless `value` is a mapping, with mappings of these names."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{path} holds {str(value)[:60]!r}, expected values by name")
+    for name in names:
+        if not isinstance(value.get(name), Mapping):
+            shown = str(value.get(name))[:60]
+            raise UsageError(f"{path}: {name!r} is {shown!r}, expected values by name")
+
+
 def _check_same_clip(folder, index):
     by_clip: dict[str, list[str]] = {}
     for part, entry in index["parts"].items():
         if part in PARTS:
-            by_clip.setdefault(entry["clip_fingerprint"], []).append(part)
+            by_clip.setdefault(str(entry.get("clip_fingerprint")), []).append(part)
     if len(by_clip) > 1:
         groups = [
             f"{' and '.join(sorted(parts))} of the CLIP {clip[:12]}..."
@@ -387,7 +417,7 @@ def _check_file(folder, part, name, expected):
     if found != expected:
         raise UsageError(
             f"{file} is not the file that was exported (sha256 {found[:12]}..., "
-            f"{INDEX} says {expected[:12]}...): export the {part} again"
+            f"{INDEX} says {str(expected)[:12]}...): export the {part} again"
         )
 
 

@@ -74,5 +74,5 @@ def _is_clip_model(folder) -> bool:
     file = pathlib.Path(folder) / "config.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))["model_type"] == "clip"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

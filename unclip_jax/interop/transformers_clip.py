@@ -102,7 +102,11 @@ def fields_of(
     def tower(name, defaults):
         tower_config = config.get(f"{name}_config") or {}
         # files of older versions say it twice; this one counts, defaults included
-        if old := config.get(f"{name}_config_dict"):
+        old = config.get(f"{name}_config_dict") or {}
+        for part in (tower_config, old):
+            if not isinstance(part, Mapping):
+                raise UsageError(f"{where}: {name}_config is {part!r}")
+        if old:
             tower_config = {**tower_config, **defaults, **old}
         dim = config.get("projection_dim", defaults["projection_dim"])
         return {**defaults, **tower_config, "projection_dim": dim}
@@ -236,8 +240,24 @@ def save_clip_towers(
         _write_preprocessor(feature_extractor or image_folder, clip)
 
 
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "projection_dim")
+_COUNTS = ("num_hidden_layers", "image_size")  # 0 of a tower that is not there
+_VISION_SIZES = (*_SIZES, "patch_size")
+_TEXT_SIZES = (*_SIZES, "vocab_size", "max_position_embeddings", "eos_token_id")
+
+
+def _check_sizes(config, positive, where) -> None:
+    for name in (*positive, *_COUNTS):
+        value = config.get(name, 1)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not (name in positive) <= value < 2**31:
+            raise UsageError(f"{where}: {name} is {value!r}, expected a number")
+
+
 def _fields(text, vision, pixels, where) -> dict[str, Any]:
     """The fields of models.CLIP for their two configs."""
+    _check_sizes(text, _TEXT_SIZES, where)
+    _check_sizes(vision, _VISION_SIZES, where)
     agree = {
         "projection_dim": (text["projection_dim"], vision["projection_dim"]),
         "hidden_act": (text["hidden_act"], vision["hidden_act"]),
