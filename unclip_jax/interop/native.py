@@ -385,9 +385,7 @@ def _check_mappings(value, path, *names):
     if not isinstance(value, Mapping):
         raise UsageError(f"{path} holds {str(value)[:60]!r}, expected values by name")
     for name in names:
-        if not isinstance(value.get(name), Mapping):
-            shown = str(value.get(name))[:60]
-            raise UsageError(f"{path}: {name!r} is {shown!r}, expected values by name")
+        _check_mappings(value.get(name), f"{path}: {name}")
 
 
 def _check_same_clip(folder, index):
