@@ -11,8 +11,8 @@ from PIL import Image
 from unclip_jax.data.sources import BadRecord
 from unclip_jax.data.sources.image_source import decode
 from unclip_jax.evaluation.image_sets import FolderImages
-from unclip_jax.generation import page
 from unclip_jax.generation.cli.command import describe
+from unclip_jax.generation.page import forms
 from unclip_jax.images import (
     find_images,
     fit,
@@ -78,7 +78,7 @@ def evaluate(path, *crop):
 
 READERS = {
     "sample": lambda path: read_image(path, 16),
-    "page": lambda path: fit(page._picture(str(path), "a picture"), 16),
+    "page": lambda path: fit(forms.open_image(str(path), "a picture"), 16),
     "evaluate": evaluate,
     "evaluate, cropped": lambda path: evaluate(path, "shorter_side", 16),
     "sources": lambda path: decode(path.read_bytes(), 16, path.name),

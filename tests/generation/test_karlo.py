@@ -11,6 +11,7 @@ from unclip_jax import models
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.generation.resolve import SamplerOptions
+from unclip_jax.generation.upsampling import upsample
 from unclip_jax.interop import components, native
 
 PROMPTS = ["a red heart", "a blue cat on teal"]
@@ -86,10 +87,11 @@ def test_the_last_network_takes_the_last_step_alone(networks):
 
     @functools.partial(jax.jit, static_argnums=2)
     def enlarge(params, last, steps):
-        inputs = images, np.uint32(0), np.zeros(1, np.int32)
-        run = sampling.upsample
+        inputs = images, np.uint32(0), np.zeros(1, np.int32), last
         options = SamplerOptions(steps, "ddpm")
-        return run(first, params, *inputs, last, options=options, rounded=False)
+        run = functools.partial(upsample, first, params, options=options)
+        count = sampling.count_steps(first, options)
+        return run(sampling.Piece(run(None, *inputs), 0, count, count), *inputs)
 
     a, b = first.params, last.params
     alone = enlarge(a, None, 3)

@@ -48,7 +48,7 @@ def test_a_gpu_topology_says_what_it_cannot_know():
     assert found.parameters / 1e9 == pytest.approx(3.56, abs=0.01)
     # parameters, EMA and two moments in float32 over fsdp=16; small arrays are whole
     assert found.state_bytes == pytest.approx(found.parameters * 16 / 16, rel=0.02)
-    assert found.fits is None and found.total_bytes is None
+    assert found.fits is None and not hasattr(found, "total_bytes")
     assert "no compiler for an absent gpu" in plan.report(found)
     found = plan.plan(load("paper/ar_prior.py"), "gpu:64")
     assert found.parameters / 1e9 == pytest.approx(2.13, abs=0.01)

@@ -43,9 +43,9 @@ def test_a_run_whose_data_hang_ends_with_an_error_and_stacks(tmp_path):
     )
     errors = done.stderr
     assert done.returncode == 1, errors[-3000:]
-    # two batches are read ahead of the step that waits
-    assert re.search(r"watchdog: waiting for the data, at step 6 since \d+ s", errors)
-    assert re.search(r"error: hung: waited 1\d s for the data, at step 6", errors)
+    # the eighth batch never comes; those before it were ready
+    assert re.search(r"watchdog: waiting for the data, at step 8 since \d+ s", errors)
+    assert re.search(r"error: hung: waited 1\d s for the data, at step 8", errors)
     stacks = (workdir / "hung" / "process-0.txt").read_text()
     for text in (errors, stacks):
         assert "wait_for_a_disk_that_never_answers" in text
@@ -67,5 +67,5 @@ def test_a_run_whose_data_come_late_goes_on(tmp_path, capsys):
     state = train(config, tmp_path / "toy", stage=toy.Stage(), data=Late(), stream=out)
     assert int(state.step) == 12
     errors = capsys.readouterr().err
-    assert "watchdog: waiting for the data, at step 6" in errors
-    assert "watchdog: the data, at step 6 came" in errors and "error" not in errors
+    assert "watchdog: waiting for the data, at step 8" in errors
+    assert "watchdog: the data, at step 8 came" in errors and "error" not in errors

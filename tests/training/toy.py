@@ -94,7 +94,7 @@ class Data:
             yield {"x": self._rows(seed, step, batch_size)[rows]}
             step += 1
 
-    def take(self, n, names):
+    def take(self, n, names, rows=None):
         return {"x": self._rows(0, 0, n)}
 
 

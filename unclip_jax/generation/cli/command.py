@@ -47,6 +47,7 @@ def sample(args: types.SimpleNamespace) -> None:
     settings = {"mode": args.mode, "model": str(args.model), **options}
     options["seed"] = args.seed
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
+    captions = mode.captions(options) if mode.captions else []
     check_out(out, mode.captions is not None, args.overwrite)
     if mode.captions is None:
         if out.suffix:
@@ -56,7 +57,7 @@ def sample(args: types.SimpleNamespace) -> None:
         images, captions, columns, lines = figure
         print(*lines, sep="\n", end="\n" if lines else "")
     else:
-        captions, columns = mode.captions(options), args.columns
+        columns = args.columns
         if not out.suffix:
             return _fill(mode, options, captions, settings, args, out)
         _check_grid(out, len(captions))
