@@ -5,6 +5,7 @@
 #                                    be read and runs/ to be written appear in this folder
 #   launch/host.sh start --config=configs/paper/prior.py --workdir=gs://BUCKET/runs/paper/prior
 #   launch/host.sh start embed --config=configs/paper/embed.py --workdir=runs/paper/records
+#                                    and again when it fails, see launch/supervise.sh
 #   launch/host.sh logs              follows run.log
 #   launch/host.sh stop              SIGTERM: the run saves, on all hosts the same step
 #
@@ -106,8 +107,15 @@ case "$action" in
     # a process that was killed leaves the lock of the TPU behind
     sudo -n rm -f /tmp/libtpu_lockfile 2>/dev/null || true
     echo "--- $(date -u +%FT%TZ) unclip_jax.$program $*" >>run.log
+    workdir=
+    for flag in "$@"; do
+      case "$flag" in --workdir=*) workdir=${flag#--workdir=} ;; esac
+    done
+    # shellcheck source=launch/accelerator.sh
+    . launch/accelerator.sh tpu "$workdir"
     # it shall outlive the connection that started it
-    nohup setsid .venv/bin/python -m "unclip_jax.$program" "$@" >>run.log 2>&1 </dev/null &
+    nohup setsid launch/supervise.sh .venv/bin/python -m "unclip_jax.$program" "$@" \
+      >>run.log 2>&1 </dev/null &
     echo $! >run.pid
     sleep "${UNCLIP_START_WAIT:-5}"
     if ! running; then

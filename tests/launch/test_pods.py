@@ -171,6 +171,8 @@ def test_the_images_have_the_requirements_before_the_code():
 def test_a_host_starts_follows_and_stops_one_run(tmp_path):
     """With a stand-in for Python, which waits to be told to stop."""
     (tmp_path / "launch").mkdir()
+    for name in ("supervise.sh", "accelerator.sh"):
+        shutil.copy(LAUNCH / name, tmp_path / "launch")
     host = pathlib.Path(shutil.copy(LAUNCH / "host.sh", tmp_path / "launch"))
     (tmp_path / ".venv/bin").mkdir(parents=True)
     python = tmp_path / ".venv/bin/python"

@@ -46,6 +46,7 @@ def job(tmp_path):
         program.write_text(f"#!/usr/bin/env bash\n{script}")
         program.chmod(0o755)
     (tmp_path / "run").mkdir()
+    (tmp_path / "launch").symlink_to(ROOT / "launch")
 
     def start(starts, workdir=tmp_path / "run"):
         (tmp_path / "plan").write_text("".join(f"{s} {c}\n" for s, c in starts))
