@@ -72,7 +72,7 @@ LIBRARIES = {
     "grids": ("PIL",),
     "images": ("PIL",),
     "versions": ("jax",),
-    "tokenizer": ("tokenizers", "transformers"),
+    "tokenizer": ("etils", "ftfy", "tokenizers", "transformers"),
     "models": ("jax", "flax"),
     "diffusion": ("jax",),
     "stages": ("jax", "flax", "optax"),

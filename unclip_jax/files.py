@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -194,6 +195,32 @@ def atomic_path(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """For writers of several files and folders: an empty folder to write into.
+
+    At the end its entries move into `folder`, where they replace what has their names;
+    all else stays. After an exception `folder` is as it was, or still absent.
+
+    Args:
+      folder: on a disk; made, with its parents, if it does not exist.
+    """
+    folder = pathlib.Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent
+    ) as scratch:
+        new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
+        new.mkdir()
+        old.mkdir()
+        yield new
+        folder.mkdir(exist_ok=True)
+        for entry in sorted(new.iterdir()):
+            if (folder / entry.name).exists():
+                (folder / entry.name).rename(old / entry.name)
+            entry.rename(folder / entry.name)
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -5,27 +5,40 @@ text in NFC, white space collapsed, lower-cased, split into words, digits and
 punctuation, spelt in 256 byte symbols, the last symbol of each word marked `</w>`.
 Numbers: 256 bytes, the same 256 with `</w>`, one per merge, then <|startoftext|> and
 <|endoftext|>. A saved folder is what `transformers.CLIPTokenizerFast` loads.
+
+OpenAI's and OpenCLIP's programs repair text first (ftfy, and HTML's entities twice), as
+the captions that their weights were trained on were; transformers does not. So captions
+are repaired for a folder of OpenCLIP, and for one whose tokenizer_config.json says so.
 """
 
 import functools
+import html
 import json
+import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import ftfy
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as bpe_trainers
 
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write, sha256_json
+from unclip_jax.files import atomic_write, read_json, sha256_json
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
     r"|[^\s\p{L}\p{N}]+"
 )
+FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+FILES += ("tokenizer_config.json", "tokenizer.json")
+CONFIG, REPAIRS = "tokenizer_config.json", "fix_text"
+OPEN_CLIP = "open_clip_config.json"  # its folders' captions are repaired
 SMALLEST_VOCAB = 2 * 256 + 2  # every byte, inside and at the end of a word, and the two
 
 
@@ -36,7 +49,8 @@ class Tokenizer:
       context_length: int, tokens per caption with start and end.
       vocab_size: int.
       sot_id, eot_id: int, of <|startoftext|> and <|endoftext|>.
-      fingerprint: str, another for another vocabulary or other merges.
+      fix_text: bool, whether captions are repaired first, see `repair`.
+      fingerprint: str, another for another vocabulary, other merges, or repairs.
     """
 
     def __init__(
@@ -44,6 +58,7 @@ class Tokenizer:
         backend: tokenizers.Tokenizer,
         context_length: int = 77,
         warn: bool = False,
+        fix_text: bool = False,
     ):
         """Raises UsageError when it is not CLIP's kind of tokenizer."""
         if context_length < 3:
@@ -60,6 +75,7 @@ class Tokenizer:
                 f"{START} and {END}"
             )
         self.sot_id, self.eot_id = start, end
+        self.fix_text = fix_text
         self._warn = warn
 
     @functools.cached_property
@@ -67,7 +83,8 @@ class Tokenizer:
         """SHA-256 of vocabulary and merges; equal for tokenizers that encode alike."""
         model = json.loads(self._backend.to_str())["model"]
         vocab = sorted(self._backend.get_vocab(with_added_tokens=True).items())
-        return sha256_json([vocab, _pairs(model["merges"])])
+        own = [vocab, _pairs(model["merges"])]
+        return sha256_json([*own, REPAIRS] if self.fix_text else own)
 
     @classmethod
     def load(
@@ -103,7 +120,10 @@ class Tokenizer:
         else:
             backend, own = _from_hub(str(name_or_folder))
             return cls(backend, context_length or own, warn)
-        return cls(backend, context_length or _own_length(folder), warn)
+        config = _read_config(folder)
+        length = context_length or _own_length(config)
+        fix_text = bool(config.get(REPAIRS, (folder / OPEN_CLIP).is_file()))
+        return cls(backend, length, warn, fix_text)
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """int32 (N, L): start, tokens, end, then end as padding.
@@ -114,6 +134,8 @@ class Tokenizer:
             raise UsageError(f"encode takes a list of captions, got {captions!r}")
         tokens = np.full((len(captions), self.context_length), self.eot_id, np.int32)
         tokens[:, 0] = self.sot_id
+        if self.fix_text:
+            captions = [repair(caption) for caption in captions]
         encoded = self._backend.encode_batch(list(captions), add_special_tokens=False)
         for row, encoding in zip(tokens, encoded, strict=True):
             ids = encoding.ids[: self.context_length - 2]
@@ -164,17 +186,46 @@ class Tokenizer:
             "model_max_length": self.context_length,
             "add_prefix_space": False,
             "do_lower_case": True,
+            **({REPAIRS: True} if self.fix_text else {}),
             **special,
         }
         texts = {
             "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
             "merges.txt": f"#version: 0.2\n{merges}\n",
             "special_tokens_map.json": json.dumps(special, indent=1),
-            "tokenizer_config.json": json.dumps(config, indent=1),
+            CONFIG: json.dumps(config, indent=1),
             "tokenizer.json": self._backend.to_str(),  # last: the folder is whole
         }
         for name, text in texts.items():
             atomic_write(folder / name, text)
+
+
+def repair(caption: str) -> str:
+    """The caption as OpenAI's CLIP and OpenCLIP see it.
+
+    Mojibake, curly quotes, ligatures and full-width letters are made plain by ftfy;
+    HTML's entities are letters, also where they were escaped twice.
+    """
+    return html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
+
+
+def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Copies the files of a tokenizer, and no others, out of a folder or a bucket.
+
+    Raises FileNotFoundError when `source` holds none.
+    """
+    source, folder = epath.Path(source), pathlib.Path(folder)
+    texts = {f: (source / f).read_text() for f in FILES if (source / f).is_file()}
+    if not texts:
+        raise FileNotFoundError(
+            f"{source} is not a tokenizer: none of {', '.join(FILES)} in it"
+        )
+    if (source / OPEN_CLIP).is_file():  # that file stays behind
+        config = {REPAIRS: True, **json.loads(texts.get(CONFIG, "{}"))}
+        texts[CONFIG] = json.dumps(config, indent=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        atomic_write(folder / name, text)
 
 
 def train_tokenizer(
@@ -291,12 +342,18 @@ def _plain_copy(backend):
     return tokenizers.Tokenizer.from_str(backend.to_str())
 
 
-def _own_length(folder) -> int:
-    """model_max_length of the folder's tokenizer_config.json, or CLIP's 77."""
-    file = folder / "tokenizer_config.json"
-    if not file.is_file():
-        return 77
-    length = json.loads(file.read_text(encoding="utf-8")).get("model_max_length", 77)
+def _read_config(folder) -> dict[str, Any]:
+    file = folder / CONFIG
+    config = read_json(file, "") if file.is_file() else {}
+    repairs = config.get(REPAIRS, False)
+    if not isinstance(repairs, bool):
+        raise UsageError(f"{file}: {REPAIRS} is {repairs!r}, expected true or false")
+    return config
+
+
+def _own_length(config) -> int:
+    """model_max_length of a tokenizer_config.json, or CLIP's 77."""
+    length = config.get("model_max_length", 77)
     return int(length) if length < 10**6 else 77  # "no limit" is written as 1e30
 
 

@@ -157,3 +157,20 @@ def test_blocks_stack_and_unstack():
     back = mapping.unstack_blocks(stacked)
     assert back["t"].keys() == tree["t"].keys()
     np.testing.assert_array_equal(back["t"]["block_7"]["fc"]["k"], [7, 7])
+
+
+def test_a_torch_that_executes_pickles_is_refused(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    assert weights.read_tensors(tmp_path / "a.pth")["a"].sum() == 2
+    for version, safe in (
+        ("2.5.1+cpu", False),
+        ("2.6.0", True),
+        ("2.14.1+cu130", True),
+    ):
+        monkeypatch.setattr(torch, "__version__", version)
+        if safe:
+            weights.read_tensors(tmp_path / "a.pth")
+        else:
+            with pytest.raises(ValueError, match="pip install 'torch>=2.6'"):
+                weights.read_tensors(tmp_path / "a.pth")

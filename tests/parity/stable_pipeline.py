@@ -34,6 +34,7 @@ def make_unet(**changes):
 def make_stable(tokenizer: pathlib.Path):
     """StableUnCLIPImg2ImgPipeline; captions are filled up with "!"."""
     import diffusers
+    import torch
     import transformers
     from diffusers.pipelines.stable_diffusion import stable_unclip_image_normalizer
 
@@ -72,8 +73,9 @@ def make_stable(tokenizer: pathlib.Path):
     normalizer = stable_unclip_image_normalizer.StableUnCLIPImageNormalizer(
         SIZES.embed_dim
     )
-    normalizer.mean.data.normal_(std=0.3)
-    normalizer.std.data.uniform_(0.5, 1.5)
+    generator = torch.Generator().manual_seed(0)  # without it each run has its own
+    normalizer.mean.data.normal_(std=0.3, generator=generator)
+    normalizer.std.data.uniform_(0.5, 1.5, generator=generator)
     pipeline = diffusers.StableUnCLIPImg2ImgPipeline(
         feature_extractor=transformers.CLIPImageProcessor(
             size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}

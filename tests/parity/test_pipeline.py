@@ -136,10 +136,10 @@ def test_the_whole_pipeline_draws_their_pictures(ours, theirs, monkeypatch):
     monkeypatch.setattr(sampling.process, "to_uint8", lambda x: x.clip(-1, 1))
     embedding, pixels = compare(ours, theirs)
     assert embedding <= 1e-4, embedding
-    # x0 of the first step is noise over 5e-5, clipped: now and then one of 6,000 values
-    # is not, and carries a rounding error, 2e4 times as large, to its neighbours
-    assert np.quantile(pixels, 0.98) <= 1e-3, pixels.max()
-    assert np.median(pixels) <= 1e-4
+    # x0 of the first step is noise over 5e-5, clipped: with other weights and noise one
+    # of 6,000 values is not, and carries a rounding error, 2e4 times as large, to its
+    # neighbors (0.36 has been seen); with these every value is clipped
+    assert pixels.max() <= 1e-3, pixels.max()
 
 
 def test_what_their_pipeline_takes_is_what_ours_takes_by_default(ours):

@@ -16,7 +16,13 @@ from unclip_jax.generation.loading import load_stack
 from unclip_jax.images import fit
 from unclip_jax.interop import mapping, open_clip, public_clip, transformers_clip
 from unclip_jax.interop.export import compare, export
-from unclip_jax.tokenizer import train_tokenizer
+from unclip_jax.tokenizer import (
+    FILES,
+    Tokenizer,
+    copy_tokenizer,
+    repair,
+    train_tokenizer,
+)
 
 from .conftest import IMAGE, randomise
 
@@ -24,6 +30,14 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 CAPTIONS = ["a red heart", "", "Two  GREEN trees, it's old; " * 9]
+# curly quotes, entities (once and twice), a ligature, full width, mojibake, an accent
+SCRAPED = [
+    "don\u2019t \u201cstop\u201d",
+    "fish &amp; chips",
+    "a &amp;lt; b",
+    "\ufb01ne",
+]
+SCRAPED += ["\uff13 cats", "lâ€™été", "cafe\u0301  &eacute;\u00a0 x ", " \u2028 red"]
 LENGTH, SIDE = 24, 16
 
 
@@ -119,10 +133,75 @@ def test_open_clip_itself_computes_the_same(folder, expected, tmp_path):
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
-    (tmp_path / "captions.json").write_text(json.dumps(CAPTIONS))
+    (tmp_path / "captions.json").write_text(json.dumps(CAPTIONS + SCRAPED))
     theirs = fid_programs.reference("open_clip", tmp_path)
     for name, ours in zip(("clip_image", "clip_text"), wanted, strict=True):
-        np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(theirs[name][:3], ours, rtol=0, atol=1e-4)
+    clip = FrozenCLIP.load(tmp_path / "clip", load_run=None, batch_size=8)
+    pixels = np.zeros((8, SIDE, SIDE, 3), np.uint8)
+    found = clip.embed(pixels, clip.tokenizer.encode(SCRAPED))["clip_text"]
+    np.testing.assert_allclose(found, theirs["clip_text"][3:], rtol=0, atol=1e-4)
+
+
+def test_captions_are_repaired_for_open_clip_alone(folder, tmp_path):
+    """There and in the tokenizer of what is exported from there, not elsewhere."""
+    part = public_clip.read_public_clip(folder)
+    public_clip.write_public_clip(tmp_path / "theirs", part, folder, "open_clip")
+    copy_tokenizer(tmp_path / "theirs", tmp_path / "copied")
+    Tokenizer.load(tmp_path / "theirs").save(tmp_path / "saved")
+    names = {file.name for file in (tmp_path / "copied").iterdir()}
+    assert names <= set(FILES), "only the tokenizer is copied"
+    plain = Tokenizer.load(folder)
+    for name in ("theirs", "copied", "saved"):
+        tokenizer = Tokenizer.load(tmp_path / name)
+        assert tokenizer.fix_text and tokenizer.fingerprint != plain.fingerprint
+        repaired = tokenizer.encode(SCRAPED)
+        np.testing.assert_array_equal(
+            repaired, plain.encode([repair(caption) for caption in SCRAPED])
+        )
+        assert (repaired != plain.encode(SCRAPED)).any(1).sum() >= 6
+        theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / name)
+        ids = theirs(CAPTIONS, truncation=True)["input_ids"]
+        for row, own in zip(ids, plain.encode(CAPTIONS), strict=True):
+            assert row == own[: len(row)].tolist()
+    assert not plain.fix_text
+    config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    text = json.dumps({**config, "fix_text": "yes"})
+    (tmp_path / "saved" / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match="fix_text is 'yes', expected true or false"):
+        Tokenizer.load(tmp_path / "saved")
+
+
+def test_save_diffusers_of_a_public_clip(folder, expected, tmp_path):
+    """Each of its folders through transformers' front door; whole, or nothing."""
+    model = UnCLIP.load(folder, batch_size=4)
+    with pytest.raises(ValueError, match="float8"):
+        model.save_diffusers(tmp_path / "failed", dtype="float8")
+    assert not [*tmp_path.iterdir()]
+    model.save_diffusers(tmp_path / "out")
+    model.save_diffusers(tmp_path / "out")  # again: replaced
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    kinds = {"tokenizer", "text_encoder", "image_encoder", "feature_extractor"}
+    assert {k for k in index if not k.startswith("_")} == kinds
+    assert {file.name for file in tmp_path.iterdir()} == {"out"}
+    images, *wanted = expected
+    theirs = [
+        getattr(transformers, index[name][1]).from_pretrained(tmp_path / "out" / name)
+        for name in ("text_encoder", "image_encoder", "tokenizer")
+    ]
+    text_encoder, image_encoder, tokenizer = theirs
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(
+        tmp_path / "out" / "feature_extractor"
+    )
+    tokens = tokenizer(CAPTIONS, padding="max_length", truncation=True)["input_ids"]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        found = (
+            image_encoder(pixels).image_embeds,
+            text_encoder(torch.tensor(tokens)).text_embeds,
+        )
+    for ours, expected_embedding in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, expected_embedding, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -197,6 +276,30 @@ def test_the_clip_of_a_diffusers_folder(reference):
     np.testing.assert_allclose(np.asarray(text), theirs.numpy(), rtol=0, atol=1e-4)
 
 
+def check_processor(folder):
+    """CLIPModel of what CLIPProcessor makes, both from the folder alone."""
+    processor = transformers.CLIPProcessor(
+        transformers.CLIPImageProcessorPil.from_pretrained(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    image = np.random.default_rng(1).integers(0, 256, (30, 21, 3), dtype=np.uint8)
+    inputs = processor(
+        text=CAPTIONS[:1], images=image, padding="max_length", return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs = transformers.CLIPModel.from_pretrained(folder)(**inputs)
+    clip = UnCLIP.load(folder, batch_size=1)
+    embeddings = (
+        clip.encode_image(fit(image, SIDE)[None]),
+        clip.encode_text(CAPTIONS[:1]),
+    )
+    for ours, expected in zip(
+        embeddings, (theirs.image_embeds, theirs.text_embeds), strict=True
+    ):
+        ours = ours / np.linalg.norm(ours, axis=-1, keepdims=True)  # as theirs are
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("format", public_clip.FORMATS)
 def test_a_trained_clip_goes_out(folder, tmp_path, format):
     fields, params = transformers_clip.load_clip_model(folder)
@@ -210,7 +313,8 @@ def test_a_trained_clip_goes_out(folder, tmp_path, format):
     assert "none differs" in compare(*arguments)
     read = public_clip.read_public_clip(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, dict(read.params), params)
-    transformers.CLIPTokenizer.from_pretrained(tmp_path / "out")
+    if format == "transformers":
+        check_processor(tmp_path / "out")
     with pytest.raises(ValueError, match="for a CLIP, and this is a prior"):
         prior = dataclasses.replace(read, kind="prior")
         public_clip.write_public_clip(tmp_path / "out", prior, None, format)

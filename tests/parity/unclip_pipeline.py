@@ -40,6 +40,7 @@ def randomise(module, seed: int, gain: float = 1.0):
 def make_pipeline(tokenizer_folder, sizes: Sizes):
     """The pipeline, each of its components with random weights."""
     import diffusers
+    import torch
     import transformers
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
@@ -117,8 +118,9 @@ def make_pipeline(tokenizer_folder, sizes: Sizes):
     }
     for i, module in enumerate(modules.values()):
         randomise(module, i)
-    modules["prior"].clip_mean.data.normal_(std=0.3)
-    modules["prior"].clip_std.data.uniform_(0.5, 1.5)
+    generator = torch.Generator().manual_seed(0)  # without it each run has its own
+    modules["prior"].clip_mean.data.normal_(std=0.3, generator=generator)
+    modules["prior"].clip_std.data.uniform_(0.5, 1.5, generator=generator)
     return diffusers.UnCLIPPipeline(
         **modules,
         tokenizer=tokenizer,

@@ -60,7 +60,8 @@ class Stack:
         folders = [pathlib.Path(folder) for folder in self.origin.split(",")]
         names = ("tokenizer", "prior/tokenizer", "prior_tokenizer")
         places = [folder / name for folder in folders for name in names]
-        return next((place for place in places if place.is_dir()), places[0])
+        # a public CLIP's lies beside its weights
+        return next((place for place in places if place.is_dir()), folders[0])
 
     def part(self, kind: str) -> Component:
         """Raises FileNotFoundError saying how to add the part if it is not there."""
@@ -166,15 +167,27 @@ def _read_native(folder, kinds, dtype):
 
 
 def _statistics(folder, tables, dim) -> Gaussian:
-    for name, shape in (("mean", (dim,)), ("cov", (dim, dim))):
-        table = tables.get(name)
-        if table is None or table.shape != shape or not np.isfinite(table).all():
+    unit = tables.get("unit", np.zeros((), bool))  # of an older export: as they are
+    kinds = {"mean": ((dim,), "f"), "cov": ((dim, dim), "f"), "unit": ((), "b")}
+    for name, (shape, kind) in kinds.items():
+        table = unit if name == "unit" else tables.get(name)
+        if (
+            table is None
+            or (table.shape, table.dtype.kind) != (shape, kind)
+            or not np.isfinite(table).all()
+        ):
             what = "missing" if table is None else f"{table.dtype} {table.shape}"
+            numbers = "finite floats" if kind == "f" else "booleans"
             raise UsageError(
-                f"{folder}/{native.STATISTICS}: {name} is {what}; expected finite "
-                f"numbers of shape {shape}: export the decoder again"
+                f"{folder}/{native.STATISTICS}: {name} is {what}; expected {numbers} "
+                f"of shape {shape}: export the decoder again"
             )
-    return Gaussian(tables["mean"], tables["cov"], bool(tables.get("unit", False)))
+    if others := tables.keys() - kinds.keys():
+        raise UsageError(
+            f"{folder}/{native.STATISTICS} has {', '.join(sorted(others))} besides "
+            f"{', '.join(kinds)}: export the decoder again"
+        )
+    return Gaussian(tables["mean"], tables["cov"], bool(unit))
 
 
 def _names_for(part):

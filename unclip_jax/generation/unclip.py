@@ -1,12 +1,12 @@
 """UnCLIP: text to images, images to images, and CLIP's two encoders."""
 
 import os
-import pathlib
 import typing
 from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
+from unclip_jax.files import staged_folder
 from unclip_jax.generation.editing import Editing
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import diffusers, kandinsky, native, stable_unclip
@@ -57,16 +57,15 @@ class UnCLIP(Editing):
         """Writes the stack as folders that the classes of diffusers load.
 
         A stack that draws latents is written as Kandinsky's two pipelines, in prior/
-        and decoder/, or as Stable unCLIP's; another as an UnCLIPPipeline.
+        and decoder/, or as Stable unCLIP's; another as an UnCLIPPipeline. What is in
+        `folder` already under the names of these files is replaced.
 
-        Raises UsageError for a part that they cannot hold.
+        Raises UsageError for a part that they cannot hold, with nothing written.
         """
-        parts, tokenizer = self.stack.parts, self.stack.tokenizer_folder
-        if "autoencoder" not in parts:
-            diffusers.save_diffusers(parts, folder, tokenizer, dtype)
-            return
-        decoder = parts.get("decoder")
-        is_stable = decoder is not None and decoder.module.extra == "noise_level"
-        library = stable_unclip if is_stable else kandinsky
-        for part in parts.values():
-            library.write_part(pathlib.Path(folder), part, dtype, tokenizer)
+        library, decoder = diffusers, self.stack.parts.get("decoder")
+        if "autoencoder" in self.stack.parts:
+            is_stable = decoder is not None and decoder.module.extra == "noise_level"
+            library = stable_unclip if is_stable else kandinsky
+        with staged_folder(folder) as new:
+            for part in self.stack.parts.values():
+                library.write_part(new, part, dtype, self.stack.tokenizer_folder)

@@ -26,13 +26,11 @@ _ELSEWHERE = (
     "feature_extractor_type",
     "image_processor_type",
     "processor_class",
-    "do_convert_rgb",
     "data_format",
     "input_data_format",
     "return_tensors",
     "device",
     "disable_grouping",
-    "default_to_square",
 )
 
 
@@ -55,15 +53,20 @@ def read_preprocessor(
     if config is None:
         return {"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD}
     known = ("size", "crop_size", "resample", "rescale_factor", "image_mean")
+    known += ("default_to_square", "do_convert_rgb")
     switches = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     stated = {k: v for k, v in config.items() if v is not None and v is not False}
     stated = {k: v for k, v in stated.items() if not k.startswith("_")}
     config_lib.check_keys(
         stated, {*known, *switches, "image_std", *_ELSEWHERE}, str(file)
     )
-    for name in ("do_resize", "do_center_crop", "do_rescale"):
-        _require(file, name, config.get(name, True), True)
+    for name in ("do_resize", "do_center_crop", "do_rescale", "do_convert_rgb"):
+        value = config.get(name, True)
+        _require(file, name, True if value is None else value, True)
     size = config.get("size", image_size)
+    if not isinstance(size, Mapping):  # a mapping says by itself which sides it means
+        square = bool(config.get("default_to_square"))
+        _require(file, "default_to_square", square, False)
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) else size
     _require(file, "size", shortest, image_size, size)
     crop = config.get("crop_size", image_size)

@@ -27,7 +27,7 @@ from unclip_jax.interop import (
 )
 from unclip_jax.interop.components import Component
 from unclip_jax.models.clip_caption import with_empty_caption
-from unclip_jax.tokenizer import Tokenizer
+from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
 OURS = "unclip_jax.json"
@@ -113,17 +113,6 @@ def load_diffusers(
     return {k: p for k, p in found.items() if native.kind_of(k) in wanted}, tokenizer
 
 
-def save_diffusers(
-    members: Mapping[str, Component],
-    folder: str | os.PathLike,
-    tokenizer: str | os.PathLike | None = None,
-    dtype: str = "float32",
-) -> None:
-    """Writes a whole unCLIP as a pipeline; see `write_part` for each argument."""
-    for part in members.values():
-        write_part(folder, part, dtype, tokenizer)
-
-
 def write_part(
     folder: str | os.PathLike,
     part: Component,
@@ -160,7 +149,7 @@ def write_part(
             dtype=dtype,
         )
         if tokenizer is not None:
-            native.copy_tokenizer(tokenizer, folder / "tokenizer")
+            copy_tokenizer(tokenizer, folder / "tokenizer")
     elif kind == "prior":
         diffusers_prior.save_prior(config, params, folder / "prior", dtype)
         _write_scheduler(folder / "prior_scheduler", part)

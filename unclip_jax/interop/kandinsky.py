@@ -32,7 +32,7 @@ from unclip_jax.interop import (
 )
 from unclip_jax.interop.components import Component
 from unclip_jax.models.clip_caption import with_empty_caption
-from unclip_jax.tokenizer import Tokenizer
+from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
 OURS = "unclip_jax.json"
@@ -186,7 +186,7 @@ def write_part(
             *towers, fields, params, processor, dtype=dtype
         )
         if tokenizer is not None:
-            native.copy_tokenizer(tokenizer, half / "tokenizer")
+            copy_tokenizer(tokenizer, half / "tokenizer")
     elif part.kind == "prior":
         diffusers_prior.save_prior(config, params, half / "prior", dtype)
         diffusion = config["diffusion"]

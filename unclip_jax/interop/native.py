@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from etils import epath
 
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, sha256_file, sync, write_json
 from unclip_jax.interop.weights import is_float, read_tensors, write_tensors
+from unclip_jax.tokenizer import copy_tokenizer
 
 FORMAT = "unclip_jax"
 VERSION = 1
@@ -132,21 +132,6 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
     _commit(folder, TOKENIZER, index, lambda new: copy_tokenizer(source, new))
 
 
-def copy_tokenizer(source: str | os.PathLike, folder: pathlib.Path) -> None:
-    """Copies the files of a saved tokenizer, which may be in a bucket.
-
-    Raises FileNotFoundError when `source` holds no files.
-    """
-    source = epath.Path(source)
-    there = source.iterdir() if source.is_dir() else ()
-    files = sorted(f for f in there if f.is_file())
-    if not files:
-        raise FileNotFoundError(f"{source} is not a tokenizer: no files in it")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        (folder / file.name).write_bytes(file.read_bytes())
-
-
 def write_statistics(
     folder: str | os.PathLike, mean: np.ndarray, cov: np.ndarray, unit: bool = False
 ) -> None:
@@ -234,6 +219,9 @@ def read_part(
     path = part_folder(folder, part)
     described = read_json(path / CONFIG, "")
     _check_mappings(described, path / CONFIG, "config", "meta")
+    clip = described["meta"].get("clip_fingerprint")
+    if not (clip is None or isinstance(clip, str)):
+        raise UsageError(f"{path / CONFIG}: clip_fingerprint is {clip!r}, no hash")
     flat = read_tensors(path / WEIGHTS)
     flat = {
         name: a.astype(np.float32) if is_float(a.dtype) and a.dtype.itemsize < 4 else a
@@ -385,7 +373,9 @@ def _check_mappings(value, path, *names):
     if not isinstance(value, Mapping):
         raise UsageError(f"{path} holds {str(value)[:60]!r}, expected values by name")
     for name in names:
-        _check_mappings(value.get(name), f"{path}: {name}")
+        if name not in value:
+            raise UsageError(f"{path} has no {name!r}")
+        _check_mappings(value[name], f"{path}: {name}")
 
 
 def _check_same_clip(folder, index):

@@ -7,11 +7,11 @@ import pathlib
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import (
     components,
-    native,
     open_clip,
     transformers_clip,
     weights,
 )
+from unclip_jax.tokenizer import copy_tokenizer
 
 FORMATS = ("transformers", "open_clip")
 
@@ -67,7 +67,7 @@ def write_public_clip(
     )
     formats[format](folder, part.config["model"], part.params, dtype=dtype)
     if tokenizer is not None:
-        native.copy_tokenizer(tokenizer, pathlib.Path(folder))
+        copy_tokenizer(tokenizer, pathlib.Path(folder))
 
 
 def _is_clip_model(folder) -> bool:

@@ -29,7 +29,7 @@ from unclip_jax.interop import (
 )
 from unclip_jax.interop.components import Component
 from unclip_jax.models.text_transformer import fill_captions
-from unclip_jax.tokenizer import Tokenizer
+from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
 OURS = "unclip_jax.json"
@@ -148,7 +148,7 @@ def write_part(
             dtype=dtype,
         )
         if tokenizer is not None:
-            native.copy_tokenizer(tokenizer, folder / "tokenizer")
+            copy_tokenizer(tokenizer, folder / "tokenizer")
     elif part.kind == "decoder":
         diffusers_stable.save_decoder(
             config, params, folder / "unet", folder / "image_normalizer", dtype

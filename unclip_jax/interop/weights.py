@@ -21,6 +21,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_path, write_json
 
 SHARD_BYTES = 5 * 10**9
+SAFE_TORCH = (2, 6)  # the first whose weights_only executes nothing
 # the file stems of diffusers' modules and of transformers'
 STEMS = ("diffusion_pytorch_model", "model")
 FLOATS = {
@@ -263,6 +264,12 @@ def _read_torch(path, expected):
             f"reading {str(path)!r} needs PyTorch (its CPU build will do): "
             "pip install torch, or convert the file to safetensors"
         ) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise UsageError(
+            f"PyTorch {torch.__version__} can be made to execute what is in "
+            f"{str(path)!r}, weights_only or not (CVE-2025-32434): pip install "
+            "'torch>=2.6', or convert the file to safetensors"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
