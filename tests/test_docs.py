@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unclip_jax import __main__ as main_module
+from unclip_jax import align, embed, evaluate, train
 from unclip_jax import config as config_lib
-from unclip_jax import embed, evaluate, train
 from unclip_jax.data import sources
 from unclip_jax.parallel import distributed
 
@@ -309,7 +309,8 @@ def test_config_keys_in_prose():
 
 def complete(config):
     """With every key that a flag may name."""
-    module = train if "stage" in config else embed if "clip" in config else evaluate
+    keys = {"stage": train, "clip": embed, "target": align}
+    module = next((m for key, m in keys.items() if key in config), evaluate)
     return config_lib.with_defaults(config, module.defaults(config), required=True)
 
 

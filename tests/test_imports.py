@@ -51,6 +51,7 @@ ROOMS = {
     # entry points: flags in, one call, nothing else
     "train": ("training", "interop"),  # reads what a run may start from
     "embed": ("embedding", "training"),  # reads what training wrote
+    "align": ("data",),
     "sample": ("generation",),
     "app": ("generation",),
     "evaluate": ("evaluation",),

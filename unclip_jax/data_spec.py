@@ -33,6 +33,14 @@ class DataSpec:
     # {"clip_image", "clip_text"} (n, D) of a part of the data, read when it is called
     embedding_sample: Callable[[], dict[str, np.ndarray]] | None = None
 
+    # of aligned arrays: the target's shape per example and what its array is called,
+    # {name: fields of models.conditions.Condition}, {name: {"mean", "std"} (D,)}
+    target: str | None = None
+    target_shape: tuple[int, ...] | None = None
+    target_dtype: str | None = None
+    conditions: dict[str, dict[str, Any]] | None = None
+    condition_statistics: Callable[[], dict[str, dict[str, np.ndarray]]] | None = None
+
     text_width: int | None = None  # W of CLIP's text states
     empty_text_states: np.ndarray | None = None  # (L, W), of the empty caption
     empty_clip_text: np.ndarray | None = None  # (D,)

@@ -33,6 +33,8 @@ from unclip_jax.data.readers import (
 )
 from unclip_jax.data.sources import (
     CLIP_VOCAB_SIZE,
+    AlignedSource,
+    ArraySource,
     RecordSource,
     Source,
     check_examples,
@@ -86,6 +88,13 @@ def open_data(config_data, *, tokenizer_dir=None) -> "Dataset":
     name = config_data.get("tokenizer") or ""
     length = config_data.get("context_length")
     folder = None if tokenizer_dir is None else str(tokenizer_dir)
+    if isinstance(source, AlignedSource):
+        if name or length is not None:
+            raise UsageError(
+                "config.data.tokenizer and context_length are for captions: aligned "
+                "arrays have none, leave them out"
+            )
+        return Dataset(source, None, feed)
     if isinstance(source, RecordSource):
         _check_tokenizer(source, name, length)
         folder = source.tokenizer_folder
@@ -107,7 +116,7 @@ class Dataset:
 
     Attributes:
       source: see data.sources.
-      tokenizer: tokenizer.Tokenizer.
+      tokenizer: tokenizer.Tokenizer; None of aligned arrays.
       shapes: {name: (shape, dtype)} of what a batch can hold, per example.
       spec: what it says of itself to stages and checkpoints.
       bad: {key: reason} of the examples that could not be read so far.
@@ -117,7 +126,7 @@ class Dataset:
     def __init__(
         self,
         source: Source,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         feed: str = "tf",
         tokenizer_folder: str | None = None,
         degrade: Degradation | None = None,
@@ -129,9 +138,10 @@ class Dataset:
         self.shapes = self._stored_shapes
         if degrade is not None:
             self.shapes = degrade.shapes(self.shapes)
-        if isinstance(source, RecordSource):
+        if isinstance(source, ArraySource):
             reader = source
         else:
+            assert tokenizer is not None
             reader = CaptionReader(source, tokenizer)
         self._reader = ReplacingReader(reader, len(source))
         self._memory = MemoryReader(self._reader, len(source), self._stored_shapes)
@@ -259,6 +269,13 @@ class Dataset:
         return names
 
     def _spec(self, tokenizer_folder) -> DataSpec:
+        if isinstance(self.source, AlignedSource):
+            return DataSpec(
+                num_examples=len(self),
+                fingerprint=self.source.fingerprint,
+                **self.source.about_target(),
+            )
+        assert self.tokenizer is not None
         manifest, statistics = {}, {}
         if isinstance(self.source, RecordSource):
             manifest, statistics = self.source.manifest, self.source.statistics or {}
@@ -288,11 +305,12 @@ class Dataset:
         )
 
 
-def _stored_shapes(source: Source, tokenizer: Tokenizer) -> Shapes:
+def _stored_shapes(source: Source, tokenizer: Tokenizer | None) -> Shapes:
     """{name: (shape, dtype)} of what is read of an example, with one caption."""
     size = source.image_size
     shapes: dict = {} if size is None else {"image": ((size, size, 3), "uint8")}
-    if not isinstance(source, RecordSource):
+    if not isinstance(source, ArraySource):
+        assert tokenizer is not None
         return shapes | {"tokens": ((tokenizer.context_length,), "int32")}
     stored = source.arrays.items()
     return shapes | {name: (shape, dtype) for name, (dtype, shape) in stored}

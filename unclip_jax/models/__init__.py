@@ -8,6 +8,7 @@ from unclip_jax.models.ar_prior import AutoregressivePrior
 from unclip_jax.models.autoencoder import Autoencoder
 from unclip_jax.models.clip import CLIP
 from unclip_jax.models.decoder import BACKBONES
+from unclip_jax.models.embedding_prior import EmbeddingPrior
 from unclip_jax.models.prior import DiffusionPrior
 from unclip_jax.models.stable_decoder import StableDecoder
 from unclip_jax.models.upsampler import Upsampler
@@ -20,6 +21,8 @@ KINDS = {
     "decoder": {**BACKBONES, "stable_diffusion": StableDecoder},
     "upsampler": Upsampler,
     "autoencoder": Autoencoder,
+    "embedding_prior": EmbeddingPrior,
+    "embedding_regression": EmbeddingPrior,  # in a single pass
 }
 DEFAULT_BACKBONE = "unet"  # of decoders
 

@@ -339,19 +339,22 @@ class EmbeddingSpace(nn.Module):
     Karlo's clip_mean and clip_std do). The paper's convention is unit_norm with mean 0
     and std 1 / 17.2 (UNIT_SCALES); Karlo's and Kandinsky's are per-dimension
     statistics.
+
+    A grid of N tokens has dim (N, D): norms are of tokens, statistics of each number.
     """
 
-    dim: int
+    dim: int | tuple[int, ...]
     unit_norm: bool = False
 
     def setup(self):
-        """Declares mean and std (D,), which gradients do not change."""
-        mean = self.param("mean", nn.initializers.zeros, (self.dim,))
-        std = self.param("std", nn.initializers.ones, (self.dim,))
+        """Declares mean and std (*dim,), which gradients do not change."""
+        shape = (self.dim,) if isinstance(self.dim, int) else self.dim
+        mean = self.param("mean", nn.initializers.zeros, shape)
+        std = self.param("std", nn.initializers.ones, shape)
         self.mean_std = jax.lax.stop_gradient((mean, std))
 
     def normalize(self, raw):
-        """Raw CLIP embeddings (B, D) -> the model's space, float32."""
+        """Raw CLIP embeddings (B, *dim) -> the model's space, float32."""
         raw = raw.astype(jnp.float32)
         if self.unit_norm:
             raw = raw / jnp.linalg.norm(raw, axis=-1, keepdims=True).clip(1e-12)
@@ -359,6 +362,6 @@ class EmbeddingSpace(nn.Module):
         return (raw - mean) / std
 
     def denormalize(self, z):
-        """The model's space (B, D) -> raw (or unit-norm) embeddings, float32."""
+        """The model's space (B, *dim) -> raw (or unit-norm) embeddings, float32."""
         mean, std = self.mean_std
         return z.astype(jnp.float32) * std + mean

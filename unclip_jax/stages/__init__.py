@@ -35,7 +35,7 @@ from unclip_jax.models.layers import UNIT_SCALES
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
-_SHARED = ("diffusion",)  # modules of this package that are no stage
+_SHARED = ("diffusion", "embedding")  # modules of this package that are no stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def with_embedding_space(params, convention: str, spec: DataSpec):
     elif convention == "raw":
         mean, std = space["mean"], space["std"]
     elif convention in UNIT_SCALES:
-        scale = UNIT_SCALES[convention](space["std"].size)
+        scale = UNIT_SCALES[convention](space["std"].shape[-1])
         mean, std = space["mean"], jnp.full_like(space["std"], 1 / scale)
     else:
         raise UsageError(

@@ -20,6 +20,7 @@ from unclip_jax.errors import UsageError
 
 # config.data.source -> (module, class)
 SOURCES = {
+    "aligned": ("unclip_jax.data.aligned.reader", "AlignedArrays"),
     "clip_retrieval": ("unclip_jax.data.sources.clip_retrieval", "ClipRetrieval"),
     "folder": ("unclip_jax.data.sources.folder", "Folder"),
     "icons": ("unclip_jax.data.sources.icons", "Icons"),
@@ -161,22 +162,40 @@ class BatchReader(Protocol):
 
 
 @runtime_checkable
-class RecordSource(Source, BatchReader, Protocol):
-    """A source of records, see data/records.py.
+class ArraySource(Source, BatchReader, Protocol):
+    """A source whose examples are arrays.
 
     Attributes:
       path: their folder.
       manifest: what is in them.
-      arrays: {name: (dtype, shape)} of what each record holds.
-      statistics: of the image embeddings; None without them.
-      tokenizer_folder: of the tokenizer that made the tokens.
+      arrays: {name: (dtype, shape)} of what each example holds.
+      statistics: of the embeddings; None without them.
     """
 
     path: pathlib.Path
     manifest: dict[str, Any]
     arrays: Mapping[str, tuple[str, tuple[int, ...]]]
     statistics: Mapping[str, np.ndarray] | None
+
+
+@runtime_checkable
+class RecordSource(ArraySource, Protocol):
+    """A source of records, see data/records.py.
+
+    Attributes:
+      tokenizer_folder: of the tokenizer that made the tokens.
+    """
+
     tokenizer_folder: str
+
+
+@runtime_checkable
+class AlignedSource(ArraySource, Protocol):
+    """A source of targets and conditions, see data/aligned."""
+
+    def about_target(self) -> dict[str, Any]:
+        """Returns the fields of DataSpec that say what target and conditions are."""
+        ...
 
 
 class BadRecord(UsageError):
