@@ -80,9 +80,6 @@ def steps(python: str, install: str = "") -> list[Step]:
         "--mode=text2image",
         *(f"--prompt={prompt}" for prompt in PROMPTS),
         "--samples=4",
-        "--prior_guidance=2",
-        "--prior_steps=25",
-        "--decoder_steps=25",
         f"--out={RUNS}/samples.png",
         "--overwrite",
     )

@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 import pytest
 
+from unclip_jax import UnCLIP
 from unclip_jax import config as config_lib
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,44 @@ def test_the_evaluation_writes_its_numbers(root):
     for name in ("icons/background", "icons/glyph_colour", "icons/glyph_top1"):
         assert 0 <= results["scores"][name]["value"] <= 1
         assert results["scores"][name]["true_pictures"] == 1.0
+
+
+def test_tuning_changes_what_the_export_recommends(root, tmp_path, capsys):
+    export = tmp_path / "export"
+    shutil.copytree(root / "export", export)
+    flags = (f"--model={export}", "--count=8", "--batch_size=8")
+    flags += (f"--workdir={tmp_path}/tune", f"--records={root}/records/validation")
+    scales = ("--decoder_guidance=1.25,2.25", "--prior_guidance=1.75")
+    assert command("tune", *flags, *scales) == 0
+    told = capsys.readouterr().out
+    assert "now recommends prior guidance 1.75" in told
+    sweep = json.loads((tmp_path / "tune/decoder/sweep.json").read_text())
+    best = min(sweep["points"], key=lambda point: point["frechet"])
+    settings = UnCLIP.load(export).settings()
+    assert settings["prior"] == {
+        "sampler": "ddpm",
+        "steps": 25,
+        "variance": "fixed_small",
+        "guidance": 1.75,
+    }
+    assert settings["decoder"]["guidance"] == best["decoder_guidance"]
+    # the weights are those of the run
+    run = (f"--run={root}/decoder", f"--out={export}")
+    assert command("export", *run, "--verify") == 0
+    code = command("tune", *flags, "--decoder_guidance=x")
+    refused(capsys, code, "--decoder_guidance 'x'", "numbers with commas")
+
+
+def test_an_export_takes_recommendations_from_flags(root, tmp_path, capsys):
+    out = f"--out={tmp_path}/e"
+    assert command("export", f"--run={root}/clip", out) == 0
+    run = (f"--run={root}/decoder", out)
+    assert command("export", *run, "--guidance=3.5", "--sampling_steps=7") == 0
+    settings = UnCLIP.load(tmp_path / "e").settings()
+    assert settings["decoder"] == {"sampler": "ddim", "steps": 7, "guidance": 3.5}
+    refused(capsys, command("export", *run, "--sampler=best"), "sampler", "'best'")
+    code = command("export", f"--run={root}/clip", out, "--guidance=2")
+    refused(capsys, code, "the clip is not sampled by diffusion")
 
 
 def test_the_decoder_left_previews(root):

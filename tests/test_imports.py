@@ -57,6 +57,7 @@ ROOMS = {
     "evaluate": ("evaluation",),
     "compare": ("evaluation",),
     "estimate_variance": ("evaluation",),
+    "tune": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("planning", "train"),
     "__main__": (),  # finds the entry points by name

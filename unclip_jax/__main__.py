@@ -14,7 +14,7 @@ COMMANDS = {
     "Data and training": ("embed", "align", "train", "plan"),
     "Sampling": ("sample", "app", "estimate_variance"),
     "Evaluation": ("evaluate", "compare"),
-    "Export": ("export",),
+    "Export": ("export", "tune"),
 }
 USAGE = """usage: unclip COMMAND [--flags]
 

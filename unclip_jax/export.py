@@ -6,11 +6,13 @@
 
 An export is one folder that holds all stages, each added by its own command. The run
 may be in a bucket (gs://...) and of any mesh; tensors are read and written one by one.
-The same command with --verify reads the export back and compares every tensor with the
-checkpoint.
+What it recommends for sampling is as the training config says (docs/sampling.md),
+unless a flag says otherwise. The same command with --verify reads the export back and
+compares every tensor with the checkpoint.
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.interop import recommended
 
 FLAGS = {
     "run": (config_lib.REQUIRED, "folder of a run (a --workdir of unclip_jax.train)"),
@@ -26,6 +28,7 @@ FLAGS = {
         "ema: the moving average; params: the raw parameters of the step",
     ),
     "step": (int, "step of the checkpoint (default the newest)"),
+    **recommended.flags(),
     "verify": (False, "write nothing: compare --out with the run"),
 }
 
@@ -37,9 +40,11 @@ def main(args):
     from unclip_jax.training.checkpoint import open_run
 
     shapes, read, meta = open_run(args.run, args.weights, args.step)
-    act = compare if args.verify else export
     params = lazy.tree(shapes, read)
-    print(act(params, meta, args.run, args.out, args.format, args.dtype))
+    options = params, meta, args.run, args.out, args.format, args.dtype
+    names = recommended.flags()
+    values = recommended.Recommended(**{name: getattr(args, name) for name in names})
+    print(compare(*options) if args.verify else export(*options, values))
 
 
 if __name__ == "__main__":

@@ -22,16 +22,9 @@ def get_config(variant=""):
     # (noun, colour, background) triples kept out of training, as the decoder draws them
     c.data = common.icons(split="held_out")
     c.count = 224  # captions
-    c.generation = dict(
-        prior_guidance=2.0,
-        decoder_guidance=1.5,  # as the export recommends
-        num_candidates=2,
-        prior_steps=25,
-        decoder_steps=25,
-    )
+    c.generation = dict(num_candidates=2)  # all else is as the export recommends
     if variant == "epsilon":
         c.model = "exports/icons_epsilon"
-        c.generation.update(decoder_sampler="ddpm", decoder_steps=250)
     c.reference = dict(data=dict(split="train"), count=1000)  # real images
     c.metrics = dict(
         clip_score=dict(convention="cosine"),

@@ -11,6 +11,7 @@ def get_config():
     c = common.train("prior", steps=600, batch_size=128, ema_decay=0.99)
     c.data = common.records("icons", feed="arrays")
     c.model = dict(width=128, depth=4, num_heads=4)
+    c.diffusion = dict(sampling_steps=25, guidance=2.0)
     c.optimizer = common.adamw(1e-3, 50, "cosine", weight_decay=0.06, b2=0.96, eps=1e-6)
     c.checkpoint = dict(every=300)
     c.evaluators = common.score_prior("icons", every=200, count=256)

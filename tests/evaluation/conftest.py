@@ -69,6 +69,9 @@ class Model:
     def fit_for_clip(self, images):
         return images
 
+    def settings(self, **options):
+        return {"decoder": {"guidance": options.get("decoder_guidance", 1.0)}}
+
     def text2image(self, prompts, seed=0, first=0, **options):
         if self.die_after is not None and len(self.calls) >= self.die_after:
             raise KeyboardInterrupt

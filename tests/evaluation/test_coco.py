@@ -78,6 +78,9 @@ class Painter:
 
     image_size = SIZE
 
+    def settings(self, **options):
+        return {"decoder": {"guidance": options.get("decoder_guidance", 1.0)}}
+
     def text2image(self, prompts, **options):
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
         shape = (SIZE, SIZE, 3)

@@ -55,6 +55,9 @@ class Model:
     def __init__(self, what="", call=0):
         self.what, self.left = what, call
 
+    def settings(self, **options):
+        return {"decoder": {"guidance": options.get("decoder_guidance", 1.0)}}
+
     def text2image(self, captions, seed=0, first=0, **options):
         self._call("draw")
         return gradients(range(first, first + len(captions)), seed)

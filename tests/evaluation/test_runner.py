@@ -50,6 +50,8 @@ def test_results_say_what_was_drawn(config, make_model, tmp_path):
     about = results["provenance"]
     assert about["conventions"]["clip_score"]["convention"] == "cosine"
     assert about["model"]["fingerprint"] == "m1"
+    assert about["model"]["drawn_with"] == {"decoder": {"guidance": 1.0}}
+    assert "decoder: guidance 1.0" in text
     assert about["captions"]["source_fingerprint"] == "source-of-blobs"
     assert about["versions"]["numpy"] == np.__version__
     assert about["config"]["count"] == 60
@@ -89,7 +91,7 @@ def test_kept_pictures_belong_to_their_setting(config, make_model, tmp_path):
     model = make_model()
     run(config, tmp_path, model)
     assert model.calls == []  # another metric needs no new pictures
-    config.generation.decoder_guidance = 5.0
+    config.generation = {**config.generation, "decoder_guidance": 5.0}
     run(config, tmp_path, model)
     assert len(model.calls) == 4
     assert model.calls[0][3]["decoder_guidance"] == 5.0

@@ -109,8 +109,13 @@ def evaluate_model(
     def score(point, selected=None):
         started = time.time()
         images = scorer.generate(point)
-        model = {"path": point.model, "fingerprint": scorer.fingerprint}
-        return scorer.score(point, images, started, {"model": model}, selected)
+        options = {k: v for k, v in point.options.items() if v is not None}
+        settings = scorer.model.settings(**options)
+        for part, values in settings.items():
+            log(f"{part}: {', '.join(f'{k} {v}' for k, v in values.items())}")
+        about = {"path": point.model, "fingerprint": scorer.fingerprint}
+        about = {"model": {**about, "drawn_with": settings}}
+        return scorer.score(point, images, started, about, selected)
 
     if not swept:
         return scorer.write(score(config))

@@ -19,9 +19,11 @@ from unclip_jax.interop import (
     verify,
     weights,
 )
+from unclip_jax.interop.recommended import Recommended
 
 # formats of pipelines that draw latents
 LATENT = {"kandinsky": kandinsky, "stable_unclip": stable_unclip}
+AS_TRAINED = Recommended()
 FORMATS = ("native", "diffusers", *LATENT, *public_clip.FORMATS)
 
 
@@ -32,6 +34,7 @@ def export(
     folder: str | os.PathLike,
     format: str = "native",
     dtype: str = "float32",
+    recommended: Recommended = AS_TRAINED,
 ) -> str:
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
@@ -47,6 +50,7 @@ def export(
       folder: the export.
       format: one of FORMATS.
       dtype: that floats are stored as, "float32", "bfloat16" or "float16".
+      recommended: for its sampling, where it is not what the training config says.
 
     Returns:
       A sentence that says what was written.
@@ -56,7 +60,7 @@ def export(
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
-    part, kept, what = _part(params, meta, run, format, dtype)
+    part, kept, what = _part(params, meta, run, format, dtype, recommended)
     kind, data_info = part.kind, meta["data_info"]
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
     if format == "diffusers":
@@ -101,12 +105,13 @@ def compare(
     return f"{folder} holds {what}: {count} tensors compared, none differs"
 
 
-def _part(params, meta, run, format, dtype):
+def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):
     """(the part, what is kept of the run's description, "the prior of ...")."""
     if format not in FORMATS:
         raise UsageError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
     weights.stored_dtype(dtype, np.float32)  # refuses one that is not known
-    kind, config = meta["export"]["part"], meta["export"]["config"]
+    kind = meta["export"]["part"]
+    config = recommended.apply(meta["export"]["config"], kind)
     data_info = meta["data_info"]
     kept = {
         "step": meta["step"],

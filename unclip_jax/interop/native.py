@@ -171,14 +171,26 @@ def write_analytic(
 
     Raises what `part_folder` does.
     """
-    old = part_folder(folder, part)
-    text = _json(config_lib.to_plain(table)) + "\n"
+    _replace_file(folder, part, ANALYTIC, table)
+
+
+def write_config(
+    folder: str | os.PathLike, part: str, config: Mapping[str, Any]
+) -> None:
+    """Replaces the config of a part, whose tensors stay; raises what read_part does."""
+    described = read_json(part_folder(folder, part) / CONFIG, "")
+    _replace_file(folder, part, CONFIG, {**described, "config": config})
+
+
+def _replace_file(folder, part, name, content):
+    """Adds to a part, or replaces, a JSON file of this content."""
+    old, plain = part_folder(folder, part), config_lib.to_plain(content)
 
     def write(new: pathlib.Path):
         for file in old.iterdir():
-            if file.name != ANALYTIC:
+            if file.name != name:
                 _link(file, new / file.name)
-        (new / ANALYTIC).write_text(text)
+        write_json(new / name, plain)
 
     _commit(folder, part, _read_index(folder), write)
 

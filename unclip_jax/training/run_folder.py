@@ -32,6 +32,10 @@ FREE = (
     "sharding_rules",
     "data.cache",
     "data.feed",
+    "diffusion.sampler",  # as are all recommendations for sampling
+    "diffusion.sampling_steps",
+    "diffusion.variance",
+    "diffusion.guidance",
     "max_skipped",
     "wandb",
     "watchdog",
