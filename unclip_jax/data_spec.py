@@ -44,6 +44,13 @@ class DataSpec:
     text_width: int | None = None  # W of CLIP's text states
     empty_text_states: np.ndarray | None = None  # (L, W), of the empty caption
     empty_clip_text: np.ndarray | None = None  # (D,)
+    # (D,), of an image of zeros, as CLIP's image tower sees them
+    empty_clip_image: np.ndarray | None = None
+    pad_id: int | None = None  # of the text states' captions, where it is not eot_id
+
+    autoencoder_fingerprint: str | None = None  # of the one that made the latents
+    latent_shape: tuple[int, int, int] | None = None  # (h, w, C)
+    has_latent_std: bool | None = None  # latents are Gaussians, to be drawn from
 
     def to_plain(self) -> dict[str, Any]:
         """Returns what a checkpoint says of its data, JSON-able: no array or method."""

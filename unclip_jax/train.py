@@ -24,14 +24,20 @@ def defaults(config):
 
 def main(args):
     """Trains the stage of args.config in args.workdir."""
+    from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
     from unclip_jax.interop.init_from import load_initial
     from unclip_jax.training import loop
+    from unclip_jax.training.checkpoint import load_run
     from unclip_jax.training.run_config import read_config
+
+    def load_autoencoder(folder, dtype):
+        return FrozenAutoencoder.load(folder, load_run, dtype)
 
     loop.train(
         read_config(args.config),
         args.workdir,
         load_initial=load_initial,
+        load_autoencoder=load_autoencoder,
         restore_step=args.restore_step,
         profile_steps=args.profile_steps,
     )

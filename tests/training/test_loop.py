@@ -201,7 +201,7 @@ def test_previews_are_grids_of_pictures(tmp_path):
 def test_previews_of_a_stage_that_draws_nothing_are_refused():
     config = toy.make_config(preview={"every": 2})
     with pytest.raises(ValueError, match="'toy' draws no images: set config.preview"):
-        Previews(config, object(), toy.Data(), None, None)
+        Previews(config, object(), toy.Data(), None, None, None)
 
 
 @pytest.mark.parametrize(

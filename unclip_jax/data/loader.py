@@ -19,6 +19,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -244,10 +245,12 @@ class Dataset:
     def embedding_sample(self) -> dict[str, np.ndarray]:
         """Returns {"clip_image", "clip_text"}, (n, D), evenly spread over the data.
 
-        n is SAMPLE_SIZE, or all there are; the same rows every time.
+        Without texts' embeddings, the images' alone. n is SAMPLE_SIZE, or all there
+        are; the same rows every time.
         """
         n = min(SAMPLE_SIZE, len(self))
-        names = self._check_names(("clip_image", "clip_text"))
+        names = self._check_names(("clip_image",))
+        names += ["clip_text"] if "clip_text" in self.shapes else []
         return self._reader.read(np.arange(n) * len(self) // n, names, np.zeros(n, int))
 
     def _inputs(self, names):
@@ -280,7 +283,9 @@ class Dataset:
         if isinstance(self.source, RecordSource):
             manifest, statistics = self.source.manifest, self.source.statistics or {}
         scale = statistics.get("mean_norm")
+        more = manifest.get("extra", {})
         (*_, text_width), _ = self.shapes.get("text_states", ((None,), ""))
+        latent_shape: Any = self.shapes.get("latents", (None,))[0]
         return DataSpec(
             num_examples=len(self),
             fingerprint=self.source.fingerprint,
@@ -302,6 +307,11 @@ class Dataset:
             text_width=text_width,
             empty_text_states=statistics.get("empty_text_states"),
             empty_clip_text=statistics.get("empty_clip_text"),
+            empty_clip_image=statistics.get("empty_clip_image"),
+            pad_id=more.get("pad_id"),
+            autoencoder_fingerprint=more.get("autoencoder_fingerprint"),
+            latent_shape=latent_shape,
+            has_latent_std="latent_std" in self.shapes if latent_shape else None,
         )
 
 

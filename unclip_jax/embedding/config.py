@@ -31,6 +31,11 @@ class EmbedConfig:
     # whether to keep CLIP's states of every token, for a prior or decoder with
     # model.caption="clip_states"
     text_states: bool = False
+    # folder of the autoencoder whose latents of the images are kept, too: an export's,
+    # diffusers' (kandinsky-2-2-decoder, ...) or a run of stage autoencoder; "": none
+    autoencoder: str = ""
+    # whether to keep their standard deviations: training then draws from the Gaussians
+    latent_std: bool = False
     # cosine of image and caption below which a caption is left out, and an example
     # without another; -1 leaves out none
     min_similarity: float = -1.0
@@ -48,6 +53,10 @@ class EmbedConfig:
                 raise UsageError(
                     f"config.{name} must be at least {least}, got {getattr(self, name)}"
                 )
+        if self.latent_std and not self.autoencoder:
+            raise UsageError(
+                "config.latent_std: there are no latents without config.autoencoder"
+            )
         if not self.splits:
             raise UsageError("config.splits is empty: name at least one, e.g. train")
 

@@ -10,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.interop import components, diffusers, kandinsky, native, public_clip
+from unclip_jax.interop import (
+    components,
+    diffusers,
+    kandinsky,
+    native,
+    public_clip,
+    stable_unclip,
+)
 from unclip_jax.interop.export import tokenizer_folder
+from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.tokenizer import Tokenizer
@@ -29,6 +37,8 @@ class FrozenCLIP:
       fingerprint: names the CLIP in records, runs and exports.
       batch_size: rows of every batch, a multiple of the devices' number.
       arrays: {name: (dtype, shape)} of what `embed` gives of an example.
+      pad_id: what captions are filled up with before states are made of them; None:
+        with the token that ends them.
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class FrozenCLIP:
         tokenizer: Tokenizer,
         batch_size: int,
         text_states: bool = False,
+        pad_id: int | None = None,
     ):
         """Raises UsageError when the tokenizer is another model's."""
         module = part.module
@@ -53,8 +64,10 @@ class FrozenCLIP:
         self.fingerprint = part.clip_fingerprint
         self.arrays: dict[str, tuple[str, tuple[int, ...]]] = {
             "clip_image": ("float32", (module.embed_dim,)),
-            "clip_text": ("float32", (module.embed_dim,)),
         }
+        if module.text_projects:
+            self.arrays["clip_text"] = self.arrays["clip_image"]
+        self.pad_id = pad_id
         if text_states:
             shape = module.context_length, module.text_width
             self.arrays["text_states"] = "float16", shape
@@ -78,7 +91,8 @@ class FrozenCLIP:
         """From a native export, a public CLIP, or the folder of a run of stage clip.
 
         Public are the folders of transformers and OpenCLIP, with their tokenizer in
-        them, and those of diffusers' unCLIPs, Kandinsky's prior among them.
+        them, and those of diffusers' unCLIPs, Kandinsky's prior and Stable unCLIP among
+        them; texts have no embeddings in the last.
 
         With `text_states`, `embed` gives them too.
 
@@ -86,6 +100,7 @@ class FrozenCLIP:
           FileNotFoundError: neither is there, or the tokenizer is missing.
           UsageError: a run of another stage, or broken files.
         """
+        pad_id = None
         if native.is_export(folder):
             part = components.read_native(folder, "clip", dtype)
             tokens = native.part_folder(folder, native.TOKENIZER)
@@ -94,6 +109,13 @@ class FrozenCLIP:
         elif pipelines := kandinsky.pipelines(pathlib.Path(folder)):
             read, _ = kandinsky.load_kandinsky(pipelines, ["clip"], dtype)
             part, tokens = read["clip"], kandinsky.tokenizer_folder(pipelines)
+        elif stable_unclip.is_stable_unclip(pathlib.Path(folder)):
+            root = pathlib.Path(folder)
+            read, read_tokenizer = stable_unclip.load_stable_unclip(
+                root, ["clip"], dtype
+            )
+            part, tokens = read["clip"], root / "tokenizer"
+            pad_id = stable_unclip.pad_id(tokens, read_tokenizer)
         elif diffusers.is_pipeline(folder):
             read, _ = diffusers.load_diffusers(folder, ["clip"], dtype)
             part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"
@@ -111,7 +133,11 @@ class FrozenCLIP:
             )
             tokens = tokenizer_folder(folder, meta["data_info"])
         tokenizer = Tokenizer.load(str(tokens), part.module.context_length)
-        return cls(part, tokenizer, batch_size, text_states)
+        return cls(part, tokenizer, batch_size, text_states, pad_id)
+
+    def embed_zeros(self) -> np.ndarray:
+        """The raw embedding (D,) of an image of zeros, see kandinsky.encode_zeros."""
+        return np.asarray(kandinsky.encode_zeros(self.part), np.float32)
 
     def embed(self, images: np.ndarray, tokens: np.ndarray):
         """What CLIP makes of at most batch_size pairs; returns before it is ready.
@@ -138,8 +164,12 @@ class FrozenCLIP:
 
     def _embed_text(self, params, tokens):
         module, variables = self.part.module, {"params": params}
-        made = {"clip_text": module.apply(variables, tokens, method="encode_text")}
+        made: dict[str, Any] = {}
+        if "clip_text" in self.arrays:
+            made["clip_text"] = module.apply(variables, tokens, method="encode_text")
         if "text_states" in self.arrays:
+            if self.pad_id is not None:
+                tokens = fill_captions(tokens, module.eot_id, self.pad_id)
             states: Any = module.apply(variables, tokens, method="text_states")
             made["text_states"] = states.astype(jnp.float16)
         return made

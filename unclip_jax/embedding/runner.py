@@ -36,8 +36,10 @@ from unclip_jax.data.sources import (
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.config import EmbedConfig
 from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
+from unclip_jax.embedding.latents import LatentEncoder
 from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
+from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.parallel import distributed
 from unclip_jax.parallel.batched_runner import run_ahead
 from unclip_jax.progress import ProgressLine
@@ -84,11 +86,23 @@ def embed(
         text_states=config.text_states,
         dtype=config.compute_dtype,
     )
+    if config.min_similarity > -1 and "clip_text" not in clip.arrays:
+        raise UsageError(
+            "config.min_similarity: the texts of this CLIP have no embeddings that "
+            "images could be compared with"
+        )
+    encoder = None
+    if config.autoencoder:
+        autoencoder = FrozenAutoencoder.load(
+            config.autoencoder, load_run, config.compute_dtype
+        )
+        encoder = LatentEncoder(autoencoder, config.latent_std)
     return {
         split: embed_source(
             source,
             pathlib.Path(workdir) / split,
             clip,
+            encoder,
             shard_size=config.shard_size,
             image_format=config.image_format,
             image_size=config.image_size,
@@ -104,6 +118,7 @@ def embed_source(
     source,
     folder: str | os.PathLike,
     clip: FrozenCLIP,
+    encoder: LatentEncoder | None = None,
     *,
     shard_size: int,
     image_format: str = "png",
@@ -123,18 +138,31 @@ def embed_source(
       FileExistsError: `folder` holds something else.
     """
     module = clip.part.module
-    chosen = {"min_similarity": min_similarity} if min_similarity > -1 else {}
+    chosen: dict[str, Any] = {}  # what older records do not have
+    if min_similarity > -1:
+        chosen["min_similarity"] = min_similarity
+    if clip.pad_id is not None:
+        chosen["pad_id"] = clip.pad_id
     is_given = isinstance(source, EmbeddingSource)  # no images: see given.py
     total = len(source)
     if total == 0:
         raise UsageError(f"the source of {name} is empty")
+    arrays = {"tokens": ("int32", (module.context_length,)), **clip.arrays}
+    if encoder is not None:
+        if is_given:
+            raise UsageError(
+                f"config.autoencoder: the source of {name} has embeddings but no "
+                "images to make latents of"
+            )
+        chosen["autoencoder_fingerprint"] = encoder.fingerprint
+        arrays |= encoder.arrays(_image_size(source))
 
     def open_writer():
         return RecordWriter(
             folder,
             num_shards=-(-total // shard_size),
             image_size=None if is_given else image_size or _image_size(source),
-            arrays={"tokens": ("int32", (module.context_length,)), **clip.arrays},
+            arrays=arrays,
             tokenizer=clip.tokenizer,
             source_fingerprint=source.fingerprint,
             clip_fingerprint=clip.fingerprint,
@@ -178,7 +206,7 @@ def embed_source(
                 else:
                     pools = pool, loaders
                     examples = _examples(
-                        source, indices, clip, pools, skipped, progress, keep
+                        source, indices, clip, pools, skipped, progress, keep, encoder
                     )
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
@@ -196,13 +224,20 @@ def embed_source(
 
 
 def _examples(
-    source, indices, clip, pools, skipped, progress, keep=lambda image: image
+    source,
+    indices,
+    clip,
+    pools,
+    skipped,
+    progress,
+    keep=lambda image: image,
+    encoder=None,
 ) -> Iterator[dict]:
     """Examples with tokens and embeddings, in order; the device runs one batch ahead.
 
-    `keep` makes of an image what a record holds. Of the two pools, one's threads
-    decode, the other's wait for bytes. The BadRecords of those that cannot be read are
-    appended to `skipped`.
+    `keep` makes of an image what a record holds. An `encoder` adds latents. Of the two
+    pools, one's threads decode, the other's wait for bytes. The BadRecords of those
+    that cannot be read are appended to `skipped`.
     """
     size = clip.part.module.image_size
     pool, loaders = pools
@@ -219,6 +254,7 @@ def _examples(
             "shape": image.shape,
             "scaled": fit(image, size),
             "image": keep(image),
+            **({} if encoder is None else {"pixels": image}),
         }
 
     items = indices
@@ -235,7 +271,11 @@ def _examples(
         captions = [captions_of(example) for example in batch]
         tokens = clip.tokenizer.encode([several[0] for several in captions])
         scaled = np.stack([example["scaled"] for example in batch])
-        return tokens, clip.embed(scaled, tokens), _embed_more(clip, captions)
+        more = _embed_more(clip, captions)
+        latents = []
+        if encoder is not None:
+            latents = encoder.encode([example.pop("pixels") for example in batch])
+        return tokens, clip.embed(scaled, tokens), more, latents
 
     count = 0
     for batch, running in run_ahead(run, batches()):
@@ -255,13 +295,11 @@ def _embed_more(clip, captions) -> list[dict]:
     return parts
 
 
-def _finished(batch, tokens, running, more) -> Iterator[dict]:
+def _finished(batch, tokens, running, more, latents) -> Iterator[dict]:
     # asarray waits for the device
     made = {"tokens": tokens} | {name: np.asarray(a) for name, a in running.items()}
-    others = {  # padding is at the end of the last part only
-        name: np.concatenate([np.asarray(part[name]) for part in more])
-        for name in (more[0] if more else ())
-    }
+    made |= _joined(latents)
+    others = _joined(more)
     next_other = 0
     for i, example in enumerate(batch):
         captions = captions_of(example)
@@ -275,6 +313,14 @@ def _finished(batch, tokens, running, more) -> Iterator[dict]:
             for name, rows in others.items():
                 found[name] = np.concatenate([found[name][None], rows[mine]])
         yield found
+
+
+def _joined(parts) -> dict[str, np.ndarray]:
+    """The arrays of several parts; padding is at the end of the last one only."""
+    return {
+        name: np.concatenate([np.asarray(part[name]) for part in parts])
+        for name in (parts[0] if parts else ())
+    }
 
 
 def similar(examples, least: float, skipped) -> Iterator[dict]:
@@ -302,14 +348,18 @@ def similar(examples, least: float, skipped) -> Iterator[dict]:
 
 
 def _constants(clip) -> dict[str, np.ndarray]:
-    """What CLIP makes of the empty caption, if text states are kept; float32."""
-    if "text_states" not in clip.arrays:
-        return {}
-    made = clip.embed_text(clip.tokenizer.encode([""]))
-    return {
-        f"empty_{name}": np.asarray(made[name], np.float32)[0]
-        for name in ("text_states", "clip_text")
-    }
+    """What CLIP makes of an empty image and, with text states, of no caption; float32.
+
+    The image is one of zeros, see FrozenCLIP.embed_zeros.
+    """
+    made = {}
+    if clip.part.module.vision_depth:
+        made["empty_clip_image"] = clip.embed_zeros()
+    if "text_states" in clip.arrays:
+        texts = clip.embed_text(clip.tokenizer.encode([""]))
+        for name, rows in texts.items():
+            made[f"empty_{name}"] = np.asarray(rows, np.float32)[0]
+    return made
 
 
 def _begin_ahead(read, items: Iterable, pool, ahead: int) -> Iterator[Future]:

@@ -226,6 +226,14 @@ def check_together(stack: Stack) -> None:
                 f"the parts of {stack.origin} do not fit together: {name} and "
                 f"{last.kind} must be models of the same fields"
             )
+    both = [stack.parts[k] for k in ("decoder", "autoencoder") if k in stack.parts]
+    made = [str(part.meta.get("autoencoder_fingerprint") or "") for part in both]
+    if len(made) == 2 and all(made) and made[0] != made[1]:
+        raise UsageError(
+            f"the parts of {stack.origin} do not fit together: the decoder learnt "
+            f"latents of the autoencoder {made[0][:12]}..., the one there is "
+            f"{made[1][:12]}...: export the one that it was trained with"
+        )
     # a unit-norm prior has forgotten the norm that a standardising decoder wants; a
     # unit-norm decoder takes any norm, so the two scales need not be the same
     unit_norm = {

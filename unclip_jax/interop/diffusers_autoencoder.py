@@ -6,10 +6,12 @@ say.
 """
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from unclip_jax.errors import UsageError
+from unclip_jax.files import read_json
 from unclip_jax.interop import mapping, weights
 from unclip_jax.interop.diffusers_config import (
     check_settings,
@@ -110,6 +112,12 @@ def table(fields: Mapping[str, Any]) -> list[Entry]:
         if i:
             entries += mapping.conv(f"{ours}_upsample", f"{theirs}.upsamplers.0.conv")
     return entries
+
+
+def is_autoencoder(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the config of one of the two classes."""
+    file = folder / "config.json"
+    return file.is_file() and read_json(file, "").get("_class_name") in OWN_DEFAULTS
 
 
 def load_autoencoder(

@@ -104,6 +104,11 @@ def with_null_embedding(params: Mapping[str, Any], embedding) -> dict[str, Any]:
     return {**params, "null_clip_image": np.asarray(embedding, np.float32)}
 
 
+def needs_null(params: Mapping[str, Any]) -> bool:
+    """Whether these are parameters of such a decoder without that embedding."""
+    return "clip_to_tokens_norm" in params and "null_clip_image" not in params
+
+
 def save_decoder(
     part_config: Mapping[str, Any],
     params: Mapping[str, Any],

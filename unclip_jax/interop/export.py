@@ -19,6 +19,7 @@ from unclip_jax.interop import (
     verify,
     weights,
 )
+from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder, is_public
 from unclip_jax.interop.recommended import Recommended
 
 # formats of pipelines that draw latents
@@ -38,7 +39,8 @@ def export(
 ) -> str:
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
-    A CLIP brings its tokenizer along; a prior or decoder the mean and covariance of
+    A CLIP brings its tokenizer along, a decoder of latents the public autoencoder that
+    config.autoencoder named; a prior or decoder the mean and covariance of
     the embeddings it learnt from, while its records are where they were. No more than
     one tensor is held in memory when `params` are Lazy.
 
@@ -70,9 +72,11 @@ def export(
     elif format in public_clip.FORMATS:
         public_clip.write_public_clip(folder, part, tokenizer, format, dtype)
     if format != "native":
+        what += _add_autoencoder(part, meta, folder, format, dtype)
         verify.write_sums(folder)
         return f"exported {what} to {folder}, for {format}"
     native.write_part(folder, kind, part.config, params, kept, dtype)
+    _add_autoencoder(part, meta, folder, format, dtype)
     if tokenizer is not None:
         native.write_tokenizer(folder, tokenizer)
     records = meta["config"].get("data", {}).get("path")
@@ -105,6 +109,35 @@ def compare(
     return f"{folder} holds {what}: {count} tensors compared, none differs"
 
 
+def _add_autoencoder(part, meta, folder, format, dtype) -> str:
+    """Adds the public autoencoder of a decoder, unless there is one; says if it did.
+
+    One that was trained here has a run of its own, to be exported by.
+    """
+    source = meta["config"].get("autoencoder")
+    if part.kind != "decoder" or not source or not is_public(source):
+        return ""
+    if format == "native":
+        there = "autoencoder" in native.read_index(folder)["parts"]
+    else:
+        there = LATENT[format].has_autoencoder(pathlib.Path(folder))
+    if there:
+        return ""
+    public = FrozenAutoencoder.load(source)
+    made = meta["data_info"].get("autoencoder_fingerprint")
+    if made != public.fingerprint:
+        raise UsageError(
+            f"config.autoencoder {source!r} is not the one that the run was trained "
+            "with any more: put it back, or export another autoencoder first"
+        )
+    if format == "native":
+        config, params = public.part.config, public.part.params
+        native.write_part(folder, "autoencoder", config, params, {}, dtype)
+    else:
+        LATENT[format].write_part(pathlib.Path(folder), public.part, dtype)
+    return " with its autoencoder"
+
+
 def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):
     """(the part, what is kept of the run's description, "the prior of ...")."""
     if format not in FORMATS:
@@ -120,6 +153,8 @@ def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):
     }
     if kind in ("prior", "ar_prior", "decoder"):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
+    if kind == "decoder" and data_info.get("autoencoder_fingerprint"):
+        kept["autoencoder_fingerprint"] = data_info.get("autoencoder_fingerprint")
     where = f"the {kind} of {run}"
     part = components.build_component(kind, config, params, kept, where=where)
     count = sum(int(np.prod(a.shape)) for _, a in native.leaves(params))

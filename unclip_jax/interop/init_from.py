@@ -7,7 +7,14 @@ from typing import Any
 
 from unclip_jax import models
 from unclip_jax.errors import UsageError
-from unclip_jax.interop import components, mapping, native
+from unclip_jax.files import read_json
+from unclip_jax.interop import (
+    components,
+    diffusers_kandinsky,
+    diffusers_stable,
+    mapping,
+    native,
+)
 from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
 from unclip_jax.interop.diffusers_upsampler import load_upsampler
@@ -22,32 +29,50 @@ DIFFUSERS: dict[str, tuple[tuple[str, ...], Callable]] = {
 }
 
 
+# Fingerprints that a part and the data may have, and whose they are.
+FROZEN = {
+    "clip_fingerprint": "embeddings of the CLIP",
+    "autoencoder_fingerprint": "latents of the autoencoder",
+}
+# Parameters that CLIP makes, and diffusers' folders may have no place for.
+OF_CLIP = (*EMPTY_CAPTION, "null_clip_image")
+
+
 def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters for a new run of the same model, from the part of its kind.
 
     Args:
       folder: a native export; or a folder of diffusers, a pipeline's or the module's
-        (but for a decoder, which is two modules there).
+        (but for a decoder, whose pipeline it must be).
       run: what the run says of itself: "export" (what its stage's export() returned)
         and "data_info".
 
     Returns:
       Nested dict of arrays, blocks stacked if the run's model stacks them. What CLIP
-      makes of the empty caption is left out where the folder has no place for it.
+      makes of the empty caption or image is left out where the folder has no place for
+      it.
 
     Raises:
       FileNotFoundError: no such part there.
-      UsageError: a part of another CLIP, another process, or with tensors that do not
-        fit; each is named.
+      UsageError: a part of another CLIP or autoencoder, another process, or with
+        tensors that do not fit; each is named.
     """
     part, config = run["export"]["part"], run["export"]["config"]
     where = f"config.init_from {str(folder)!r}"
-    theirs, params, clip = _read(pathlib.Path(folder), part, where)
-    wanted_clip = run["data_info"].get("clip_fingerprint")
-    if clip and wanted_clip and clip != wanted_clip:
+    theirs, params, made = _read(pathlib.Path(folder), part, where)
+    for name, what in FROZEN.items():
+        found, ours = made.get(name), run["data_info"].get(name)
+        if found and ours and found != ours:
+            raise UsageError(
+                f"{where} learnt from the {what} {found[:12]}..., the data are of "
+                f"{ours[:12]}...: embed them with that of the export"
+            )
+    options = run.get("config", {}).get("stage_options", {})
+    learns_null = options.get("null_embedding", "learned") == "learned"
+    if learns_null and diffusers_kandinsky.needs_null(params):
         raise UsageError(
-            f"{where} learnt from the embeddings of the CLIP {clip[:12]}..., the data "
-            f"are of {wanted_clip[:12]}...: embed them with the CLIP of that export"
+            f"{where} has no learned embedding for what is dropped: set "
+            "config.stage_options.null_embedding='zero_image'"
         )
     for name, ours in _process(config).items():
         found = _process(theirs).get(name)
@@ -58,17 +83,21 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
         params = mapping.stack_blocks(params)
     kind = native.kind_of(part)
     shapes = components.param_shapes(kind, models.build(kind, config["model"]))
-    left_out = {name for name in EMPTY_CAPTION if name not in params}
+    left_out = {name for name in OF_CLIP if name not in params}
     shapes = {name: s for name, s in shapes.items() if name not in left_out}
     native.check_tensors(params, shapes, where)
     return params
 
 
 def _read(folder, part, where):
-    """(part config, parameters, fingerprint of its CLIP or None)."""
+    """(part config, parameters, its fingerprints by name: see FROZEN)."""
     if native.is_export(folder):
         config, params, meta = native.read_part(folder, part)
-        return config, params, meta.get("clip_fingerprint")
+        return config, params, meta
+    if part == "decoder":
+        for root in (folder, folder / "decoder"):
+            if (root / "unet" / "config.json").is_file():
+                return *_read_latent_decoder(root), {}
     if reader := DIFFUSERS.get(native.kind_of(part)):
         names, load = reader
         alternatives = [[folder / name for name in names]]
@@ -76,11 +105,20 @@ def _read(folder, part, where):
             alternatives.append([folder])
         for places in alternatives:
             if all((place / "config.json").is_file() for place in places):
-                return *load(*places), None
+                return *load(*places), {}
     raise FileNotFoundError(
         f"{where} holds no {part}: expected a native export (see `python -m "
         f"unclip_jax.export`) or, for {', '.join(DIFFUSERS)}, a folder of diffusers"
     )
+
+
+def _read_latent_decoder(root):
+    """The decoder of a pipeline of Kandinsky 2.2 or of Stable unCLIP."""
+    unet, scheduler = root / "unet", root / "scheduler"
+    if diffusers_kandinsky.is_kandinsky(read_json(unet / "config.json", "")):
+        return diffusers_kandinsky.load_decoder(unet, scheduler)
+    normalizer = root / "image_normalizer"
+    return diffusers_stable.load_decoder(unet, scheduler, normalizer, pad_id=0)
 
 
 def _process(config):

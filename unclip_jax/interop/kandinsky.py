@@ -208,6 +208,11 @@ def write_part(
     _write_index(half, part)
 
 
+def has_autoencoder(folder: pathlib.Path) -> bool:
+    """Whether one is there already."""
+    return (folder / "decoder" / "movq").is_dir()
+
+
 def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
     """The parameters of a part that `write_part` wrote, as far as the files have them.
 

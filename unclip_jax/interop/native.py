@@ -10,7 +10,6 @@ A part is written beside the old one and renamed; unclip.json is replaced last. 
 is pickled, and nothing but numpy is needed to read it.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -26,7 +25,12 @@ import safetensors.numpy
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, sha256_file, sync, write_json
-from unclip_jax.interop.weights import is_float, read_tensors, write_tensors
+from unclip_jax.interop.weights import (
+    hash_tensors,
+    is_float,
+    read_tensors,
+    write_tensors,
+)
 from unclip_jax.tokenizer import copy_tokenizer
 
 FORMAT = "unclip_jax"
@@ -59,11 +63,18 @@ def clip_fingerprint(config: Mapping[str, Any], params: Mapping[str, Any]) -> st
 
     Records, prior and decoder carry it, so that embeddings of two CLIPs never mix.
     """
-    digest = hashlib.sha256(_json(config_lib.to_plain(config)).encode())
-    for name, array in sorted(leaves(params)):
-        digest.update(f"\n{name} {tuple(array.shape)}\n".encode())
-        digest.update(np.asarray(array, "<f4", order="C").tobytes())
-    return digest.hexdigest()
+    return hash_tensors(_json(config_lib.to_plain(config)), leaves(params))
+
+
+def autoencoder_fingerprint(
+    config: Mapping[str, Any], params: Mapping[str, Any]
+) -> str:
+    """The same of an autoencoder, of whose config the scale of latents counts.
+
+    Records and decoders of latents carry it.
+    """
+    scale = float(config["model"].get("latent_scale", 1.0))
+    return hash_tensors(f"latent_scale {scale!r}", leaves(params))
 
 
 def write_part(
@@ -99,6 +110,8 @@ def write_part(
     config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
     if part == "clip":
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
+    elif part == "autoencoder":
+        meta["autoencoder_fingerprint"] = autoencoder_fingerprint(config, params)
     elif kind in PARTS and not meta.get("clip_fingerprint"):
         raise UsageError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "

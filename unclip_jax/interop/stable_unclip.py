@@ -97,7 +97,7 @@ def load_stable_unclip(
             folder / "image_normalizer",
             context_length=length,
             eot_id=clip.module.eot_id,
-            pad_id=_pad_id(folder / "tokenizer", tokenizer),
+            pad_id=pad_id(folder / "tokenizer", tokenizer),
             vocab_size=clip.module.vocab_size,
         )
         noising = folder / "image_noising_scheduler"
@@ -176,6 +176,11 @@ def write_part(
     write_json(folder / INDEX, {"_class_name": PIPELINES[0], **there})
 
 
+def has_autoencoder(folder: pathlib.Path) -> bool:
+    """Whether one is there already."""
+    return (folder / "vae").is_dir()
+
+
 def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
     """The parameters of a part that `write_part` wrote, as far as the files have them.
 
@@ -195,7 +200,7 @@ def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
     return params
 
 
-def _pad_id(folder: pathlib.Path, tokenizer: Tokenizer) -> int:
+def pad_id(folder: pathlib.Path, tokenizer: Tokenizer) -> int:
     """The token that fills captions, as the tokenizer's files say."""
     token = None
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

@@ -5,11 +5,12 @@ wants all of them at once. The format: the length of the header as a little-endi
 uint64, the header (json: dtype, shape and offsets of each tensor), then the data.
 """
 
+import hashlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -215,6 +216,15 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
         return False
     a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
     return np.array_equal(a, b)
+
+
+def hash_tensors(header: str, named: Iterable[tuple[str, np.ndarray]]) -> str:
+    """sha256 over a text and tensors as little-endian float32, by name."""
+    digest = hashlib.sha256(header.encode())
+    for name, array in sorted(named):
+        digest.update(f"\n{name} {tuple(array.shape)}\n".encode())
+        digest.update(np.asarray(array, "<f4", order="C").tobytes())
+    return digest.hexdigest()
 
 
 def is_float(dtype) -> bool:

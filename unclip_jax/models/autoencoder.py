@@ -225,21 +225,32 @@ class Autoencoder(nn.Module):
         Raises:
           UsageError: another H or W, or noise that has no meaning.
         """
+        if noise is not None and self.num_codes:
+            raise UsageError("noise for a vector-quantized autoencoder: it draws none")
+        mean, std = self.encode_moments(images)
+        return mean if noise is None else mean + std * noise
+
+    def encode_moments(self, images):
+        """Mean and standard deviation of the latents of images, scaled as `encode`'s.
+
+        Returns:
+          Two of (B, h, w, C) float32; None for the second of a vector-quantized
+          autoencoder.
+
+        Raises UsageError for an H or W that is no multiple of f.
+        """
         if images.shape[1] % self.factor or images.shape[2] % self.factor:
             raise UsageError(
                 f"images of {images.shape[1]}x{images.shape[2]} do not divide into "
                 f"latents of {self.factor}x{self.factor} pixels: crop or resize them"
             )
-        if noise is not None and self.num_codes:
-            raise UsageError("noise for a vector-quantized autoencoder: it draws none")
         h = self.encoder(images.astype(self.dtype))
         latents = self.quant_conv(h).astype(jnp.float32)
-        if not self.num_codes:
-            latents, log_variance = jnp.split(latents, 2, axis=-1)
-            if noise is not None:
-                # bounded as in latent diffusion
-                latents += jnp.exp(0.5 * log_variance.clip(-30, 20)) * noise
-        return latents * self.latent_scale
+        if self.num_codes:
+            return latents * self.latent_scale, None
+        mean, log_variance = jnp.split(latents, 2, axis=-1)
+        std = jnp.exp(0.5 * log_variance.clip(-30, 20))  # as in latent diffusion
+        return mean * self.latent_scale, std * self.latent_scale
 
     def quantize(self, latents):
         """Replaces each latent (B, h, w, C) by the nearest code, float32."""

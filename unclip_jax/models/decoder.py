@@ -174,8 +174,8 @@ class Decoder(nn.Module):
         drop_text,
         clip_text=None,
         text_states=None,
-        deterministic: bool = True,
         extra=None,
+        deterministic: bool = True,
     ):
         """Predicts the noise and, with `learned_sigma`, the variance.
 
@@ -189,9 +189,9 @@ class Decoder(nn.Module):
           drop_text: (B,) bool; True rows see the empty caption.
           clip_text: (B, D) raw CLIP text embeddings, for "clip_states" only.
           text_states: (B, L, W) CLIP's states of the tokens, for "clip_states" only.
-          deterministic: no dropout.
           extra: for "inpaint" (B, H, W, C + 1), latents of the image without what is
             masked, and the mask, 1 where it stays; for "hint" (B, 8 H, 8 W, 3).
+          deterministic: no dropout.
 
         Returns:
           (B, H, W, 2 C) float32, or (B, H, W, C) without `learned_sigma`.

@@ -88,8 +88,8 @@ class StableDecoder(nn.Module):
         drop_text,
         clip_text=None,
         text_states=None,
-        deterministic: bool = True,
         extra=None,
+        deterministic: bool = True,
     ):
         """Predicts what the part's config says, v in Stable unCLIP.
 
@@ -102,8 +102,8 @@ class StableDecoder(nn.Module):
           drop_text: (B,) bool; True rows see the empty caption.
           clip_text: not looked at.
           text_states: (B, L, W) of the text encoder.
-          deterministic: no dropout.
           extra: (B,) noise levels of the embeddings.
+          deterministic: no dropout.
 
         Returns:
           (B, H, W, C) float32.

@@ -232,6 +232,12 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
         drawn = np.random.default_rng(0).standard_normal((2, rows, dim), np.float32)
         return dict(zip(("clip_image", "clip_text"), drawn, strict=True))
 
+    channels = config.model.get("image_channels", 3)
+    if config.model.get("backbone") == "stable_diffusion":
+        channels = config.model.get("image_channels", 4)
+    if channels != 3:  # a decoder of latents
+        latents = {"latent_shape": (known["image_size"],) * 2 + (channels,)}
+        known |= latents
     return DataSpec(
         **known,
         embedding_mean=np.zeros(dim),
@@ -240,6 +246,7 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
         text_width=dim,
         empty_text_states=np.zeros((known["context_length"], dim)),
         empty_clip_text=np.zeros(dim),
+        empty_clip_image=np.zeros(dim),
         clip_fingerprint="assumed",
         crop_size=degradation.crop if degradation else None,
         low_res_size=degradation.low_res_size if degradation else None,

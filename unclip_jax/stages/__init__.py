@@ -9,7 +9,8 @@ A stage is a frozen dataclass made from (StageConfig, DataSpec) with
 
 and, where it can,
 
-    preview(params, rng, batch) -> uint8 (N, H, W, 3)       for config.preview
+    preview(params, rng, batch) -> uint8 (N, H, W, 3)       for config.preview;
+                                or latents, float (N, h, w, C)
     embed(params, rng, batch) -> {name: (B, D)}             for config.evaluators
 
 The training loop knows nothing else about it. To add one, write
@@ -30,7 +31,7 @@ from unclip_jax import config as config_lib
 from unclip_jax import models
 from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
-from unclip_jax.models.clip_caption import EMPTY_CAPTION, with_empty_caption
+from unclip_jax.models.clip_caption import EMPTY_CAPTION
 from unclip_jax.models.layers import UNIT_SCALES
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
@@ -148,9 +149,8 @@ def with_constants(params, convention: str, spec: DataSpec):
     The embedding convention (see `with_embedding_space`) and, for a model on CLIP's
     text states, what the frozen CLIP makes of the empty caption.
     """
-    if set(EMPTY_CAPTION) <= params.keys():
-        empty = (jnp.asarray(getattr(spec, name)) for name in EMPTY_CAPTION)
-        params = with_empty_caption(params, *empty)
+    empty = [name for name in EMPTY_CAPTION if name in params]
+    params = {**params, **{name: jnp.asarray(getattr(spec, name)) for name in empty}}
     return with_embedding_space(params, convention, spec)
 
 

@@ -1,7 +1,10 @@
-"""Stage decoder: CLIP embedding and caption -> picture (paper, section 2.1).
+"""Stage decoder: CLIP image embedding and caption -> image, or latents of one.
 
-With model.caption="clip_states" the records give the frozen CLIP's text states and text
-embedding too.
+Paper, section 2.1. Embeddings and captions are dropped, each from rows of its own, for
+guidance. A decoder whose model says so (`is_latent`: Kandinsky's, Stable unCLIP's)
+learns latents of a frozen autoencoder, which records hold or the training loop makes;
+where they are Gaussians each step draws from them. One that reads a noise level sees
+embeddings with as much noise (conditioning augmentation, Ho et al. 2022).
 """
 
 import dataclasses
@@ -14,8 +17,13 @@ from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import guidance, process, samplers, schedule
+from unclip_jax.errors import UsageError
 from unclip_jax.models.decoder import Decoder
+from unclip_jax.models.stable_decoder import StableDecoder
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
+
+NULLS = ("learned", "zero_image")
+STABLE = "stable_diffusion"  # the backbone of Stable unCLIP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +33,55 @@ class Options:
     drop_clip: float = 0.1  # rows trained without the CLIP image embedding
     drop_text: float = 0.5  # rows trained without the caption
     embedding: str = "standardize"  # see stages.with_embedding_space
+    # what stands for a dropped embedding: a learned one, or Kandinsky's, that of an
+    # image of zeros
+    null_embedding: str = "learned"
     preview_steps: int = 25
     preview_guidance: float = 3.0
+
+    def __post_init__(self):
+        if self.null_embedding not in NULLS:
+            raise UsageError(
+                f"config.stage_options.null_embedding {self.null_embedding!r}: "
+                f"expected one of {', '.join(NULLS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Diffusion(DiffusionConfig):
-    """config.diffusion of this stage."""
+    """config.diffusion of this stage.
+
+    Attributes:
+      train_variance: False leaves the variance that the model predicts untrained, as
+        diffusers' scripts do; sampling should not use it then.
+      clip: bound on |x_0| of latents in sampling; images are bounded by 1.
+      threshold: (quantile, most) of dynamic thresholding of latents, or None.
+      spacing: of sampling's steps, "leading", "leading+1", ... or "linspace", as
+        diffusers counts them; None: evenly, from the last one.
+      to_x0: False ends DDIM at the noise of timestep 0, as Stable Diffusion does.
+      augmentation: {"schedule", "num_steps"} of the noise that is added to embeddings,
+        for a decoder that reads its level.
+    """
 
     min_snr_gamma: float | None = None
     guidance: float | None = None  # of sampling, by default
+    train_variance: bool = True
+    clip: float | None = None
+    threshold: tuple[float, float] | None = None
+    spacing: str | None = None
+    to_x0: bool = True
+    augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# keys that exports have for decoders of latents alone
+OF_LATENTS = ("train_variance", "clip", "threshold", "spacing", "to_x0", "augmentation")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage(DiffusionStage):
     """Trains the decoder on records of images, captions and CLIP embeddings."""
 
-    model: Decoder
+    model: Decoder | StableDecoder
     fields: dict[str, Any]
     diffusion: Diffusion
     options: Options
@@ -56,29 +96,36 @@ class Stage(DiffusionStage):
         options = config_lib.build(
             Options, config.stage_options, "config.stage_options"
         )
-        wanted = ["image_size", "embed_dim", "vocab_size", "context_length", "eot_id"]
-        on_states = config.model.get("caption") == "clip_states"
-        # the model's own text_width is its UNet's
-        text_width = "text_states_width" if on_states else ""
-        fields = stages.model_fields(config, spec, wanted, text_width)
-        fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
-        side, length, dim = (
-            fields[name] for name in ("image_size", "context_length", "embed_dim")
-        )
+        fields, pixels = _fields(config, options, spec)
+        length, dim = fields["context_length"], fields["embed_dim"]
+        model = models.build("decoder", fields, stages.compute_dtype(config))
         batch_spec: dict[str, Any] = {
-            "image": ((side, side, 3), "uint8"),
+            **pixels,
             "tokens": ((length,), "int32"),
             "clip_image": ((dim,), "float32"),
         }
-        if on_states:
-            width = fields["text_states_width"]
+        if model.caption == "clip_states":
             batch_spec["clip_text"] = ((dim,), "float32")
+            width = fields["text_states_width"]
             batch_spec["text_states"] = ((length, width), "float16")
-        model = models.build("decoder", fields, stages.compute_dtype(config))
+        elif model.caption == "text_states":
+            batch_spec["text_states"] = ((length, fields["text_width"]), "float16")
+        if model.extra not in ("none", "noise_level"):
+            raise UsageError(
+                f"config.model.extra {model.extra!r}: the stage 'decoder' trains "
+                "decoders that see nothing beside the embedding and the caption"
+            )
+        diffusion = Diffusion.from_config(config, model.learned_sigma)
+        if (model.extra == "noise_level") != bool(diffusion.augmentation):
+            raise UsageError(
+                f"config.diffusion.augmentation {diffusion.augmentation}: the decoder "
+                f"of backbone {STABLE!r} needs it, {{'schedule', 'num_steps'}}, and no "
+                "other takes it"
+            )
         return cls(
             model=model,
             fields=fields,
-            diffusion=Diffusion.from_config(config, model.learned_sigma),
+            diffusion=diffusion,
             options=options,
             spec=spec,
             batch_spec=batch_spec,
@@ -87,13 +134,59 @@ class Stage(DiffusionStage):
     def init(self, rng):
         """Fresh parameters, float32, with what the data decides."""
         batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
-        x, t = batch["image"].astype(jnp.float32), jnp.zeros(1, int)
+        t = jnp.zeros(1, int)
+        if self.diffusion.augmentation:
+            batch["noise_level"] = t
+        x = batch["latents" if self.model.is_latent else "image"].astype(jnp.float32)
         params = self.model.init(rng, x, t, *self.inputs(batch, no, no))["params"]
-        return stages.with_constants(params, self.options.embedding, self.spec)
+        params = stages.with_constants(params, self.options.embedding, self.spec)
+        if self.options.null_embedding == "zero_image":
+            zero = jnp.asarray(self.spec.empty_clip_image, jnp.float32)
+            params = {**params, "null_clip_image": zero}
+        if self.diffusion.augmentation:  # added between these, not what is seen
+            params = stages.with_embedding_space(params, "standardize", self.spec)
+        return params
+
+    def loss(self, params, rng, batch):
+        """Computes the denoising loss; `rng` also draws latents and embeddings' noise.
+
+        See DiffusionStage.loss.
+        """
+        rng_latents, rng_level, rng_noise = jax.random.split(
+            jax.random.fold_in(rng, 1), 3
+        )
+        if "latent_std" in batch:
+            noise = jax.random.normal(rng_latents, batch["latents"].shape)
+            drawn = self.x_0(params, batch) + batch["latent_std"] * noise
+            batch = {**batch, "latents": drawn}
+        if self.diffusion.augmentation:
+            z = batch["clip_image"]
+            levels = self._noise_process.num_steps
+            level = jax.random.randint(rng_level, (len(z),), 0, levels)
+            noise = jax.random.normal(rng_noise, z.shape)
+            batch = {**batch, "noise_level": level}
+            batch["clip_image"] = self.noise_embeddings(params, z, level, noise)
+        if self.options.null_embedding != "learned":
+            fixed = jax.lax.stop_gradient(params["null_clip_image"])
+            params = {**params, "null_clip_image": fixed}
+        return super().loss(params, rng, batch)
+
+    @property
+    def _noise_process(self) -> schedule.Schedule:
+        names = "schedule", "num_steps"
+        return schedule.make_schedule(*(self.diffusion.augmentation[n] for n in names))
+
+    def noise_embeddings(self, params, clip_image, level, noise):
+        """Raw embeddings (B, D) with the noise (B, D) of levels (B,), raw again."""
+        space = self.model.bind({"params": params})
+        z = space.normalize(clip_image)
+        return space.denormalize(process.q_sample(self._noise_process, z, level, noise))
 
     def x_0(self, params, batch):
         """What is to be denoised, float32."""
         del params
+        if self.model.is_latent:
+            return batch["latents"].astype(jnp.float32)
         return process.from_uint8(batch["image"])
 
     def inputs(self, batch, drop_clip, drop_text):
@@ -105,43 +198,122 @@ class Stage(DiffusionStage):
             drop_text,
             batch.get("clip_text"),
             batch.get("text_states"),
+            batch.get("noise_level"),
         )
 
     def training_inputs(self, batch, keys):
         """Drops embeddings and captions, each from rows of its own."""
         rng_clip, rng_text = keys
-        rows, options = len(batch["image"]), self.options
+        rows, options = len(batch["tokens"]), self.options
         drop_clip = stages.bernoulli(rng_clip, options.drop_clip, rows)
         drop_text = stages.bernoulli(rng_text, options.drop_text, rows)
         return self.inputs(batch, drop_clip, drop_text)
 
     def preview(self, params, rng, batch):
-        """Pairs of (true picture, picture drawn from its embedding and caption)."""
+        """Pairs of (true picture, picture drawn from its embedding and caption).
+
+        Of latents (2 B, h, w, C) float32, which somebody has to decode.
+        """
 
         def model(x_t, t, condition, drop):
             inputs = self.inputs(condition, drop, drop)
             return self.model.apply({"params": params}, x_t, t, *inputs)
 
-        image = batch["image"]
-        condition = {name: rows for name, rows in batch.items() if name != "image"}
+        latent = self.model.is_latent
+        true = self.x_0(params, batch) if latent else batch["image"]
+        left_out = ("image", "latents", "latent_std")
+        condition = {name: a for name, a in batch.items() if name not in left_out}
+        if self.diffusion.augmentation:
+            condition["noise_level"] = jnp.zeros(len(true), int)
         scale = self.options.preview_guidance
-        denoise = self.denoiser(guidance.classifier_free(model, condition, scale), 1.0)
+        bound = self.diffusion.clip if latent else 1.0
+        denoise = self.denoiser(
+            guidance.classifier_free(model, condition, scale), bound
+        )
         noise_schedule = self.diffusion.noise_schedule
         count = self.options.preview_steps
         steps = schedule.strided_timesteps(noise_schedule.num_steps, count)
-        keys = jax.random.split(rng, len(image))
-        x_T = samplers.normal(keys, image.shape[1:])
+        keys = jax.random.split(rng, len(true))
+        x_T = samplers.normal(keys, true.shape[1:])
         drawn = samplers.ddim(denoise, noise_schedule, x_T, steps, keys)
-        pairs = jnp.stack([image, process.to_uint8(drawn)], axis=1)
-        return pairs.reshape(-1, *image.shape[1:])
+        drawn = drawn if latent else process.to_uint8(drawn)
+        pairs = jnp.stack([true, drawn], axis=1)
+        return pairs.reshape(-1, *true.shape[1:])
 
     def export(self):
         """{"part", "config"}: what rebuilds the model for sampling."""
+        diffusion = dataclasses.asdict(self.diffusion)
+        for name in OF_LATENTS:
+            if not self.model.is_latent or not diffusion[name]:
+                del diffusion[name]
+        if self.model.is_latent:
+            diffusion["to_x0"] = self.diffusion.to_x0
         return {
             "part": "decoder",
             "config": {
                 "model": self.fields,
-                "diffusion": dataclasses.asdict(self.diffusion),
+                "diffusion": diffusion,
                 "embedding": self.options.embedding,
             },
         }
+
+
+def _fields(config, options, spec):
+    """(the model's fields, batch_spec of what is denoised)."""
+    module = models.module_of("decoder", config.model.get("backbone"))
+    stable = config.model.get("backbone") == STABLE
+    channels = config.model.get("image_channels", module.image_channels)
+    pixels: dict[str, Any] = {}
+    if channels != 3:
+        shape = _latent_shape(config, spec, channels)
+        spec = dataclasses.replace(spec, image_size=shape[0])
+        names = ("latents", "latent_std") if spec.has_latent_std else ("latents",)
+        pixels = {name: (shape, "float16") for name in names}
+    from_data = ["image_size", "embed_dim", "vocab_size", "context_length", "eot_id"]
+    # the model's own text_width is its UNet's, but in Stable unCLIP
+    text_width = "text_width" if stable else ""
+    if config.model.get("caption") == "clip_states":
+        text_width = "text_states_width"
+    if stable and spec.pad_id is not None:
+        from_data.append("pad_id")
+    fields = stages.model_fields(config, spec, from_data, text_width)
+    if stable:
+        if options.embedding != "raw":
+            raise UsageError(
+                f"config.stage_options.embedding {options.embedding!r}: the decoder of "
+                "Stable unCLIP sees embeddings as they are, 'raw'"
+            )
+    else:
+        fields["unit_norm"] = options.embedding in stages.UNIT_SCALES
+    if options.null_embedding == "zero_image":
+        if stable:
+            raise UsageError(
+                "config.stage_options.null_embedding 'zero_image': Stable unCLIP has "
+                "zeros for a dropped embedding; leave it out"
+            )
+        if spec.empty_clip_image is None:
+            raise UsageError(
+                "config.stage_options.null_embedding 'zero_image': the records do not "
+                "have the embedding of an image of zeros; make them again with "
+                "`python -m unclip_jax.embed`"
+            )
+    if not pixels:
+        side = fields["image_size"]
+        pixels = {"image": ((side, side, 3), "uint8")}
+    return fields, pixels
+
+
+def _latent_shape(config, spec, channels) -> tuple[int, int, int]:
+    if spec.latent_shape is None:
+        raise UsageError(
+            f"this decoder denoises latents (config.model.image_channels {channels}) "
+            "and the data has none: set config.autoencoder to the folder of one, or "
+            "embed with --config.autoencoder=FOLDER"
+        )
+    rows, columns, found = spec.latent_shape
+    if rows != columns or found != channels:
+        raise UsageError(
+            f"config.model.image_channels is {channels}, for square latents of as many "
+            f"channels; the data's are {spec.latent_shape}"
+        )
+    return spec.latent_shape

@@ -177,6 +177,8 @@ class DiffusionStage:
             deterministic=False,
             rngs={"dropout": rng_dropout},
         )
+        if not getattr(self.diffusion, "train_variance", True):
+            output = output[..., : x_0.shape[-1]]
         losses = process.training_losses(
             noise_schedule,
             prediction,

@@ -48,10 +48,12 @@ class Save:
 class Previews:
     """Draws what the stage previews, from the EMA, always with the same noise."""
 
-    def __init__(self, config: TrainConfig, stage, data, placement, writer: Writer):
+    def __init__(
+        self, config: TrainConfig, stage, data, placement, writer: Writer, latents
+    ):
         """Takes the first examples of `data`; `placement` is where they go.
 
-        Raises UsageError when the stage has no `preview`.
+        Raises UsageError when the stage has no `preview`, or latents cannot be shown.
         """
         self._every, self._steps = config.preview.every, config.steps
         self._writer = writer
@@ -61,8 +63,10 @@ class Previews:
             raise UsageError(
                 f"stage {config.stage!r} draws no images: set config.preview.every=0"
             )
-        batch = data.take(config.preview.count, tuple(stage.batch_spec))
-        self._batch = jax.device_put(batch, placement)
+        names = tuple(latents.data_spec(stage.batch_spec))
+        batch = jax.device_put(data.take(config.preview.count, names), placement)
+        self._batch = latents.encode(batch, replicated=True)
+        self._show = latents.decode
         self._rng = jax.device_put(jax.random.key(config.seed), placement)
         self._draw = jax.jit(stage.preview, out_shardings=placement)
         self._columns = max(2, 2 * round(config.preview.count**0.5 / 2))
@@ -75,5 +79,5 @@ class Previews:
 
     def run(self, step: int, state: TrainState) -> None:
         """Writes a grid."""
-        images = self._draw(state.ema, self._rng, self._batch)
+        images = self._show(self._draw(state.ema, self._rng, self._batch))
         self._writer.images(step, np.asarray(jax.device_get(images)), self._columns)

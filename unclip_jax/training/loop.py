@@ -26,6 +26,7 @@ from unclip_jax.training.actions import Previews, Save
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
 from unclip_jax.training.evaluators import Evaluators
 from unclip_jax.training.interrupts import Interrupts
+from unclip_jax.training.latents import Latents
 from unclip_jax.training.metric_log import MetricLog
 from unclip_jax.training.mirror import Mirror
 from unclip_jax.training.run_config import TrainConfig
@@ -43,6 +44,7 @@ def train(
     data=None,
     stream=None,
     load_initial: Any = None,
+    load_autoencoder: Any = None,
     restore_step=None,
     profile_steps="",
 ) -> train_state.TrainState:
@@ -55,6 +57,8 @@ def train(
       stream: where progress goes; standard output by default.
       load_initial: (config.init_from, meta of the run) -> parameters to start from;
         those it leaves out are as the stage makes them.
+      load_autoencoder: (config.autoencoder, config.compute_dtype) -> the frozen
+        autoencoder, see latents.py.
       restore_step: go on from this checkpoint instead of the newest, see Checkpoints.
       profile_steps: "first:last" to trace, see profiling.py.
 
@@ -86,9 +90,13 @@ def train(
             data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
             tokenizer.sync(now=True)
         distributed.check_consistency(workdir, plain_config, data.spec.fingerprint)
+        autoencoder = None
+        if config.autoencoder:
+            autoencoder = load_autoencoder(config.autoencoder, config.compute_dtype)
+        latents = Latents(autoencoder, data.spec)
         if stage is None:
-            stage = stages.make_stage(config, data.spec)
-        meta = make_meta(config.stage, plain_config, stage.export(), data.spec)
+            stage = stages.make_stage(config, latents.spec)
+        meta = make_meta(config.stage, plain_config, stage.export(), latents.spec)
         # of several processes only the first one speaks
         stream = io.StringIO() if jax.process_index() else stream or sys.stdout
         progress = ProgressLine(config.stage, stream=stream, every=2.0)
@@ -100,6 +108,8 @@ def train(
         # from here on a signal is kept for later
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(checkpoints.full_disk_named())
+
+        latents.start(stage, mesh)
 
         # --- The state, restored or fresh ---------------------------------------------
 
@@ -144,7 +154,7 @@ def train(
             contextlib.closing(Writer(workdir, start, plain_config))
         )
         save = Save(checkpoints, meta, config.checkpoint.every, start)
-        previews = Previews(config, stage, data, replicated, writer)
+        previews = Previews(config, stage, data, replicated, writer, latents)
         evaluators = Evaluators(config, stage, data, mesh, writer, interrupts.poll)
         actions = (save, previews, evaluators)  # in this order, on purpose
 
@@ -158,12 +168,11 @@ def train(
         rng = jax.device_put(jax.random.key(config.seed), replicated)
         batch_sharding = sharding.batch_sharding(mesh)
         rows = parallel_batches.process_rows(mesh, config.batch_size)
+        data_spec = latents.data_spec(stage.batch_spec)
         batches = parallel_batches.Prefetch(
-            data.batches(
-                tuple(stage.batch_spec), config.seed, config.batch_size, start, rows
-            ),
+            data.batches(tuple(data_spec), config.seed, config.batch_size, start, rows),
             lambda batch: parallel_batches.place(
-                batch, batch_sharding, config.batch_size, stage.batch_spec, rows
+                batch, batch_sharding, config.batch_size, data_spec, rows
             ),
         )
         stack.enter_context(contextlib.closing(batches))
@@ -210,7 +219,7 @@ def train(
                 watchdog.waiting_for(f"the data, at step {step + 1}")
                 batch = batches.take(timer.busy)
                 watchdog.waiting_for(f"the devices, at step {step + 1}")
-                state, metrics = train_step(state, rng, batch)
+                state, metrics = train_step(state, rng, latents.encode(batch))
             claim.keep()
             timer.add(metrics, one_by_one)
             profile.after(step + 1, metrics)

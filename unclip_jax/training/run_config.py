@@ -51,6 +51,10 @@ class TrainConfig(stages.StageConfig):
     grad_accum: int = 1  # micro-batches that a step is computed in
     ema_decay: float = 0.9999
     init_from: str = ""  # folder of the parameters to start from
+    # folder of the frozen autoencoder whose latents a decoder learns: an export's,
+    # diffusers' (kandinsky-2-2-decoder, ...) or a run of stage autoencoder. Records
+    # with latents need it for previews alone
+    autoencoder: str = ""
     mesh: MeshConfig = MeshConfig()
     sharding_rules: tuple = ()  # (regex, axes), before the automatic ones
     log_every: int = 50  # steps

@@ -1,0 +1,134 @@
+"""Published decoders are trained from their folders, and go back to from_pretrained.
+
+At a rate of 0, so that what comes out is what went in.
+"""
+
+import numpy as np
+import pytest
+
+from tests.embedding.test_runner import Pictures
+from tests.parity import kandinsky_pipeline, stable_pipeline
+from tests.parity.conftest import CAPTIONS
+from unclip_jax.data.loader import open_data
+from unclip_jax.embedding import runner
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.embedding.latents import LatentEncoder
+from unclip_jax.interop.export import export
+from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
+from unclip_jax.interop.init_from import load_initial
+from unclip_jax.tokenizer import train_tokenizer
+from unclip_jax.training.checkpoint import load_run
+from unclip_jax.training.loop import train
+from unclip_jax.training.run_config import read_config
+
+TRAINING = {
+    "stage": "decoder",
+    "data": {},
+    "steps": 1,
+    "batch_size": 8,
+    "optimizer": {"learning_rate": 0.0},
+}
+KANDINSKY = {
+    "model": {
+        "image_channels": 4,
+        "caption": "none",
+        "clip_norm": True,
+        "num_clip_tokens": 32,
+        "channels": 32,
+        "channel_mult": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+        "head_channels": 8,
+        "text_width": 16,
+    },
+    "diffusion": {"schedule": "linear:0.00085:0.012", "sampler": "ddpm"},
+    "stage_options": {"embedding": "raw", "null_embedding": "zero_image"},
+}
+STABLE = {
+    "model": {
+        "backbone": "stable_diffusion",
+        "channels": 32,
+        "channel_mult": (1, 2, 2),
+        "num_heads": (2, 4, 0),
+        "mid_heads": 8,
+    },
+    "diffusion": {
+        "schedule": "scaled_linear",
+        "prediction": "v",
+        "augmentation": {"schedule": "cosine", "num_steps": 1000},
+    },
+    "stage_options": {"embedding": "raw"},
+}
+
+
+def run(config, records, folder, workdir):
+    autoencoder = FrozenAutoencoder.load(folder, load_run)
+    data = open_data({"source": "records", "path": records, "feed": "arrays"})
+    train(
+        read_config(
+            {**TRAINING, **config, "init_from": str(folder), "autoencoder": str(folder)}
+        ),
+        workdir,
+        data=data,
+        load_initial=load_initial,
+        load_autoencoder=lambda *_: autoencoder,
+    )
+    return load_run(str(workdir))
+
+
+def assert_same_weights(ours, theirs):
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        np.testing.assert_allclose(ours[name], tensor, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_kandinsky(kandinsky, tmp_path):
+    """Its latents, made beforehand; its autoencoder comes along in the export."""
+    import diffusers
+
+    prior, decoder = kandinsky.folders
+    clip = FrozenCLIP.load(prior, load_run, batch_size=8)
+    encoder = LatentEncoder(FrozenAutoencoder.load(decoder, load_run))
+    source = Pictures(size=kandinsky_pipeline.IMAGE)
+    runner.embed_source(source, tmp_path / "records", clip, encoder, shard_size=20)
+    made = run(KANDINSKY, tmp_path / "records", decoder, tmp_path / "run")
+    export(*made, tmp_path / "run", tmp_path / "out", "kandinsky")
+    pipeline = diffusers.KandinskyV22Pipeline.from_pretrained(
+        tmp_path / "out" / "decoder"
+    )
+    assert_same_weights(pipeline.unet, kandinsky.decoder.unet)
+    assert_same_weights(pipeline.movq, kandinsky.decoder.movq)
+    assert pipeline.scheduler.config.beta_end == 0.012
+    with pytest.raises(ValueError, match="null_embedding='zero_image'"):
+        load_initial(
+            decoder,
+            {**made[1], "config": {"stage_options": {"null_embedding": "learned"}}},
+        )
+
+
+@pytest.mark.slow
+def test_stable_unclip(tmp_path):
+    """Its Gaussians, encoded while it trains; captions filled up with "!"."""
+    import diffusers
+
+    train_tokenizer(CAPTIONS * 5, tmp_path / "trained", vocab_size=560)
+    theirs = stable_pipeline.make_stable(tmp_path / "trained")
+    folder = tmp_path / "stable"
+    theirs.save_pretrained(folder)
+    clip = FrozenCLIP.load(folder, load_run, batch_size=8, text_states=True)
+    assert (
+        clip.pad_id == theirs.tokenizer.pad_token_id and "clip_text" not in clip.arrays
+    )
+    source = Pictures(size=stable_pipeline.IMAGE)
+    runner.embed_source(source, tmp_path / "records", clip, shard_size=20)
+    made = run(STABLE, tmp_path / "records", folder, tmp_path / "run")
+    out = tmp_path / "out"
+    export(*made, tmp_path / "run", out, "stable_unclip")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(out / "unet")
+    assert_same_weights(unet, theirs.unet)
+    assert_same_weights(
+        diffusers.AutoencoderKL.from_pretrained(out / "vae"), theirs.vae
+    )
+    assert made[0]["empty_text_states"].any()

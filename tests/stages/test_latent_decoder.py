@@ -1,0 +1,233 @@
+"""Decoders of latents: what they learn, and what stays as it was published."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.random_params import random_params
+from unclip_jax import stages
+from unclip_jax.data_spec import DataSpec
+from unclip_jax.diffusion import process
+from unclip_jax.stages import StageConfig
+
+RNG = np.random.default_rng(0)
+SPEC = DataSpec(
+    image_size=16,
+    latent_shape=(4, 4, 4),
+    has_latent_std=True,
+    embed_dim=6,
+    vocab_size=31,
+    context_length=5,
+    eot_id=30,
+    pad_id=0,
+    embedding_mean=RNG.standard_normal(6),
+    embedding_std=np.full(6, 2.0),
+    empty_clip_image=RNG.standard_normal(6),
+    text_width=10,
+    empty_text_states=RNG.standard_normal((5, 10)),
+)
+KANDINSKY = {
+    "model": {
+        "image_channels": 4,
+        "caption": "none",
+        "clip_norm": True,
+        "num_clip_tokens": 2,
+        "channels": 8,
+        "channel_mult": (1,),
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+        "head_channels": 4,
+        "norm_groups": 4,
+        "text_width": 8,
+    },
+    "diffusion": {"schedule": "linear:0.00085:0.012", "spacing": "leading"},
+    "stage_options": {"embedding": "raw", "null_embedding": "zero_image"},
+}
+STABLE = {
+    "model": {
+        "backbone": "stable_diffusion",
+        "channels": 8,
+        "channel_mult": (1,),
+        "num_heads": (2,),
+        "mid_heads": 2,
+        "num_res_blocks": 1,
+        "norm_groups": 4,
+    },
+    "diffusion": {
+        "schedule": "scaled_linear",
+        "prediction": "v",
+        "to_x0": False,
+        "augmentation": {"schedule": "cosine", "num_steps": 50},
+    },
+    "stage_options": {"embedding": "raw"},
+}
+
+
+def make_stage(config, spec=SPEC, **changes):
+    merged = {
+        name: {**values, **changes.get(name, {})} for name, values in config.items()
+    }
+    return stages.make_stage(StageConfig(stage="decoder", data={}, **merged), spec)
+
+
+def make_batch(stage, rows=4):
+    made = {}
+    for name, (shape, dtype) in stage.batch_spec.items():
+        if dtype == "int32":
+            made[name] = RNG.integers(0, 30, (rows, *shape)).astype(dtype)
+        else:
+            made[name] = np.abs(RNG.standard_normal((rows, *shape))).astype(dtype)
+    return made
+
+
+def make_params(stage):
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    names = ("space", "null_clip_image", "empty_text_states")
+
+    def of_data(key):  # nothing else of init is compiled
+        params = stage.init(key)
+        return {name: params[name] for name in names if name in params}
+
+    return random_params(shapes) | jax.jit(of_data)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module", params=[KANDINSKY, STABLE], ids=["kandinsky", "stable"])
+def made(request):
+    stage = make_stage(request.param)
+    return stage, make_params(stage), make_batch(stage)
+
+
+def test_what_the_data_decides(made):
+    stage, params, batch = made
+    assert "image" not in batch and batch["latents"].dtype == np.float16
+    if stage.diffusion.augmentation:
+        assert stage.fields["pad_id"] == 0 and stage.fields["text_width"] == 10
+        np.testing.assert_allclose(params["space"]["std"], 2.0)
+        np.testing.assert_allclose(
+            params["empty_text_states"], SPEC.empty_text_states, 1e-6
+        )
+    else:
+        np.testing.assert_allclose(
+            params["null_clip_image"], SPEC.empty_clip_image, 1e-6
+        )
+        assert (np.asarray(params["space"]["mean"]) == 0).all()
+
+
+@pytest.mark.slow
+def test_loss_is_that_of_latents_drawn_from_their_gaussians(made):
+    """Against the same draws, by hand; both halves of them, within rounding."""
+    stage, params, batch = made
+    rng = jax.random.key(3)
+    value, metrics = jax.jit(stage.loss)(params, rng, batch)
+
+    def by_hand(params, batch):
+        latents, level, noise = jax.random.split(jax.random.fold_in(rng, 1), 3)
+        shape = batch["latents"].shape
+        x_0 = batch["latents"] + batch["latent_std"] * jax.random.normal(latents, shape)
+        z, extra = batch["clip_image"], None
+        if stage.diffusion.augmentation:
+            levels = jax.random.randint(level, (4,), 0, 50)
+            f = jnp.cos((jnp.arange(51) / 50 + 0.008) / 1.008 * jnp.pi / 2) ** 2
+            bar = jnp.cumprod(1 - jnp.minimum(1 - f[1:] / f[:-1], 0.999))[levels]
+            mean, std = SPEC.embedding_mean, SPEC.embedding_std
+            noised = jnp.sqrt(bar)[:, None] * (z - mean) / std
+            noised += jnp.sqrt(1 - bar)[:, None] * jax.random.normal(noise, z.shape)
+            z, extra = noised * std + mean, levels
+        t_key, noise_key, clip_key, text_key, _ = jax.random.split(rng, 5)
+        t = jax.random.randint(t_key, (4,), 0, 1000)
+        epsilon = jax.random.normal(noise_key, shape)
+        x_t = process.q_sample(stage.diffusion.noise_schedule, x_0, t, epsilon)
+        drop_clip = jax.random.bernoulli(clip_key, 0.1, (4,))
+        drop_text = jax.random.bernoulli(text_key, 0.5, (4,))
+        inputs = z, batch["tokens"], drop_clip, drop_text, None
+        output = stage.model.apply(
+            {"params": params}, x_t, t, *inputs, batch.get("text_states"), extra
+        )
+        target = process.target(
+            stage.diffusion.noise_schedule, stage.diffusion.prediction, x_0, t, epsilon
+        )
+        return jnp.mean(jnp.square(output[..., :4] - target))
+
+    np.testing.assert_allclose(metrics["mse"], jax.jit(by_hand)(params, batch), 1e-4)
+    assert np.isfinite(value) and value.dtype == jnp.float32
+
+
+@pytest.mark.slow
+def test_no_gradient_reaches_what_the_data_decides():
+    stage = make_stage(KANDINSKY, stage_options={"drop_clip": 1.0})
+    params, batch = make_params(stage), make_batch(stage)
+    grads = jax.jit(jax.grad(lambda p: stage.loss(p, jax.random.key(0), batch)[0]))(
+        params
+    )
+    for name in ("null_clip_image", "space"):
+        assert not any(np.any(g) for g in jax.tree.leaves(grads[name]))
+    assert np.any(grads["clip_to_time"]["kernel"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_variance_is_trained_or_left_alone(trained):
+    stage = make_stage(KANDINSKY, diffusion={"train_variance": trained})
+    params, batch = make_params(stage), make_batch(stage)
+    grads, metrics = jax.jit(
+        jax.grad(lambda p: stage.loss(p, jax.random.key(0), batch), has_aux=True)
+    )(params)
+    kernel = np.asarray(grads["unet"]["conv_out"]["kernel"])
+    assert np.any(kernel[..., :4])
+    assert np.any(kernel[..., 4:]) == trained == ("vb" in metrics)
+
+
+@pytest.mark.slow
+def test_previews_are_pairs_of_latents(made):
+    stage, params, batch = made
+    drawn = jax.jit(stage.preview)(params, jax.random.key(1), batch)
+    assert drawn.shape == (8, 4, 4, 4) and drawn.dtype == jnp.float32
+    np.testing.assert_array_equal(drawn[0::2], batch["latents"].astype(np.float32))
+
+
+def test_exports_say_how_the_published_model_is_sampled():
+    kandinsky = make_stage(KANDINSKY).export()["config"]["diffusion"]
+    assert kandinsky["spacing"] == "leading" and kandinsky["to_x0"]
+    stable = make_stage(STABLE).export()["config"]["diffusion"]
+    assert not stable["to_x0"]
+    assert stable["augmentation"] == {"schedule": "cosine", "num_steps": 50}
+
+
+@pytest.mark.parametrize(
+    ("config", "spec", "changes", "message"),
+    [
+        (KANDINSKY, {"latent_shape": None}, {}, "set config.autoencoder to the folder"),
+        (KANDINSKY, {"latent_shape": (4, 8, 4)}, {}, "square latents of as many"),
+        (KANDINSKY, {"latent_shape": (4, 4, 8)}, {}, "image_channels is 4"),
+        (KANDINSKY, {"empty_clip_image": None}, {}, "embedding of an image of zeros"),
+        (KANDINSKY, {"embed_dim": None}, {}, "needs 'embed_dim'"),
+        (
+            KANDINSKY,
+            {},
+            {"diffusion": {"augmentation": {"schedule": "cosine", "num_steps": 9}}},
+            "no other takes it",
+        ),
+        (KANDINSKY, {}, {"model": {"extra": "hint"}}, "see nothing beside"),
+        (
+            KANDINSKY,
+            {},
+            {"stage_options": {"null_embedding": "zero"}},
+            "'zero': expected one of learned",
+        ),
+        (STABLE, {"text_width": None}, {}, "embed --config.text_states=True"),
+        (STABLE, {}, {"diffusion": {"augmentation": {}}}, "needs it"),
+        (
+            STABLE,
+            {},
+            {"stage_options": {"embedding": "standardize"}},
+            "as they are, 'raw'",
+        ),
+        (STABLE, {"pad_id": 7}, {"model": {"pad_id": 0}}, "pad_id is 0, but the data"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, spec, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_stage(config, dataclasses.replace(SPEC, **spec), **changes)
