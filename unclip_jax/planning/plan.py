@@ -44,7 +44,7 @@ ASSUMED: dict[str, Any] = {
     "context_length": 256,
     "eot_id": 49407,
 }
-IMAGE_SIZE = {"clip": 256, "decoder": 64}
+IMAGE_SIZE = {"clip": 256, "decoder": 64, "autoencoder": 256}
 # XLA's effort levels: -1 is the least.
 QUICK: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
