@@ -58,6 +58,7 @@ def test_build_makes_the_object_with_tuples():
         ({"rate": 0.1}, "config.model lacks 'width'"),
         ({"width": "3"}, "config.model.width must be of type int, got '3'"),
         ({"width": True}, "config.model.width must be of type int"),
+        ({"width": 3, "name": 7}, "config.model.name must be of type str, got 7"),
         (7, "must be a mapping"),
     ],
 )
@@ -130,6 +131,24 @@ def test_mistyped_flags_end_with_2_and_the_nearest_name(file, capsys, flag, mess
 def test_a_missing_config_file_is_named(capsys, tmp_path):
     code, _ = call(f"--config={tmp_path}/nowhere.py", "--workdir=w")
     assert code == 2 and "nowhere.py' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("def get_config(:", "line 1: SyntaxError"),
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError"),
+        ("\n\ndef get_config():\n    return 1 / 0", "line 4: ZeroDivisionError"),
+        ("x = 1", "does not define get_config"),
+        ("def get_config(): return {}", "must return an ml_collections.ConfigDict"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(capsys, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    assert call(f"--config={tmp_path}/mine.py", "--workdir=x")[0] == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert "mine.py" in line
 
 
 def test_required_flags_are_required(file, capsys):

@@ -14,6 +14,7 @@ import numbers
 import pathlib
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,6 +54,12 @@ def check_keys(mapping: Mapping[str, Any], allowed: Iterable[str], where: str) -
 def is_mapping(value: Any) -> bool:
     """Whether `value` has keys: ConfigDict is no Mapping."""
     return isinstance(value, Mapping | ml_collections.ConfigDict)
+
+
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The options below a key; none where it is missing, or holds something else."""
+    value = config.get(key)
+    return value if is_mapping(value) else {}
 
 
 def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **given):
@@ -104,12 +111,33 @@ def _field_value(field: dataclasses.Field, value: Any, where: str) -> Any:
         return build(field.type, value, where)
     if typing.get_origin(field.type) is dict and not is_mapping(value):
         raise UsageError(f"{where} must be a mapping of options, got {value!r}")
-    kind = getattr(field.type, "__name__", field.type)  # a class or its name
-    if kind in _SCALARS and not (value is None and field.default is None):
-        is_bool = isinstance(value, bool | np.bool_)
-        if not isinstance(value, _SCALARS[kind]) or (is_bool and kind != "bool"):
-            raise UsageError(f"{where} must be of type {kind}, got {value!r}")
+    if not (value is None and field.default is None):
+        check_type(value, field.type, where)
     return _frozen(value)
+
+
+def check_type(value: Any, annotation: Any, where: str) -> None:
+    """Raises UsageError where a scalar is annotated and `value` is another one.
+
+    Args:
+      value: of an option.
+      annotation: bool, int, float or str, its name, or a union of them and None;
+        anything else is not checked.
+      where: the option, for the message.
+    """
+    types_ = typing.get_args(annotation) or (annotation,)
+    kinds = [getattr(one, "__name__", one) for one in types_]
+    if value is None and "NoneType" in kinds:
+        return
+    kinds = [kind for kind in kinds if kind != "NoneType"]
+    if not all(kind in _SCALARS for kind in kinds):
+        return
+    if isinstance(value, bool | np.bool_):
+        fits = "bool" in kinds
+    else:
+        fits = any(isinstance(value, _SCALARS[kind]) for kind in kinds)
+    if not fits:
+        raise UsageError(f"{where} must be of type {' or '.join(kinds)}, got {value!r}")
 
 
 def _frozen(value: Any) -> Any:
@@ -195,17 +223,37 @@ def load(path: str) -> ml_collections.ConfigDict:
     sys.path[:0] = roots
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UsageError(f"config file {file!r} does not define get_config()")
+        config = module.get_config(*argument)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a mistake in somebody's Python raises
+        raise UsageError(_explain(file, error)) from error
     finally:
         del sys.path[: len(roots)]
-    if not hasattr(module, "get_config"):
-        raise UsageError(f"config file {file!r} does not define get_config()")
-    config = module.get_config(*argument)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UsageError(
             f"get_config() of {file!r} must return an ml_collections.ConfigDict, "
             f"got {type(config).__name__}"
         )
     return config.lock()
+
+
+def _explain(file: str, error: Exception) -> str:
+    """What a config file raised, and in which of its lines."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines = [error.lineno]
+    where = f", line {lines[-1]}" if lines else ""
+    return (
+        f"config file {file!r}{where}: {type(error).__name__}: {error} (--debug shows "
+        "where it comes from)"
+    )
 
 
 def run(

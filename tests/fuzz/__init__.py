@@ -5,6 +5,7 @@ A border is a module with
     make(folder)        writes small valid files
     open_it(folder)     uses them as a command would; returns something to compare
     repair(folder, rng) where there is one, makes other files fit the mutated one
+    NAMES               where there are any, other words with which a message says where
 
 A run makes one mutation of one file and opens it. The outcome is "same" (as without the
 mutation), "other" (a mutation may be another valid input) or "refused", by one sentence
@@ -28,11 +29,13 @@ import numpy as np
 # How many mutations of each border `make test` tries.
 IN_TESTS = {
     "clips": 60,
+    "configs": 150,
     "exports": 40,
-    "images": 400,
-    "prompts": 200,
-    "records": 200,
-    "tables": 200,
+    "images": 350,
+    "prompts": 150,
+    "records": 150,
+    "tables": 150,
+    "tars": 150,
 }
 BORDERS = tuple(IN_TESTS)
 SECONDS = 20
@@ -110,16 +113,23 @@ class Border:
         except Exception as error:
             raise FaultError(f"{where}: {type(error).__name__}: {error}") from error
         finally:
-            for path, content in self.files.items():
-                if not path.is_file() or path.read_bytes() != content:
-                    path.write_bytes(content)
+            self._put_back()
         return "same" if same(result, self._expected) else "other"
+
+    def _put_back(self) -> None:
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path not in self.files:
+                path.unlink()
+        for path, content in self.files.items():
+            if not path.is_file() or path.read_bytes() != content:
+                path.write_bytes(content)
 
     def _refused(self, error, where) -> str:
         text = str(error)
         if isinstance(error, TimeoutError) and text.startswith("not done"):
             raise FaultError(f"{where}: {text}") from error
         names = {self.folder.name, *(path.name for path in self.files)}
+        names.update(getattr(self.module, "NAMES", ()))
         if not any(name in text for name in names):
             kind = type(error).__name__
             raise FaultError(f"{where}: {kind} names no file: {text!r}") from error

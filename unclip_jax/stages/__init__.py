@@ -62,7 +62,7 @@ def stage_defaults(config) -> dict[str, Any]:
 
     Their defaults, in the form of config.defaults; {} where there is no such stage.
     """
-    name, model = config.get("stage"), config.get("model") or {}
+    name, model = config.get("stage"), config_lib.section(config, "model")
     if name not in names():
         return {}
     module = importlib.import_module(f"{__name__}.{name}")

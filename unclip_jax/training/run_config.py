@@ -120,7 +120,7 @@ def config_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     Those of `data`, `model`, `diffusion` and `stage_options` are of the stage and the
     source that `config` names.
     """
-    data = source_defaults(config.get("data") or {})
+    data = source_defaults(config_lib.section(config, "data"))
     options = {name: e.options for name, e in EVALUATORS.items()}
     return {
         **config_lib.defaults(TrainConfig),

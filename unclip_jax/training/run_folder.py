@@ -10,16 +10,22 @@ tensorboard/     the same, as curves, and the previews
 previews/        grids of pictures, one per preview step
 tokenizer/       where the run trained one
 goodput.json     see timing.py; skipped_steps.jsonl, hung/, profile/: when there are any
+run.lock         held by the process that writes here, for as long as it lives
 """
 
+import fcntl
 import json
+import os
+import socket
+import time
+from typing import IO
 
 import jax
 from etils import epath
 
 from unclip_jax.config import to_plain, with_defaults
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write
+from unclip_jax.files import atomic_write, is_bucket
 from unclip_jax.training.run_config import config_defaults
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
@@ -45,10 +51,15 @@ FREE = (
 # What a start leaves in its folder before the first step.
 LEFT = ("config.json", "sharding.txt", "metrics.jsonl", "goodput.json", "wandb_run.txt")
 LEFT_FOLDERS = ("checkpoints", "previews", "tensorboard", "tokenizer")
+LOCK = "run.lock"
+PATIENCE = 10.0  # seconds that a start waits for another process to leave the folder
 
 
 class Claim:
     """Takes a folder for a run, and back what a start that is refused left there.
+
+    On a disk only one run at a time has a folder: a file in it is locked, which the
+    system undoes when the process ends, however it ends.
 
     A folder that was empty or not there is that again if an exception ends the `with`
     block before `keep` is called, so that the next start may have another config.
@@ -58,9 +69,13 @@ class Claim:
     """
 
     def __init__(self, workdir, config: dict):
-        """Raises what `claim` does."""
-        self._is_new = not (epath.Path(workdir) / "config.json").exists()
-        self.folder = claim(workdir, config)
+        """Raises what `claim` does, and UsageError while another run has the folder."""
+        self.folder = _check_free(workdir, config)
+        self._lock = None
+        if jax.process_index() == 0 and not is_bucket(workdir):
+            self._lock = _lock(self.folder / LOCK)
+        self._is_new = not (self.folder / "config.json").exists()
+        _write_config(self.folder, config)
 
     def keep(self) -> None:
         """Keeps the folder, whatever comes: a step was taken."""
@@ -71,18 +86,55 @@ class Claim:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        """Takes back what `keep` did not keep."""
-        if kind is None or not self._is_new or jax.process_index():
-            return
-        for name in LEFT:
-            (self.folder / name).unlink(missing_ok=True)
-        for name in LEFT_FOLDERS:
-            if (self.folder / name).is_dir():
-                (self.folder / name).rmtree()
+        """Takes back what `keep` did not keep; the next run may have the folder."""
+        if kind is not None and self._is_new and not jax.process_index():
+            for name in (*LEFT, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in LEFT_FOLDERS:
+                if (self.folder / name).is_dir():
+                    (self.folder / name).rmtree()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _lock(path) -> IO[bytes]:
+    """A file that no other process has locked, to be closed at the end of the run.
+
+    Raises UsageError if one has it for PATIENCE seconds. A file system that knows no
+    locks refuses nobody.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        file = open(path, "a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.seek(0)
+                holder = file.read(200).decode(errors="replace").strip()
+                raise UsageError(
+                    f"{path.parent} is in use by another run ({holder or 'unknown'}): "
+                    "wait until it has ended, or use another --workdir"
+                ) from None
+        except OSError:
+            return file
+        else:
+            # one that was refused may have removed the file in the meantime
+            if path.exists() and os.path.samestat(
+                os.stat(path), os.fstat(file.fileno())
+            ):
+                file.truncate(0)
+                file.write(
+                    f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+                )
+                file.flush()
+                return file
+        file.close()
+        time.sleep(0.2)
 
 
 def claim(workdir, config: dict) -> epath.Path:
-    """Makes `workdir` the folder of a run with `config`, or recognises it as such.
+    """Makes `workdir` the folder of a run with `config`, or recognizes it as such.
 
     Args:
       workdir: a folder, on a disk or gs://; made when missing.
@@ -92,6 +144,13 @@ def claim(workdir, config: dict) -> epath.Path:
       UsageError: gs:// without its client; the folder holds something else, or a run
         whose config differs in more than what FREE lists. Nothing is written then.
     """
+    folder = _check_free(workdir, config)
+    _write_config(folder, config)
+    return folder
+
+
+def _check_free(workdir, config) -> epath.Path:
+    """The folder, made when missing; for errors see `claim`."""
     if str(workdir).startswith("gs://"):
         _check_client(workdir)
     folder = epath.Path(workdir)
@@ -116,15 +175,19 @@ def claim(workdir, config: dict) -> epath.Path:
     elif folder.exists():
         # a half-written config.json is ours: a kill, or another process of this run
         entries = [e.name for e in folder.iterdir()]
-        names = sorted(n for n in entries if not n.startswith(".config.json."))[:5]
+        ours = (LOCK, ".config.json.")
+        names = sorted(n for n in entries if not n.startswith(ours))[:5]
         if names:
             raise UsageError(
                 f"{folder} is not empty and not a run (it has {', '.join(names)} but "
                 "no config.json): use another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(config, indent=1))
     return folder
+
+
+def _write_config(folder, config) -> None:
+    atomic_write(folder / "config.json", json.dumps(config, indent=1))
 
 
 def read_config(folder) -> dict:
@@ -139,10 +202,17 @@ def read_config(folder) -> dict:
             f"{folder} is not the folder of a run (no config.json there); train it "
             "first with `python -m unclip_jax.train`"
         )
+    return _read_mapping(path)
+
+
+def _read_mapping(path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is damaged: it is no {{...}}")
+    return content
 
 
 def note_saved(folder, step: int) -> None:
@@ -164,14 +234,19 @@ def _write_status(folder, status) -> None:
 def read_status(folder) -> dict:
     """{"step", "steps", "done"} of a run on a disk or gs://; step 0 before any save.
 
-    Raises UsageError: gs:// without its client.
+    Raises UsageError: gs:// without its client, or a damaged file.
     """
     if str(folder).startswith("gs://"):
         _check_client(folder)
     path = epath.Path(folder) / "status.json"
-    if not path.is_file():
-        return {"step": 0, "steps": None, "done": False}
-    return json.loads(path.read_text())
+    status = {"step": 0, "steps": None, "done": False}
+    if path.is_file():
+        status |= _read_mapping(path)
+    if not isinstance(status["step"], int) or not isinstance(status["done"], bool):
+        raise UsageError(
+            f"{path} is damaged: {status}; remove it, the next start writes it anew"
+        )
+    return status
 
 
 def check_never_saved(folder) -> None:

@@ -1,6 +1,7 @@
 """What training carries from step to step."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel import sharding
 
 
@@ -45,8 +47,19 @@ def init_state(stage, tx: optax.GradientTransformation, rng) -> TrainState:
 
 
 def abstract_state(stage, tx, mesh: Mesh, rules) -> TrainState:
-    """TrainState of ShapeDtypeStructs with shardings; allocates nothing."""
-    shapes = jax.eval_shape(lambda rng: init_state(stage, tx, rng), jax.random.key(0))
+    """TrainState of ShapeDtypeStructs with shardings; allocates nothing.
+
+    Raises UsageError where the stage's fields do not make a model.
+    """
+    init = functools.partial(init_state, stage, tx)
+    try:
+        shapes = jax.eval_shape(init, jax.random.key(0))
+    except UsageError:
+        raise
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"config.model does not make a model ({error}; --debug shows where)"
+        ) from error
     shardings = sharding.state_shardings(shapes, mesh, rules)
     return jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),

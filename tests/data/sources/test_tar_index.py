@@ -226,3 +226,46 @@ def test_an_index_of_an_older_version_is_read(tars, tmp_path, processes):
     found = tar_index.open_index(tars, [tmp_path])
     assert not processes.scanned and found.failed == {"no caption in the tar": 3}
     assert found.digest == index.digest and len(found) == 50
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("*.npy", b""),
+        ("*.npy", b"\x93NUMPY\x01\x00\x76\x00{'descr': (("),
+        ("*.npy", "cut"),
+        ("*.npy", "flip"),
+        ("*.npy", None),
+        ("*.json", b""),
+        ("*.json", b"[" * 100_000),
+        ("*.json", b'{"digest": 7, "failed": {}}'),
+        ("*.json", b'{"digest": "x", "failed": 7}'),
+    ],
+)
+def test_a_damaged_index_is_made_again(tars, tmp_path, caplog, name, content):
+    index = tar_index.open_index(tars, [tmp_path])
+    (file,) = tmp_path.glob(name)
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 64
+    changed = {"cut": data[:-40], "flip": data}.get(content, content)
+    file.unlink() if changed is None else file.write_bytes(changed)
+    again = tar_index.open_index(tars, [tmp_path])
+    assert "is damaged" in caplog.text
+    assert again.digest == index.digest and len(again) == len(index)
+    caplog.clear()
+    tar_index.open_index(tars, [tmp_path])
+    assert "is damaged" not in caplog.text
+
+
+@pytest.mark.parametrize("size", [b"-1536", b"x", b""])
+def test_a_pax_header_without_a_size_is_refused(tmp_path, size):
+    """One below zero would lead back to where it stands, for ever."""
+    record = b" size=" + size + b"\n"
+    record = b"%d%b" % (len(record) + 2, record)
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    member = tarfile.TarInfo("x.jpg").tobuf(tarfile.USTAR_FORMAT)
+    data = header.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + member
+    (tmp_path / "a.tar").write_bytes(data + bytes(1024))
+    with pytest.raises(UsageError, match="a pax header is damaged"):
+        tar_headers.scan_tar(tmp_path / "a.tar")

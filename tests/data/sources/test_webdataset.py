@@ -106,6 +106,18 @@ def test_data_that_nobody_can_write_to_has_its_index_elsewhere(
     assert source(tmp_path / "read-only").fingerprint == data.fingerprint
 
 
+@pytest.mark.parametrize(
+    "column,value", [("tar", 7), ("image_size", 2**60), ("text_at", -1)]
+)
+def test_a_damaged_row_of_the_index_is_a_bad_record(tars, column, value):
+    data = source(tars)
+    row = data._index[3].copy()
+    row[column] = value
+    data._index = [row]
+    with pytest.raises(BadRecord, match="the index of the tars is damaged"):
+        data[0]
+
+
 def test_many_tars_are_not_kept_open(tars, monkeypatch, number_of):
     monkeypatch.setattr("unclip_jax.data.open_files._share", lambda: 1)
     data = source(tars)

@@ -251,10 +251,11 @@ def make_source(config_data) -> Any:
         own keys (LOADER_KEYS) are left alone.
 
     Raises:
-      UsageError: no such source, or an unknown or missing option.
+      UsageError: no such source, or an option that is unknown, missing or of another
+        type.
     """
     name = config_data.get("source")
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         raise UsageError(
             f"config.data.source {name!r}: expected one of {', '.join(SOURCES)}"
         )
@@ -266,6 +267,9 @@ def make_source(config_data) -> Any:
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise UsageError(f"config.data lacks {key!r}, which source {name!r} needs")
+        if key in options and parameter.annotation is not parameter.empty:
+            value, kind = options[key], parameter.annotation
+            config_lib.check_type(value, kind, f"config.data.{key}")
     return cls(**options)
 
 
@@ -274,16 +278,17 @@ def source_defaults(config_data) -> dict[str, Any]:
 
     Those of the loader and of the source that it names, if there is such a source.
     """
-    if config_data.get("source") not in SOURCES:
+    name = config_data.get("source")
+    if not isinstance(name, str) or name not in SOURCES:
         return LOADER_DEFAULTS
-    module, attribute = SOURCES[config_data["source"]]
+    module, attribute = SOURCES[name]
     known = parameters(getattr(importlib.import_module(module), attribute))
     values = {}
-    for name, parameter in known.items():
+    for key, parameter in known.items():
         required, kind = parameter.default is parameter.empty, parameter.annotation
-        values[name] = parameter.default
+        values[key] = parameter.default
         if required or kind is parameter.empty:
-            values[name] = str if kind is str else None
+            values[key] = str if kind is str else None
     return LOADER_DEFAULTS | values
 
 

@@ -91,7 +91,7 @@ def scan_tar(
 
 def has_member(descriptor: int, key: bytes, at: int, size: int) -> bool:
     """Returns whether a member of a sample has its bytes there; of long names, any."""
-    block = os.pread(descriptor, _BLOCK, at - _BLOCK)
+    block = os.pread(descriptor, _BLOCK, at - _BLOCK) if at >= _BLOCK else b""
     if len(block) < _BLOCK:
         return False
     name, size_field, *_ = _HEADER.unpack(block)
@@ -198,6 +198,8 @@ def _read_pax(data: bytes) -> dict[bytes, bytes]:
         keyword, _, value = data[len(digits) + 1 : length].partition(b"=")
         if keyword.startswith(b"GNU.sparse"):
             raise UsageError(_IS_SPARSE)
+        if keyword == b"size" and not value[:-1].isdigit():
+            raise UsageError("a pax header is damaged")
         if keyword in (b"path", b"size"):
             records[keyword] = value[:-1]
         data = data[length:]

@@ -52,6 +52,7 @@ VERSION = 2  # of what a scan finds in the same tars
 PARTS = 1024  # at most, of equally many tars
 THREADS = 16  # each with a tar, where a disk has to be waited for
 PATIENCE = 60.0  # seconds without a new part of any other process
+VERIFIED = 2**24  # bytes of an index that are read whole when it is opened
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,23 @@ class Index:
     """
 
     def __init__(self, path: pathlib.Path):
-        """Opens the file and the .json beside it."""
+        """Opens the file and the .json beside it.
+
+        Raises ValueError, or whatever numpy does, if they are damaged.
+        """
         rows = np.load(path, mmap_mode="r")
+        if rows.dtype != _dtype(rows.dtype["key"].itemsize) or rows.ndim != 1:
+            raise ValueError(f"rows of {rows.dtype}")
         self._length, self._dtype, self._offset = len(rows), rows.dtype, rows.offset
-        self._file = open(path, "rb", buffering=0)
         about = json.loads(path.with_suffix(".json").read_text())
         if "digest" not in about:  # an older version's
             about = {"failed": about, "digest": _digest([rows], len(rows))}
-        self.failed: dict[str, int] = about["failed"]
+        self.failed: dict[str, int] = dict(collections.Counter(about["failed"]))
         self.digest: str = about["digest"]
         self.times: str = about.get("times", "")
+        if rows.nbytes <= VERIFIED and _digest([rows], len(rows)) != self.digest:
+            raise ValueError("not the rows that were written")
+        self._file = open(path, "rb", buffering=0)
 
     def __len__(self) -> int:
         return self._length
@@ -102,6 +110,8 @@ class Index:
 
     def _agrees(self, row, tars) -> bool:
         key = bytes(row["key"])
+        if row["tar"] >= len(tars):
+            return False
         with open(tars[row["tar"]], "rb", buffering=0) as tar:
             return all(
                 has_member(
@@ -133,13 +143,26 @@ def open_index(
     names = [_file_name(texts, stamp) for stamp in (named, dated)]
     taken = False
     for place in [pathlib.Path(folder, name) for name in names for folder in folders]:
-        if place.with_suffix(".json").is_file():  # written last: both files are whole
-            index = Index(place)
-            if index.times == _hash_times(times) or index.agrees(tars):
-                return index
-            taken = True
+        index = _open(place)
+        if index and (index.times == _hash_times(times) or index.agrees(tars)):
+            return index
+        taken = taken or index is not None
     places = [pathlib.Path(folder, names[taken]) for folder in folders]
     return Index(scan(tars, places, texts, times))
+
+
+def _open(place) -> Index | None:
+    """The index in a file; None where there is none, or a damaged one, then removed."""
+    about = place.with_suffix(".json")
+    if not about.is_file():  # written last: both files are whole
+        return None
+    try:
+        return Index(place)
+    except Exception as error:  # numpy raises many kinds for a damaged header
+        logger.warning("%s is damaged (%s): the tars are indexed again", place, error)
+    with contextlib.suppress(OSError):  # where nobody can write, the next place counts
+        about.unlink(missing_ok=True)
+    return None
 
 
 def _file_name(texts, stamp) -> str:

@@ -30,6 +30,7 @@ from unclip_jax.data.sources.tar_index import open_index
 from unclip_jax.errors import UsageError
 
 NEAR = 1 << 16  # bytes between two members that are read rather than skipped
+MAX_BYTES = 1 << 31  # of a sample
 
 
 class WebDataset(ImageSource):
@@ -145,6 +146,8 @@ class WebDataset(ImageSource):
         return self._read(row["tar"], row["text_at"], row["text_size"], key)
 
     def _read(self, tar, at, size, key) -> bytes:
+        if tar >= len(self._tars) or at < 0 or not 0 <= size <= MAX_BYTES:
+            raise BadRecord(key, "its row in the index of the tars is damaged")
         file = self._tars[tar]
         try:
             data = os.pread(self._files[int(tar)].fileno(), int(size), int(at))
