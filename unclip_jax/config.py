@@ -58,7 +58,7 @@ def is_mapping(value: Any) -> bool:
 
 def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The options below a key; none where it is missing, or holds something else."""
-    value = config.get(key)
+    value: Any = config.get(key)
     return value if is_mapping(value) else {}
 
 

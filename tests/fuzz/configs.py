@@ -25,7 +25,7 @@ from unclip_jax.training.run_config import read_config
 from unclip_jax.training.state import abstract_state
 
 # A message about a value may name its key or flag instead of the file.
-NAMES = ("config", "flag", "--")
+NAMES = ("config", "flag", "--", "sharding rule")
 PROGRAM = """import json, pathlib, ml_collections
 
 def get_config():
