@@ -3,6 +3,8 @@
 At a rate of 0, so that what comes out is what went in.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -13,13 +15,15 @@ from unclip_jax.data.loader import open_data
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.embedding.latents import LatentEncoder
-from unclip_jax.interop.export import export
+from unclip_jax.interop.export import compare, export
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.interop.init_from import load_initial
 from unclip_jax.tokenizer import train_tokenizer
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.loop import train
 from unclip_jax.training.run_config import read_config
+
+diffusers = pytest.importorskip("diffusers")
 
 TRAINING = {
     "stage": "decoder",
@@ -83,17 +87,23 @@ def assert_same_weights(ours, theirs):
         np.testing.assert_allclose(ours[name], tensor, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
-def test_kandinsky(kandinsky, tmp_path):
-    """Its latents, made beforehand; its autoencoder comes along in the export."""
-    import diffusers
-
+@pytest.fixture(scope="module")
+def records(kandinsky, tmp_path_factory):
+    """With its latents, made beforehand."""
     prior, decoder = kandinsky.folders
     clip = FrozenCLIP.load(prior, load_run, batch_size=8)
     encoder = LatentEncoder(FrozenAutoencoder.load(decoder, load_run))
+    folder = tmp_path_factory.mktemp("latents") / "records"
     source = Pictures(size=kandinsky_pipeline.IMAGE)
-    runner.embed_source(source, tmp_path / "records", clip, encoder, shard_size=20)
-    made = run(KANDINSKY, tmp_path / "records", decoder, tmp_path / "run")
+    runner.embed_source(source, folder, clip, encoder, shard_size=20)
+    return folder
+
+
+@pytest.mark.slow
+def test_kandinsky(kandinsky, records, tmp_path):
+    """Its autoencoder comes along in the export."""
+    _, decoder = kandinsky.folders
+    made = run(KANDINSKY, records, decoder, tmp_path / "run")
     export(*made, tmp_path / "run", tmp_path / "out", "kandinsky")
     pipeline = diffusers.KandinskyV22Pipeline.from_pretrained(
         tmp_path / "out" / "decoder"
@@ -109,10 +119,34 @@ def test_kandinsky(kandinsky, tmp_path):
 
 
 @pytest.mark.slow
+def test_adapters(kandinsky, records, tmp_path):
+    """They are merged into the attention of what from_pretrained loads."""
+    _, decoder = kandinsky.folders
+    config = {
+        **KANDINSKY,
+        "steps": 2,
+        "optimizer": {"learning_rate": 0.1},
+        "lora": {"rank": 2, "alpha": 3.0},
+    }
+    params, meta = run(config, records, decoder, tmp_path / "run")
+    assert set(params) == {"adapters", "of_data"}
+    export(params, meta, tmp_path / "run", tmp_path / "out", "kandinsky")
+    compare(params, meta, tmp_path / "run", tmp_path / "out", "kandinsky")
+    ours = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "out/decoder/unet")
+    ours, theirs = ours.state_dict(), kandinsky.decoder.unet.state_dict()
+    for name, tensor in theirs.items():
+        if not re.search(r"\.(add_[kv]_proj|to_[qkv]|to_out\.0)\.weight", name):
+            np.testing.assert_allclose(ours[name], tensor, atol=1e-6, err_msg=name)
+    name = "mid_block.attentions.0.to_q.weight"
+    pair = params["adapters"]["unet"]["mid_attn"]["q"]
+    expected = 1.5 * (pair["a"] @ pair["b"]).T
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(ours[name] - theirs[name], expected, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_stable_unclip(tmp_path):
     """Its Gaussians, encoded while it trains; captions filled up with "!"."""
-    import diffusers
-
     train_tokenizer(CAPTIONS * 5, tmp_path / "trained", vocab_size=560)
     theirs = stable_pipeline.make_stable(tmp_path / "trained")
     folder = tmp_path / "stable"

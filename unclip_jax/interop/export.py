@@ -20,7 +20,9 @@ from unclip_jax.interop import (
     weights,
 )
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder, is_public
+from unclip_jax.interop.init_from import load_initial
 from unclip_jax.interop.recommended import Recommended
+from unclip_jax.models.lora import merge_adapters
 
 # formats of pipelines that draw latents
 LATENT = {"kandinsky": kandinsky, "stable_unclip": stable_unclip}
@@ -40,9 +42,10 @@ def export(
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
     A CLIP brings its tokenizer along, a decoder of latents the public autoencoder that
-    config.autoencoder named; a prior or decoder the mean and covariance of
-    the embeddings it learnt from, while its records are where they were. No more than
-    one tensor is held in memory when `params` are Lazy.
+    config.autoencoder named; a prior or decoder the mean and covariance of the
+    embeddings it learnt from, while its records are where they were. No more than one
+    tensor is held in memory when `params` are Lazy, unless they are adapters: these are
+    merged into what they were trained on, which must still be where it was.
 
     Args:
       params: the run's parameters (EMA), arrays or Lazy.
@@ -62,6 +65,7 @@ def export(
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
+    params = _merged(params, meta)
     part, kept, what = _part(params, meta, run, format, dtype, recommended)
     kind, data_info = part.kind, meta["data_info"]
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
@@ -104,6 +108,7 @@ def compare(
 
     Raises what `export` and verify.verify do.
     """
+    params = _merged(params, meta)
     part, _, what = _part(params, meta, run, format, dtype)
     count = verify.verify(folder, part, format, dtype)
     return f"{folder} holds {what}: {count} tensors compared, none differs"
@@ -136,6 +141,18 @@ def _add_autoencoder(part, meta, folder, format, dtype) -> str:
     else:
         LATENT[format].write_part(pathlib.Path(folder), public.part, dtype)
     return " with its autoencoder"
+
+
+def _merged(params, meta):
+    """The parameters; of a run of adapters, those that it began with and these."""
+    options = meta["config"].get("lora") or {}
+    if not options.get("rank"):
+        return params
+    began = load_initial(meta["config"]["init_from"], meta)
+    of_data = {k: v for k, v in params["of_data"].items() if k not in began}
+    alpha = options.get("alpha")
+    scale = 1.0 if alpha is None else alpha / options["rank"]
+    return merge_adapters({**of_data, **began}, params["adapters"], scale)
 
 
 def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):

@@ -31,6 +31,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel import mesh as mesh_lib
 from unclip_jax.planning.topology import count_devices, fill_axes, make_devices
+from unclip_jax.stages.lora import LoraStage
 from unclip_jax.training import optimizer, train_step
 from unclip_jax.training import state as train_state
 from unclip_jax.training.flops import count_flops
@@ -124,6 +125,8 @@ def plan(
       UsageError: a topology, mesh or batch that cannot be, with the numbers.
     """
     stage = stages.make_stage(config, assumed_spec(config, assume or {}))
+    if config.lora.rank:
+        stage = LoraStage(stage, config.lora)
     tx = optimizer.make_optimizer(config.optimizer, config.steps)
     devices = make_devices(topology)
     count = len(devices) if devices else count_devices(topology)
@@ -179,7 +182,7 @@ def plan(
         temp_bytes=temp_bytes,
         hbm=chip.hbm,
         peak=chip.peak,
-        flops=step_flops(stage, config, abstract.params) / count,
+        flops=step_flops(stage, config, abstract) / count,
         lower_seconds=lower_seconds,
         compile_seconds=compile_seconds,
         thorough=thorough,
@@ -253,7 +256,7 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
     )
 
 
-def step_flops(stage, config, params) -> int:
+def step_flops(stage, config, state) -> int:
     """Operations of one step on all devices: loss and gradient of the global batch.
 
     The optimizer's few operations per parameter are left out.
@@ -263,9 +266,14 @@ def step_flops(stage, config, params) -> int:
         name: jax.ShapeDtypeStruct((rows, *shape), dtype)
         for name, (shape, dtype) in stage.batch_spec.items()
     }
-    grad = jax.value_and_grad(stage.loss, has_aux=True)
+
+    def loss(params, frozen, rng, batch):
+        return stage.loss(train_state.joined(params, frozen), rng, batch)
+
+    grad = jax.value_and_grad(loss, has_aux=True)
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    return config.grad_accum * count_flops(grad, params, rng, batch)
+    operations = count_flops(grad, state.params, state.frozen, rng, batch)
+    return config.grad_accum * operations
 
 
 def compiler_seconds(compiled) -> float | None:

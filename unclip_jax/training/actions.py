@@ -79,5 +79,5 @@ class Previews:
 
     def run(self, step: int, state: TrainState) -> None:
         """Writes a grid."""
-        images = self._show(self._draw(state.ema, self._rng, self._batch))
+        images = self._show(self._draw(state.averaged, self._rng, self._batch))
         self._writer.images(step, np.asarray(jax.device_get(images)), self._columns)

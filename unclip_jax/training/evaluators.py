@@ -72,7 +72,7 @@ class Evaluators:
         scores = {}
         for name in self._due(step):
             arrays, about = self._sets[name]
-            embeddings = self._embeddings(state.ema, arrays)
+            embeddings = self._embeddings(state.averaged, arrays)
             if embeddings is None:
                 return
             evaluator = EVALUATORS[name]

@@ -20,6 +20,7 @@ from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import distributed, sharding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import ProgressLine, duration
+from unclip_jax.stages.lora import LoraStage
 from unclip_jax.training import optimizer, profiling, run_folder, timing
 from unclip_jax.training import state as train_state
 from unclip_jax.training.actions import Previews, Save
@@ -96,6 +97,8 @@ def train(
         latents = Latents(autoencoder, data.spec)
         if stage is None:
             stage = stages.make_stage(config, latents.spec)
+        if config.lora.rank:
+            stage = LoraStage(stage, config.lora)
         meta = make_meta(config.stage, plain_config, stage.export(), latents.spec)
         # of several processes only the first one speaks
         stream = io.StringIO() if jax.process_index() else stream or sys.stdout
@@ -128,14 +131,20 @@ def train(
             files.atomic_write(
                 workdir / "sharding.txt", sharding.table(shardings) + "\n"
             )
+
+        def initial_state():
+            state = train_state.init_sharded(stage, tx, config.seed, abstract)
+            if not config.init_from:
+                return state
+            log(f"starting from the parameters in {config.init_from}")
+            params = load_initial(config.init_from, meta)
+            return train_state.replace_params(state, params)
+
         state = checkpoints.restore(abstract, meta)
         if state is None:
-            state = train_state.init_sharded(stage, tx, config.seed, abstract)
-            if config.init_from:
-                state = train_state.replace_params(
-                    state, load_initial(config.init_from, meta)
-                )
-                log(f"starting from the parameters in {config.init_from}")
+            state = initial_state()
+        elif abstract.frozen is not None:
+            state = dataclasses.replace(state, frozen=initial_state().frozen)
         start = int(jax.device_get(state.step))
         if start >= config.steps:
             if run_folder.read_status(workdir)["done"]:
@@ -187,7 +196,12 @@ def train(
             writer,
             progress,
             timing.Goodput(workdir, start, start_time),
-            timing.DeviceUse(stage, mesh, config.batch_size, abstract.params),
+            timing.DeviceUse(
+                stage,
+                mesh,
+                config.batch_size,
+                train_state.joined(abstract.params, abstract.frozen),
+            ),
             SkippedSteps(workdir, config, len(data)),
             compile_seconds,
         )

@@ -10,6 +10,7 @@ from unclip_jax.data.degradations import Degradation
 from unclip_jax.data.sources import source_defaults
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.evaluators import EVALUATORS, Options
+from unclip_jax.stages.lora import ADAPTED, LoraConfig
 from unclip_jax.training.optimizer import OptimizerConfig
 from unclip_jax.training.watchdog import WatchdogOptions
 from unclip_jax.training.writers import WandbOptions
@@ -55,6 +56,7 @@ class TrainConfig(stages.StageConfig):
     # diffusers' (kandinsky-2-2-decoder, ...) or a run of stage autoencoder. Records
     # with latents need it for previews alone
     autoencoder: str = ""
+    lora: LoraConfig = LoraConfig()
     mesh: MeshConfig = MeshConfig()
     sharding_rules: tuple = ()  # (regex, axes), before the automatic ones
     log_every: int = 50  # steps
@@ -82,6 +84,16 @@ class TrainConfig(stages.StageConfig):
         if not 0 <= self.ema_decay < 1:
             raise UsageError(
                 f"config.ema_decay must be in [0, 1), got {self.ema_decay}"
+            )
+        if self.lora.rank and self.stage not in ADAPTED:
+            raise UsageError(
+                f"config.lora.rank: stage {self.stage!r} has no adapters, only "
+                f"{' and '.join(ADAPTED)} do"
+            )
+        if self.lora.rank and not self.init_from:
+            raise UsageError(
+                "config.lora.rank: adapters need something to adapt; set "
+                "config.init_from to an export or a folder of diffusers"
             )
         self.evaluator_options()
 

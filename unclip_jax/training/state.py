@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel import sharding
+from unclip_jax.stages.lora import LoraStage
 
 
 @flax.struct.dataclass
@@ -25,6 +26,8 @@ class TrainState:
       params: float32 master parameters.
       ema: float32 exponential moving average of them, in its own buffers.
       opt_state: of optax.
+      frozen: parameters that no step changes and no checkpoint holds, of a LoraStage;
+        else None.
     """
 
     step: jax.Array
@@ -32,17 +35,31 @@ class TrainState:
     params: Any
     ema: Any
     opt_state: Any
+    frozen: Any = None
+
+    @property
+    def averaged(self):
+        """What a stage's methods take for parameters: the average's."""
+        return joined(self.ema, self.frozen)
+
+
+def joined(params, frozen):
+    """What a stage's methods take for parameters: `params`, unless some are frozen."""
+    return params if frozen is None else {"frozen": frozen, "trained": params}
 
 
 def init_state(stage, tx: optax.GradientTransformation, rng) -> TrainState:
     """A fresh state. The EMA is a copy: donating one buffer twice is fatal."""
-    params = stage.init(rng)
+    params, frozen = stage.init(rng), None
+    if isinstance(stage, LoraStage):
+        params, frozen = stage.init_trained(rng, params), params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt_state=tx.init(params),
+        frozen=frozen,
     )
 
 
@@ -89,9 +106,18 @@ def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:
             array.shape, like.sharding, lambda index: array[index]
         )
 
-    def replace(old):
+    def replace(old, params):
         like = {name: old[name] for name in params}
         return {**old, **jax.tree.map(shard, params, like)}
 
-    new, ema = replace(state.params), replace(state.ema)
+    if state.frozen is not None:
+        trained = [dict(tree) for tree in (state.params, state.ema)]
+        for tree in trained:
+            kept = {k: params[k] for k in tree["of_data"] if k in params}
+            tree["of_data"] = replace(tree["of_data"], kept)
+        frozen = replace(state.frozen, params)
+        return dataclasses.replace(
+            state, params=trained[0], ema=trained[1], frozen=frozen
+        )
+    new, ema = replace(state.params, params), replace(state.ema, params)
     return dataclasses.replace(state, params=new, ema=ema)

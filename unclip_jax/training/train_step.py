@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.parallel import sharding
 from unclip_jax.training.run_config import TrainConfig
-from unclip_jax.training.state import TrainState
+from unclip_jax.training.state import TrainState, joined
 
 
 def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: int):
@@ -21,9 +21,12 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
     and metrics are averaged. A step whose loss or gradient is not finite changes
     nothing but the counters.
     """
-    grad = jax.value_and_grad(stage.loss, has_aux=True)
 
-    def gradients(params, rng, batch):
+    def gradients(params, frozen, rng, batch):
+        def loss(params, rng, batch):
+            return stage.loss(joined(params, frozen), rng, batch)
+
+        grad = jax.value_and_grad(loss, has_aux=True)
         if accum == 1:
             (value, metrics), grads = grad(params, rng, batch)
             return grads, {"loss": value, **metrics}
@@ -49,7 +52,7 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
 
     def step(state: TrainState, rng, batch):
         rng = jax.random.fold_in(rng, state.step)
-        grads, metrics = gradients(state.params, rng, batch)
+        grads, metrics = gradients(state.params, state.frozen, rng, batch)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -68,6 +71,7 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
             params=keep(params, state.params),
             ema=keep(ema, state.ema),
             opt_state=keep(opt_state, state.opt_state),
+            frozen=state.frozen,
         )
         return new, {**metrics, "grad_norm": norm, "skipped": new.skipped}
 
