@@ -36,7 +36,11 @@ from unclip_jax.models.layers import UNIT_SCALES
 
 # Parameters that describe the data: no gradient reaches them, no decay may either.
 CONSTANTS = ("space", "codebook", *EMPTY_CAPTION)
-_SHARED = ("diffusion", "embedding")  # modules of this package that are no stage
+_SHARED = (
+    "diffusion",
+    "embedding",
+    "lora",
+)  # modules of this package that are no stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
