@@ -23,6 +23,9 @@ from etils import epath
 
 from unclip_jax.errors import UsageError
 
+# The end of a temporary file's name, which begins with a dot.
+PARTIAL = ".partial"
+
 logger = logging.getLogger(__name__)
 
 
@@ -188,7 +191,7 @@ def atomic_path(
         killed one left there is then overwritten. None chooses a new name.
     """
     path = pathlib.Path(path)
-    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         yield partial
         sync(partial)

@@ -80,3 +80,15 @@ def test_an_impossible_status_is_named(tmp_path, status):
     (tmp_path / "status.json").write_text(status)
     with pytest.raises(UsageError, match=r"status\.json is damaged.* remove it"):
         run_folder.read_status(tmp_path)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    (tmp_path / "previews").mkdir()
+    run_folder.claim(tmp_path / "x", CONFIG)
+    (tmp_path / "config.json").write_bytes((tmp_path / "x/config.json").read_bytes())
+    litter = [".goodput.json.0123abcd.partial", "previews/.00000004.png.01.partial"]
+    for name in litter:
+        (tmp_path / name).write_text("half")
+    with run_folder.Claim(tmp_path, CONFIG) as claim:
+        claim.remove_partials()
+    assert not any((tmp_path / name).exists() for name in litter)

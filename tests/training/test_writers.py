@@ -1,5 +1,6 @@
 """Curves and previews on Weights & Biases, with a stand-in for its package."""
 
+import json
 import sys
 import types
 
@@ -62,3 +63,17 @@ def test_without_the_package_it_says_so_and_unasked_it_is_not_needed(monkeypatch
         check_wandb({"wandb": {"project": "unclip"}})
     with pytest.raises(ValueError, match="did you mean 'project'"):
         check_wandb({"wandb": {"projct": "unclip"}})
+
+
+def test_scores_that_are_made_again_are_not_written_twice(tmp_path):
+    """The evaluators of the step that a run goes on from run again; a loss does not."""
+    config = {"evaluators": {"retrieval": {}}}
+    rows = [{"loss": 1.0}, {"retrieval/x": 0.5}, {"clip/x": 0.5}]
+    for start in (0, 4, 4):
+        writer = Writer(tmp_path, start, config)
+        for row in rows[: 2 if start else 3]:
+            writer.scalars(4 if "loss" not in row else 4 + start, row)
+        writer.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [(row.pop("step"), *row) for row in map(json.loads, lines)]
+    assert steps == [(4, "loss"), (4, "clip/x"), (8, "loss"), (4, "retrieval/x")]

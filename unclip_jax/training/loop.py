@@ -91,6 +91,7 @@ def train(
             data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
             tokenizer.sync(now=True)
         distributed.check_consistency(workdir, plain_config, data.spec.fingerprint)
+        claim.remove_partials()
         autoencoder = None
         if config.autoencoder:
             autoencoder = load_autoencoder(config.autoencoder, config.compute_dtype)

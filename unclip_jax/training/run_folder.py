@@ -25,7 +25,7 @@ from etils import epath
 
 from unclip_jax.config import to_plain, with_defaults
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write, is_bucket
+from unclip_jax.files import PARTIAL, atomic_write, is_bucket
 from unclip_jax.training.run_config import config_defaults
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
@@ -80,6 +80,17 @@ class Claim:
     def keep(self) -> None:
         """Keeps the folder, whatever comes: a step was taken."""
         self._is_new = False
+
+    def remove_partials(self) -> None:
+        """Removes what killed processes left half-written.
+
+        To be called when every process of this run has written its config.json.
+        """
+        if self._lock is None:
+            return
+        for folder in (self.folder, self.folder / "previews"):
+            for path in folder.glob(f".*{PARTIAL}") if folder.is_dir() else ():
+                path.unlink(missing_ok=True)
 
     def __enter__(self):
         """Returns itself."""

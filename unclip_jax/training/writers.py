@@ -12,7 +12,7 @@ import json
 import math
 import pathlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
@@ -45,7 +45,8 @@ class Writer:
     def __init__(self, workdir, start_step: int = 0, config=None):
         """Rows after `start_step` belong to a future that a crash undid: they go.
 
-        `config` (plain) may ask for Weights & Biases.
+        So do the scores of `start_step`, since its evaluators run again. `config`
+        (plain) names them, and may ask for Weights & Biases.
         """
         self._file = self._wandb = None
         self._board: Any = None
@@ -56,13 +57,13 @@ class Writer:
         self._mirror = Mirror(workdir, fetch="metrics.jsonl")
         self._workdir = self._mirror.folder
         path = self._workdir / "metrics.jsonl"
+        config = config or {}
         if path.is_file():
-            _keep_rows(path, start_step)
+            _keep_rows(path, start_step, config.get("evaluators", {}))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(self._workdir / "tensorboard"), purge_step=start_step + 1
         )
-        config = config or {}
         if options := check_wandb(config):
             self._wandb = WandbBoard(workdir, options, config)
 
@@ -149,14 +150,17 @@ def check_wandb(config) -> WandbOptions | None:
     return options
 
 
-def _keep_rows(path: pathlib.Path, last_step: int) -> None:
+def _keep_rows(path: pathlib.Path, last_step: int, evaluators: Container[str]) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
+            row = json.loads(line)
+            step, names = row["step"], [key.partition("/")[0] for key in row]
         except (ValueError, KeyError):  # the line a crash cut short
             continue
+        is_scored_again = step == last_step and any(n in evaluators for n in names)
+        if step <= last_step and not is_scored_again:
+            kept.append(line + "\n")
     atomic_write(path, "".join(kept))
 
 
