@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import stat
 
 import numpy as np
@@ -129,3 +130,26 @@ def test_prompts_are_not_split_where_only_unicode_ends_a_line(tmp_path):
     file.write_text("a cat\u2028asleep\n\na dog\x0bawake\r\n", newline="")
     options = {"prompt": [], "prompts_file": str(file)}
     assert listings.prompts(options) == ["a cat\u2028asleep", "a dog\x0bawake"]
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_what_numpy_raises_for_damaged_files_is_known(tmp_path, save):
+    """Of 600 mutations some raise tokenize.TokenError, zlib.error, BadZipFile ..."""
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        save(file, np.arange(12.0).reshape(3, 4))
+    data, kinds = path.read_bytes(), set()
+    for seed in range(600):
+        rng = random.Random(seed)
+        changed = bytearray(data)
+        for _ in range(rng.choice([1, 3])):
+            changed[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(changed[: rng.choice([None, None, rng.randrange(len(data))])])
+        try:
+            array = np.load(path, mmap_mode="r")
+            if hasattr(array, "close"):
+                with array:
+                    dict(array)
+        except files.NUMPY_DAMAGE as error:
+            kinds.add(type(error).__name__)
+    assert len(kinds) > 1

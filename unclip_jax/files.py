@@ -14,7 +14,10 @@ import os
 import pathlib
 import stat
 import tempfile
+import tokenize
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -23,6 +26,9 @@ from etils import epath
 
 from unclip_jax.errors import UsageError
 
+# What numpy raises for a damaged .npy or .npz.
+NUMPY_DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError)
+NUMPY_DAMAGE += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 # The end of a temporary file's name, which begins with a dot.
 PARTIAL = ".partial"
 

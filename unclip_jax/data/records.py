@@ -27,7 +27,6 @@ import math
 import os
 import pathlib
 import threading
-import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -47,7 +46,6 @@ CONVENTIONS = ("raw", "unit")
 MANIFEST, STATISTICS, TOKENIZER = "manifest.json", "statistics.npz", "tokenizer"
 # What reading and unpacking damaged bytes raise.
 _DAMAGE = (RuntimeError, IndexError, ValueError, msgpack.UnpackException)
-_DAMAGED_ZIP = (EOFError, zipfile.BadZipFile, NotImplementedError)
 REMEDY = "make it with `python -m unclip_jax.embed`"
 
 
@@ -324,7 +322,7 @@ def _read_statistics(file) -> dict[str, np.ndarray]:
     try:
         with np.load(file) as arrays:
             return dict(arrays)
-    except (*_DAMAGED_ZIP, OSError, ValueError) as error:
+    except files.NUMPY_DAMAGE as error:
         raise UsageError(
             f"{file} is missing or damaged ({error}); copy it again, or remove the "
             f"folder and {REMEDY}"

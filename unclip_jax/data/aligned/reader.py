@@ -68,7 +68,7 @@ class AlignedArrays:
             with np.load(self.path / STATISTICS) as arrays:
                 self.statistics = dict(arrays)
             self.keys = np.load(self.path / f"{KEYS}.npy")
-        except (OSError, ValueError) as error:
+        except files.NUMPY_DAMAGE as error:
             raise UsageError(f"{self.path} is damaged ({error}); {REMEDY}") from error
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class AlignedArrays:
             array = np.load(file, mmap_mode="r")
         except FileNotFoundError:
             raise FileNotFoundError(f"{file} is missing; {REMEDY} again") from None
-        except (OSError, ValueError) as error:
+        except files.NUMPY_DAMAGE as error:
             raise UsageError(f"{file} is damaged ({error}); {REMEDY} again") from error
         dtype, shape = self.arrays[name]
         expected = (len(self), *shape), dtype

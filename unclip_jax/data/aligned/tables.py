@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 
@@ -40,7 +39,7 @@ def open_table(name: str, where: str) -> np.ndarray:
             array = _read_parquet(path, member, where)
         else:
             array = np.array(files.split_lines(files.read_utf8(path)))
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except files.NUMPY_DAMAGE as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{where}: {path} cannot be read: {error}") from error

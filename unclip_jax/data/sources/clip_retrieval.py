@@ -25,6 +25,7 @@ from pyarrow import parquet
 from unclip_jax.data.sources import BadRecord, LeftOut
 from unclip_jax.data.sources.image_source import clean_caption
 from unclip_jax.errors import UsageError
+from unclip_jax.files import NUMPY_DAMAGE
 
 FOLDERS = {"image": "img_emb", "text": "text_emb", "metadata": "metadata"}
 KEYS = ("image_path", "key", "__key__", "id")
@@ -178,7 +179,7 @@ def _check_numbers(parts) -> None:
 def _open_array(file):
     try:
         array = np.load(file, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except NUMPY_DAMAGE as error:
         raise UsageError(f"{file} is damaged ({error})") from error
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UsageError(

@@ -8,7 +8,6 @@ besides, a JSON text that says what the numbers depend on; other programs ignore
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +89,7 @@ def read_npz(path, names):
             return {name: file[name] for name in names if name in file.files}
     except FileNotFoundError:
         raise FileNotFoundError(f"{str(path)!r} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except files.NUMPY_DAMAGE as error:
         raise UsageError(f"{str(path)!r} is not a readable npz: {error}") from None
 
 

@@ -7,7 +7,6 @@ p + P, ... on its own devices, and every one ends with all rows, in order.
 
 import pathlib
 import warnings
-import zipfile
 from typing import Any
 
 import jax
@@ -111,6 +110,6 @@ class FeatureStore:
             if any(len(v) != rows for v in kept.values()) or not kept:
                 raise UsageError(f"not {rows} rows")
             return kept
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except files.NUMPY_DAMAGE as error:
             warnings.warn(f"{path} is broken ({error}): made again", stacklevel=4)
             return None
