@@ -51,6 +51,13 @@ def test_build_makes_the_object_with_tuples():
     assert thing == Thing(3, 0.5, (1, 2))
 
 
+@pytest.mark.parametrize("annotation", [dict[str, float], list[str], tuple[int, ...]])
+def test_the_type_of_a_container_is_not_that_of_what_it_holds(annotation):
+    config_lib.check_type(annotation.__origin__(), annotation, "x")
+    with pytest.raises(UsageError, match="x must be of type int or str, got 0.5"):
+        config_lib.check_type(0.5, int | str | None, "x")
+
+
 @pytest.mark.parametrize(
     "given,message",
     [

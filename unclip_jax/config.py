@@ -125,8 +125,9 @@ def check_type(value: Any, annotation: Any, where: str) -> None:
         anything else is not checked.
       where: the option, for the message.
     """
-    types_ = typing.get_args(annotation) or (annotation,)
-    kinds = [getattr(one, "__name__", one) for one in types_]
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    every = typing.get_args(annotation) if is_union else (annotation,)
+    kinds = [getattr(one, "__name__", one) for one in every]
     if value is None and "NoneType" in kinds:
         return
     kinds = [kind for kind in kinds if kind != "NoneType"]

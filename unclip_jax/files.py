@@ -69,7 +69,10 @@ def read_utf8(path: str | os.PathLike) -> str:
     try:
         return pathlib.Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8, save it as that: {error}") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path} is not UTF-8 in line {line}, save it as that: {error}"
+        ) from None
 
 
 def split_lines(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """AdamW with warm-up and clipping, from config.optimizer."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -23,6 +24,17 @@ class OptimizerConfig:
     warmup_steps: int = 0  # linear, from 0
     schedule: str = "constant"  # after the warm-up; the others end at 0
     grad_clip_norm: float = 0.0  # of the whole gradient; 0: no clipping
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, end = getattr(self, field.name), math.inf
+            if field.name in ("b1", "b2"):
+                end = 1.0
+            if field.type is not str and not 0 <= value < end:
+                raise UsageError(
+                    f"config.optimizer.{field.name} must be in [0, {end:g}), got "
+                    f"{value}"
+                )
 
 
 def learning_rate(options: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -72,11 +84,6 @@ def make_optimizer(
         weight_decay=options.weight_decay,
         mask=decayed,
     )
-    if options.grad_clip_norm < 0:
-        raise UsageError(
-            f"config.optimizer.grad_clip_norm must be at least 0, got "
-            f"{options.grad_clip_norm}"
-        )
     if not options.grad_clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), adamw)

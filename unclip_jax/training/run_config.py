@@ -1,6 +1,7 @@
 """The config of a training run: its keys, their defaults, and what must fit."""
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,11 +77,14 @@ class TrainConfig(stages.StageConfig):
                 continue
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"config.{key} must be at least 1, got {value!r}")
-        if self.checkpoint.every < 1:
-            raise UsageError(
-                "config.checkpoint.every must be at least 1, got "
-                f"{self.checkpoint.every}"
-            )
+        for name, least in (
+            ("checkpoint.every", 1),
+            ("checkpoint.keep", 1),
+            ("preview.every", 0),
+            ("preview.count", 0),
+        ):
+            if (value := operator.attrgetter(name)(self)) < least:
+                raise UsageError(f"config.{name} must be at least {least}, got {value}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(
                 f"config.ema_decay must be in [0, 1), got {self.ema_decay}"

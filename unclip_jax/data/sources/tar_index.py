@@ -183,8 +183,10 @@ def scan(tars, places, texts=TEXTS, times=()) -> pathlib.Path:
         try:
             _Parts(place, tars, texts, times).make()
         except OSError as error:
-            errors.append(error)
-            continue
+            if not place.with_suffix(".json").is_file():
+                errors.append(error)
+                continue
+            # another run has made it meanwhile, and removed the parts
         if errors:
             logger.warning("%s; the index of the tars is kept in %s", errors[0], place)
         return place
