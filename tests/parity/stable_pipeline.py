@@ -101,3 +101,22 @@ def make_stable(tokenizer: pathlib.Path):
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def make_stable_text(tokenizer: pathlib.Path):
+    """StableUnCLIPPipeline: the same decoder behind a prior as Karlo's."""
+    import diffusers
+
+    stable, karlo = make_stable(tokenizer), make_pipeline(tokenizer, SIZES)
+    shared = dict(stable.components)
+    for name in ("feature_extractor", "image_encoder"):
+        del shared[name]
+    pipeline = diffusers.StableUnCLIPPipeline(
+        prior_tokenizer=karlo.tokenizer,
+        prior_text_encoder=karlo.text_encoder,
+        prior=karlo.prior,
+        prior_scheduler=karlo.prior_scheduler,
+        **shared,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -115,7 +115,8 @@ class FrozenCLIP:
                 root, ["clip"], dtype
             )
             part, tokens = read["clip"], root / "tokenizer"
-            pad_id = stable_unclip.pad_id(tokens, read_tokenizer)
+            if not part.module.text_projects:
+                pad_id = stable_unclip.pad_id(tokens, read_tokenizer)
         elif diffusers.is_pipeline(folder):
             read, _ = diffusers.load_diffusers(folder, ["clip"], dtype)
             part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"

@@ -21,6 +21,7 @@ from unclip_jax.interop.components import Component
 from unclip_jax.models.layers import UNIT_SCALES
 from unclip_jax.tokenizer import Tokenizer
 
+TEXT_ENCODER = native.TEXT_ENCODER
 SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
 
 
@@ -58,7 +59,7 @@ class Stack:
     def tokenizer_folder(self) -> pathlib.Path:
         """Where the tokenizer was read from."""
         folders = [pathlib.Path(folder) for folder in self.origin.split(",")]
-        names = ("tokenizer", "prior/tokenizer", "prior_tokenizer")
+        names = ("prior_tokenizer", "tokenizer", "prior/tokenizer")
         places = [folder / name for folder in folders for name in names]
         # a public CLIP's lies beside its weights
         return next((place for place in places if place.is_dir()), folders[0])
@@ -200,7 +201,8 @@ def check_together(stack: Stack) -> None:
         values = {
             k: getattr(p.module, field)
             for k, p in stack.parts.items()
-            if hasattr(p.module, field)
+            # a text encoder of its own makes no embeddings
+            if hasattr(p.module, field) and (k, field) != (TEXT_ENCODER, "embed_dim")
         }
         if stack.tokenizer is not None and field != "embed_dim":
             values["tokenizer"] = getattr(stack.tokenizer, field)

@@ -365,7 +365,10 @@ class Pipeline:
             tokens = fill_captions(tokens, module.eot_id, module.pad_id)
         elif module.caption != "clip_states":
             return None
-        return self.run(sampling.text_states, "clip", tokens)
+        encoder = native.TEXT_ENCODER
+        if kind != "decoder" or encoder not in self.stack.parts:
+            encoder = "clip"
+        return self.run(sampling.text_states, encoder, tokens)
 
     def _ar_options(self, options):
         """(guidance scale, the other values, whether the draws are truncated)."""

@@ -43,13 +43,20 @@ PARTS = ("clip", "prior", "ar_prior", "decoder")
 # network that takes the final step of upsampler_256 (Karlo's super-resolution)
 KINDS = (*PARTS, "upsampler", "autoencoder")
 LAST = "_last"
+TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"
 ANALYTIC = "analytic.json"  # of a part: see write_analytic
 STATISTICS = "statistics"  # of the CLIP embeddings that prior and decoder learnt from
 
 
 def kind_of(part: str) -> str:
-    """What a part holds: "upsampler" in "upsampler_256", else what its name says."""
+    """What a part holds: "upsampler" in "upsampler_256", else what its name says.
+
+    "text_encoder" is a CLIP's text tower, whose states the decoder sees in place of
+    those of the part "clip".
+    """
+    if part == TEXT_ENCODER:
+        return "clip"
     return "upsampler" if re.fullmatch(rf"upsampler_\d+({LAST})?", part) else part
 
 
@@ -112,7 +119,7 @@ def write_part(
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
     elif part == "autoencoder":
         meta["autoencoder_fingerprint"] = autoencoder_fingerprint(config, params)
-    elif kind in PARTS and not meta.get("clip_fingerprint"):
+    elif part in PARTS and not meta.get("clip_fingerprint"):
         raise UsageError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"

@@ -5,7 +5,12 @@
 
 The text encoder is a CLIP's, without projection and not necessarily of the image
 encoder's CLIP; captions are filled up with the tokenizer's own padding, which the UNet
-sees. A prior that the text pipeline holds beside these is not read.
+sees. The pipeline for texts has Karlo's prior and the text tower of its CLIP instead of
+an image encoder:
+
+    prior/  prior_scheduler/  prior_text_encoder/  prior_tokenizer/
+
+Its text_encoder/ is then a part of its own, native.TEXT_ENCODER.
 """
 
 import json
@@ -23,11 +28,14 @@ from unclip_jax.interop import (
     components,
     diffusers_autoencoder,
     diffusers_ddpm,
+    diffusers_prior,
+    diffusers_scheduler,
     diffusers_stable,
     native,
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
+from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
@@ -45,7 +53,12 @@ CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "scheduler": ("diffusers", "DDIMScheduler"),
     "vae": ("diffusers", "AutoencoderKL"),
+    "prior": ("diffusers", "PriorTransformer"),
+    "prior_scheduler": ("diffusers", "UnCLIPScheduler"),
+    "prior_text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+    "prior_tokenizer": ("transformers", "CLIPTokenizer"),
 }
+PRIOR_BOUND = 5.0  # on |x0|, in standard deviations: Karlo's
 
 
 def is_stable_unclip(folder: pathlib.Path) -> bool:
@@ -63,11 +76,12 @@ def load_stable_unclip(
 
     Args:
       folder: of the pipeline.
-      kinds: of parts: "clip", "decoder", "autoencoder".
+      kinds: of parts: "clip", "prior", "decoder", "autoencoder".
       dtype: of the computation, "float32" or "bfloat16"; files may be of any.
 
     Returns:
-      ({part name: Component}, tokenizer).
+      ({part name: Component}, tokenizer); with a decoder of the pipeline for texts,
+      native.TEXT_ENCODER is one of the parts.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -82,23 +96,41 @@ def load_stable_unclip(
             kind, config, params, meta, dtype=dtype, where=where
         )
 
-    towers = folder / "text_encoder", folder / "image_encoder"
-    fields, params = transformers_clip.load_clip_towers(
-        *towers, folder / "feature_extractor", text_projects=False
-    )
-    clip = build("clip", {"model": fields}, params, made_for.get("clip"))
+    for_texts = (folder / "prior").is_dir()
+
+    def read_towers(kind, text, image=None, projects=False):
+        processor = image and folder / "feature_extractor"
+        fields, params = transformers_clip.load_clip_towers(
+            folder / text, image and folder / image, processor, text_projects=projects
+        )
+        return build(kind, {"model": fields}, params, made_for.get(kind))
+
+    if for_texts:
+        clip = read_towers("clip", "prior_text_encoder", projects=True)
+        encoder = read_towers(native.TEXT_ENCODER, "text_encoder")
+    else:
+        clip = encoder = read_towers("clip", "text_encoder", "image_encoder")
     length = clip.module.context_length
-    tokenizer = Tokenizer.load(folder / "tokenizer", length, warn=True)
+    named = folder / ("prior_tokenizer" if for_texts else "tokenizer")
+    tokenizer = Tokenizer.load(named, length, warn=True)
     parts = {"clip": clip}
+    fingerprint = made_for.get("decoder") or clip.clip_fingerprint
+    numbers = {"eot_id": clip.module.eot_id, "vocab_size": clip.module.vocab_size}
+    if "prior" in kinds and for_texts:
+        config, params = diffusers_prior.load_prior(
+            folder / "prior", folder / "prior_scheduler", **numbers
+        )
+        empty = components.encode_empty_caption(clip, tokenizer)
+        params = with_empty_caption(params, *empty)
+        parts["prior"] = build("prior", config, params, fingerprint)
     if "decoder" in kinds:
         config, params = diffusers_stable.load_decoder(
             folder / "unet",
             folder / "scheduler",
             folder / "image_normalizer",
             context_length=length,
-            eot_id=clip.module.eot_id,
             pad_id=pad_id(folder / "tokenizer", tokenizer),
-            vocab_size=clip.module.vocab_size,
+            **numbers,
         )
         noising = folder / "image_noising_scheduler"
         process = diffusers_ddpm.read_ddpm(noising, learned_sigma=False)
@@ -112,12 +144,14 @@ def load_stable_unclip(
                 f"numbers, the CLIP makes {clip.module.embed_dim}: they are of "
                 "different models"
             )
-        params["empty_text_states"] = _empty_states(clip, tokenizer, model["pad_id"])
-        fingerprint = made_for.get("decoder") or clip.clip_fingerprint
+        params["empty_text_states"] = _empty_states(encoder, tokenizer, model["pad_id"])
         parts["decoder"] = build("decoder", config, params, fingerprint)
+        if for_texts:
+            parts[native.TEXT_ENCODER] = encoder
     if "autoencoder" in kinds:
         loaded = diffusers_autoencoder.load_autoencoder(folder / "vae")
         parts["autoencoder"] = build("autoencoder", *loaded)
+    kinds = (*kinds, native.TEXT_ENCODER)
     return {k: part for k, part in parts.items() if k in kinds}, tokenizer
 
 
@@ -131,24 +165,36 @@ def write_part(
 
     Args:
       folder: made if it does not exist.
-      part: "clip", "decoder" or "autoencoder".
+      part: "clip", "prior", "decoder", "autoencoder" or native.TEXT_ENCODER.
       dtype: of the files, "float32", "float16" or "bfloat16".
-      tokenizer: folder of the tokenizer, with a CLIP.
+      tokenizer: folder of the tokenizer, with a CLIP; the text encoder's own is beside
+        it, in tokenizer/.
 
     Raises UsageError for a part that their classes cannot hold.
     """
     config, params = part.config, part.params
-    if part.kind == "clip":
+    if native.kind_of(part.kind) == "clip":
+        text, image, tokens = _towers(folder, part)
         transformers_clip.save_clip_towers(
-            folder / "text_encoder",
-            folder / "image_encoder",
+            text,
+            image,
             config["model"],
             params,
             folder / "feature_extractor",
             dtype=dtype,
         )
+        if tokenizer is not None and part.kind == native.TEXT_ENCODER:
+            # beside the prior's tokenizer, and with another padding
+            tokenizer = pathlib.Path(tokenizer).parent / "tokenizer"
         if tokenizer is not None:
-            copy_tokenizer(tokenizer, folder / "tokenizer")
+            copy_tokenizer(tokenizer, folder / tokens)
+    elif part.kind == "prior":
+        diffusers_prior.save_prior(config, params, folder / "prior", dtype)
+        diffusion = config["diffusion"]
+        bound = diffusion.get("clip") or PRIOR_BOUND
+        diffusers_scheduler.write_scheduler(
+            folder / "prior_scheduler", diffusion, bound, learned_sigma=False
+        )
     elif part.kind == "decoder":
         diffusers_stable.save_decoder(
             config, params, folder / "unet", folder / "image_normalizer", dtype
@@ -173,7 +219,8 @@ def write_part(
     if "scheduler" in there:
         file = folder / "scheduler" / diffusers_ddpm.FILE
         there["scheduler"][1] = read_json(file, "")["_class_name"]
-    write_json(folder / INDEX, {"_class_name": PIPELINES[0], **there})
+    name = PIPELINES["prior" in there]
+    write_json(folder / INDEX, {"_class_name": name, **there})
 
 
 def has_autoencoder(folder: pathlib.Path) -> bool:
@@ -186,10 +233,17 @@ def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
 
     Raises what the functions that load the part do.
     """
-    if kind == "clip":
+    if native.kind_of(kind) == "clip":
+        of_prior = kind == "clip" and (folder / "prior_text_encoder").is_dir()
         towers = folder / "text_encoder", folder / "image_encoder"
-        params = transformers_clip.load_clip_towers(*towers, text_projects=False)[1]
+        if of_prior:
+            towers = folder / "prior_text_encoder", None
+        elif kind == native.TEXT_ENCODER:
+            towers = folder / "text_encoder", None
+        params = transformers_clip.load_clip_towers(*towers, text_projects=of_prior)[1]
         del params["logit_scale"]  # towers have none
+    elif kind == "prior":
+        params = diffusers_prior.load_prior(folder / "prior")[1]
     elif kind == "decoder":
         names = ("unet", "scheduler", "image_normalizer")
         params = diffusers_stable.load_decoder(*(folder / n for n in names), pad_id=0)[
@@ -198,6 +252,14 @@ def read_params(folder: pathlib.Path, kind: str) -> dict[str, Any]:
     else:
         params = diffusers_autoencoder.load_autoencoder(folder / "vae")[1]
     return params
+
+
+def _towers(folder, part) -> tuple[pathlib.Path, pathlib.Path, str]:
+    """Folders of the text and the image tower, and the name of the tokenizer's."""
+    image = folder / "image_encoder"
+    if part.kind == "clip" and not part.module.vision_depth:
+        return folder / "prior_text_encoder", image, "prior_tokenizer"
+    return folder / "text_encoder", image, "tokenizer"
 
 
 def pad_id(folder: pathlib.Path, tokenizer: Tokenizer) -> int:
