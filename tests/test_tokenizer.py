@@ -1,10 +1,14 @@
 """The tokenizer: CLIP's format, the same ids as transformers, clear refusals."""
 
+import http.server
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
 
+from unclip_jax import tokenizer as tokenizer_module
 from unclip_jax.data.loader import open_data
 from unclip_jax.data.sources.icons import Icons
 from unclip_jax.tokenizer import Tokenizer, train_tokenizer
@@ -144,7 +148,9 @@ def test_public_tokenizers_by_name(folder, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.CLIPTokenizerFast.from_pretrained(folder)
 
-    def from_pretrained(name):
+    monkeypatch.setattr(tokenizer_module, "_why_the_hub_is_away", lambda: "")
+
+    def from_pretrained(name, local_files_only):
         if name != "openai/clip":
             raise OSError(f"{name} is not a known model\nand more")
         return theirs
@@ -164,6 +170,43 @@ def test_public_tokenizers_by_name(folder, tmp_path, monkeypatch):
     assert data.spec.tokenizer_folder == str(tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="neither a folder here nor"):
         Tokenizer.load("nobody/no-such-tokenizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_that_is_away_is_asked_once(monkeypatch, offline):
+    """transformers alone would try for minutes."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=r"reached .* name a folder with one"):
+        Tokenizer.load("nobody/nothing")
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("status,reached", [(200, True), (404, True), (None, False)])
+def test_a_hub_that_answers_is_not_away(monkeypatch, status, reached):
+    from huggingface_hub import constants
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        if status is not None:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        assert (tokenizer_module._why_the_hub_is_away() == "") == reached
 
 
 def test_another_kind_of_tokenizer_is_refused(tmp_path):

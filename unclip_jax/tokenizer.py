@@ -16,6 +16,9 @@ import html
 import json
 import os
 import pathlib
+import ssl
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -73,6 +76,11 @@ class Tokenizer:
             raise UsageError(
                 f"not a CLIP tokenizer: its vocabulary of {self.vocab_size} has no "
                 f"{START} and {END}"
+            )
+        if self.vocab_size < SMALLEST_VOCAB:
+            raise UsageError(
+                f"not a CLIP tokenizer: a vocabulary of {self.vocab_size}, of which "
+                f"{SMALLEST_VOCAB} would be single bytes and {START} and {END}"
             )
         self.sot_id, self.eot_id = start, end
         self.fix_text = fix_text
@@ -326,15 +334,46 @@ def _from_hub(name):
     """(backend, its context length) of a public tokenizer, by transformers."""
     from transformers import CLIPTokenizerFast  # pyrefly: ignore
 
+    away = _why_the_hub_is_away()
     try:
-        found = CLIPTokenizerFast.from_pretrained(name)
+        found = CLIPTokenizerFast.from_pretrained(name, local_files_only=bool(away))
+        if len(found) < SMALLEST_VOCAB:  # transformers makes one of no files at all
+            raise FileNotFoundError(f"it has no more than {len(found)} words")
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if away:
+            reason = (
+                f"the hub cannot be reached ({away}) and it is not in the cache; fetch "
+                "it where there is a network, or name a folder with one"
+            )
         raise FileNotFoundError(
             f"tokenizer {name!r} is neither a folder here nor a CLIP tokenizer that "
-            f"transformers can find: {str(error).splitlines()[0]}"
+            f"transformers can find: {reason}"
         ) from error
     length = found.model_max_length
     return _plain_copy(found.backend_tokenizer), length if length < 10**6 else 77
+
+
+def _why_the_hub_is_away() -> str:
+    """Why nothing can be fetched, after one attempt; "" if it can.
+
+    transformers would try each of a dozen files again and again, for minutes, without
+    a word.
+    """
+    from huggingface_hub import constants  # pyrefly: ignore
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=10).close()
+    except urllib.error.HTTPError:  # it answers
+        return ""
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # certificates that transformers may know by another way
+        return "" if isinstance(reason, ssl.SSLError) else str(reason)
+    return ""
 
 
 def _plain_copy(backend):
