@@ -180,6 +180,18 @@ def test_mistakes_are_one_line_and_bugs_are_not(file, capsys):
             )
 
 
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no tpu")])
+def test_devices_that_are_not_there_are_one_line(file, capsys, monkeypatch, error):
+    def devices(args):
+        code = compile("raise error", "/jax/_src/xla_bridge.py", "exec")
+        exec(code, {"error": error})
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert call(f"--config={file}", "--workdir=w", main=devices)[0] == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no devices with JAX_PLATFORMS=cuda" in line and str(error) in line
+
+
 def test_interrupting_ends_with_130(file, capsys):
     def interrupt(args):
         raise KeyboardInterrupt

@@ -133,11 +133,9 @@ def check_type(value: Any, annotation: Any, where: str) -> None:
     kinds = [kind for kind in kinds if kind != "NoneType"]
     if not all(kind in _SCALARS for kind in kinds):
         return
-    if isinstance(value, bool | np.bool_):
-        fits = "bool" in kinds
-    else:
-        fits = any(isinstance(value, _SCALARS[kind]) for kind in kinds)
-    if not fits:
+    is_bool = isinstance(value, bool | np.bool_)
+    allowed = [kind for kind in kinds if (kind == "bool") == is_bool]
+    if not any(isinstance(value, _SCALARS[kind]) for kind in allowed):
         raise UsageError(f"{where} must be of type {' or '.join(kinds)}, got {value!r}")
 
 
@@ -243,18 +241,13 @@ def load(path: str) -> ml_collections.ConfigDict:
 
 def _explain(file: str, error: Exception) -> str:
     """What a config file raised, and in which of its lines."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
     if isinstance(error, SyntaxError) and error.filename == file:
         lines = [error.lineno]
     where = f", line {lines[-1]}" if lines else ""
-    return (
-        f"config file {file!r}{where}: {type(error).__name__}: {error} (--debug shows "
-        "where it comes from)"
-    )
+    text = f"config file {file!r}{where}: {type(error).__name__}: {error}"
+    return f"{text} (--debug shows where it comes from)"
 
 
 def run(
@@ -319,6 +312,13 @@ def run(
         if debug:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    except (AssertionError, RuntimeError) as error:
+        from unclip_jax.parallel.mesh import why_no_devices
+
+        if debug or not (text := why_no_devices(error)):
+            raise
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
 

@@ -241,13 +241,6 @@ def test_a_prefetch_that_is_closed_reads_no_more():
     assert closed and not queue._thread.is_alive()
 
 
-def test_launchers_announce_their_processes():
-    count = distributed.announced_processes
-    assert count({}) == 1
-    assert count({"SLURM_STEP_NUM_TASKS": "4"}) == 4
-    assert count({"TPU_WORKER_HOSTNAMES": "a,b"}) == 2
-
-
 def test_contradicting_process_flags_are_refused():
     with pytest.raises(ValueError, match="given, 0 <= process_id < num_processes"):
         distributed.initialize(coordinator="localhost:1234")

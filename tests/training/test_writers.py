@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from unclip_jax.errors import UsageError
 from unclip_jax.training.writers import Writer, check_wandb
 
 
@@ -54,6 +55,17 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path, monkeypatch):
     writer.images(4, np.zeros((4, 8, 8, 3), np.uint8), columns=2)
     writer.close()
     assert service.rows[-1] == {"step": 4, "preview": (16, 16, 3)}
+
+
+def test_a_service_that_refuses_is_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise RuntimeError("No API key\nconfigured")
+
+    service = Service()
+    service.init = init
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    with pytest.raises(UsageError, match="No API key configured; run `wandb login`"):
+        Writer(tmp_path, 0, {"wandb": {"project": "unclip"}})
 
 
 def test_without_the_package_it_says_so_and_unasked_it_is_not_needed(monkeypatch):

@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 import unclip_jax
 from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_folder
+from unclip_jax.parallel import launchers
 
 # The flags of a command that may run in several processes.
 FLAGS = {
@@ -38,12 +39,6 @@ FLAGS = {
     "heartbeat_timeout": (100, "seconds of silence that mean a process is lost"),
 }
 PACKAGE = pathlib.Path(unclip_jax.__file__).parent
-# Variable -> how many processes it announces, for launchers jax can read by itself.
-_LAUNCHERS = {
-    "SLURM_STEP_NUM_TASKS": int,
-    "OMPI_COMM_WORLD_SIZE": int,
-    "TPU_WORKER_HOSTNAMES": lambda names: len(names.split(",")),
-}
 
 
 def run_distributed(run: Callable[[], Any], args: Any) -> Any:
@@ -109,7 +104,7 @@ def initialize(
 
     Raises:
       UsageError: contradicting arguments, or other processes did not show up; with a
-        coordinator they are named.
+        coordinator, under SLURM and under Open MPI 5 they are named.
     """
     if mode not in ("auto", "on", "off"):
         raise UsageError(f"distributed must be auto, on or off, got {mode!r}")
@@ -119,19 +114,32 @@ def initialize(
             f"given, 0 <= process_id < num_processes; got {process_id} of "
             f"{num_processes}"
         )
-    several = coordinator or announced_processes(os.environ) > 1 or _on_tpu_machine()
+    announced = launchers.announced_processes(os.environ) > 1
+    several = coordinator or announced or _on_tpu_machine()
     if mode == "off" or (mode == "auto" and not several):
         return
-    given: dict[str, Any] = dict(
-        coordinator_address=coordinator,
-        num_processes=num_processes,
-        process_id=process_id,
-    )
+    task = launchers.find_task(os.environ)
     if coordinator:
-        check_peers(coordinator, num_processes, process_id, connect_timeout)
+        task = launchers.Task(coordinator, num_processes, process_id)
+    arguments: dict[str, Any] = {}
+    if task is not None:
+        if not task.coordinator:
+            raise UsageError(
+                f"Open MPI does not say on which host process 0 of {task.count} is: "
+                "give --coordinator=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE "
+                "--process_id=$OMPI_COMM_WORLD_RANK to each"
+            )
+        check_peers(task.coordinator, task.count, task.number, connect_timeout)
+        arguments = {
+            "coordinator_address": task.coordinator,
+            "num_processes": task.count,
+            "process_id": task.number,
+        }
+        if task.local_number is not None:
+            arguments["local_device_ids"] = [task.local_number]
     try:
         jax.distributed.initialize(
-            **(given if coordinator else {}),
+            **arguments,
             initialization_timeout=connect_timeout,
             heartbeat_timeout_seconds=heartbeat_timeout,
         )
@@ -247,16 +255,6 @@ def lost_peer(error: Exception) -> bool:
     """Whether an error of the runtime means that another process is gone."""
     text = str(error).lower()
     return any(word in text for word in ("gloo", "peer", "heartbeat", "another task"))
-
-
-def announced_processes(environment: Mapping[str, str]) -> int:
-    """Processes that the launcher's environment variables announce (1 if none do)."""
-    counts = [
-        count(environment[name])
-        for name, count in _LAUNCHERS.items()
-        if environment.get(name)
-    ]
-    return max(counts, default=1)
 
 
 def _on_tpu_machine() -> bool:

@@ -6,6 +6,8 @@ parameters raises ShardingTypeError. Activate the mesh with `jax.set_mesh`: the 
 """
 
 import math
+import os
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -79,3 +81,19 @@ def _tpu_slices(devices: Sequence[jax.Device]) -> int:
 def batch_shards(mesh: Mesh) -> int:
     """Number of parts a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def why_no_devices(error: Exception) -> str:
+    """What to tell of an error that jax raised as it looked for devices; "" of others.
+
+    Of JAX_PLATFORMS=cuda where it is not installed it says nothing but AssertionError.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not frames[-1].filename.endswith("xla_bridge.py"):
+        return ""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"jax finds no devices with JAX_PLATFORMS={wanted} "
+        f"({error or 'no such platform here'}): install jax for them, or set "
+        "JAX_PLATFORMS=cpu"
+    )

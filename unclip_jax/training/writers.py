@@ -112,15 +112,21 @@ class WandbBoard:
         path = folder / WANDB_ID
         if not path.exists():
             path.write_text(uuid.uuid4().hex[:12])
-        self._run = wandb.init(
-            project=options.project,
-            entity=options.entity,
-            name=options.name or folder.name,
-            group=options.group,
-            id=path.read_text().strip(),
-            resume="allow",
-            config=dict(config),
-        )
+        try:
+            self._run = wandb.init(
+                project=options.project,
+                entity=options.entity,
+                name=options.name or folder.name,
+                group=options.group,
+                id=path.read_text().strip(),
+                resume="allow",
+                config=dict(config),
+            )
+        except Exception as error:  # of its own kinds: no key, no network
+            raise UsageError(
+                f"config.wandb: {' '.join(str(error).split())}; run `wandb login`, or "
+                "set WANDB_MODE=offline"
+            ) from error
         # an axis of our own: a run resumed from an older step goes back along it
         self._run.define_metric("*", step_metric="step")
         self._image = wandb.Image

@@ -112,8 +112,13 @@ def test_statistics_of_a_mixture():
 
 
 def test_mistakes_are_named(records):
-    with pytest.raises(ValueError, match="config.data.sources is empty"):
-        make_source({"source": "mixture", "sources": {}})
+    for sources in ({}, [], "icons", ["icons"]):
+        with pytest.raises(ValueError, match="sources must be .*, at least one, got"):
+            make_source({"source": "mixture", "sources": sources})
+    with pytest.raises(ValueError, match="sources.a must be the options of a source"):
+        make_source({"source": "mixture", "sources": {"a": "icons"}})
+    with pytest.raises(ValueError, match="sources.a.weight must be above 0, got nan"):
+        mixture(a=(5, float("nan")))
     with pytest.raises(ValueError, match="sources.a.weight must be above 0, got 0"):
         mixture(a=(5, 0))
     with pytest.raises(ValueError, match="sources.a.feed: set config.data.feed"):

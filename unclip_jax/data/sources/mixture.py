@@ -56,17 +56,24 @@ def make_mixture(
 
     Raises UsageError for no sources, weights or sources that do not fit.
     """
-    if not sources:
-        raise UsageError("config.data.sources is empty: name at least one")
+    if not config_lib.is_mapping(sources) or not sources:
+        raise UsageError(
+            "config.data.sources must be {name: options}, at least one, got "
+            f"{sources!r}"
+        )
     members, weights = {}, {}
     for name, options in sources.items():
         options = config_lib.to_plain(options)
-        weights[name] = options.pop("weight", 1.0)
-        if not isinstance(weights[name], int | float) or weights[name] <= 0:
+        if not isinstance(options, dict):
             raise UsageError(
-                f"config.data.sources.{name}.weight must be above 0, got "
-                f"{weights[name]!r}"
+                f"config.data.sources.{name} must be the options of a source, got "
+                f"{options!r}"
             )
+        weights[name] = options.pop("weight", 1.0)
+        where = f"config.data.sources.{name}.weight"
+        config_lib.check_type(weights[name], float, where)
+        if not 0 < weights[name] < math.inf:
+            raise UsageError(f"{where} must be above 0, got {weights[name]!r}")
         for key in LOADER_KEYS[1:]:
             if key in options:
                 raise UsageError(
