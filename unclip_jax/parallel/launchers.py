@@ -78,8 +78,8 @@ def _count(environment, name: str, others: tuple[str, ...]) -> int:
 
 def _first_node(nodes: str) -> str:
     """node001 of "node001", "node001,b2", "node[001-15,20],b2" and "node[001,7]"."""
-    prefix, first = re.match(r"([^,\[]*)(?:\[([^,\]-]*))?", nodes).groups()
-    return prefix + (first or "")
+    ((prefix, first),) = re.findall(r"^([^,\[]*)(?:\[([^,\]-]*))?", nodes)
+    return prefix + first
 
 
 def _port(environment, job: int) -> int:
