@@ -74,7 +74,7 @@ LIBRARIES = {
     "grids": ("PIL",),
     "images": ("PIL",),
     "versions": ("jax",),
-    "tokenizer": ("etils", "ftfy", "tokenizers", "transformers"),
+    "tokenizer": ("etils", "ftfy", "huggingface_hub", "tokenizers", "transformers"),
     "models": ("jax", "flax"),
     "diffusion": ("jax",),
     "stages": ("jax", "flax", "optax"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from unclip_jax.data.open_files import check_readable
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_path, atomic_write, sha256_file
+from unclip_jax.files import atomic_path, atomic_write, read_json, sha256_file
 from unclip_jax.gaussian import GaussianSums
 
 UNFINISHED, PLAN = "unfinished", "plan.json"
@@ -92,7 +92,7 @@ def mark_done(folder, process: int, i: int, entry, skipped, sums) -> None:
     place = folder / UNFINISHED / f"process-{process:05d}.json"
     mark: dict[str, Any] = {"sums": "", "shards": {}}
     if place.is_file():
-        mark = json.loads(place.read_text(encoding="utf-8"))
+        mark = read_json(place, "")
         before = _read_sums(place.with_name(mark["sums"]))
         before.merge(sums)
         sums = before
@@ -113,7 +113,7 @@ def read_done(folder) -> tuple[dict[int, dict], list[pathlib.Path]]:
     for file in sorted((folder / UNFINISHED).glob("*.json")):
         if file.name == PLAN:
             continue
-        mark = json.loads(file.read_text(encoding="utf-8"))
+        mark = read_json(file, "")
         if file.name.startswith("process-"):
             shards |= {int(i): shard for i, shard in mark["shards"].items()}
             sums.append(file.with_name(mark["sums"]))
