@@ -83,7 +83,7 @@ def clock(draw, what, prompts) -> tuple[float, float]:
     images = draw(what, prompts)
     seconds = time.perf_counter() - start, time.process_time() - work
     if len(images) != len(prompts) or not np.ptp(images) or np.isnan(images).any():
-        raise RuntimeError(f"{draw.__name__} drew no pictures")
+        raise RuntimeError(f"{draw} drew no pictures")
     return seconds
 
 
