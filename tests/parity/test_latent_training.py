@@ -11,10 +11,12 @@ import pytest
 from tests.embedding.test_runner import Pictures
 from tests.parity import kandinsky_pipeline, stable_pipeline
 from tests.parity.conftest import CAPTIONS
+from unclip_jax import models
 from unclip_jax.data.loader import open_data
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.embedding.latents import LatentEncoder
+from unclip_jax.interop import components, kandinsky, stable_unclip
 from unclip_jax.interop.export import compare, export
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.interop.init_from import load_initial
@@ -166,3 +168,18 @@ def test_stable_unclip(tmp_path):
         diffusers.AutoencoderKL.from_pretrained(out / "vae"), theirs.vae
     )
     assert made[0]["empty_text_states"].any()
+
+
+@pytest.mark.parametrize(
+    ("library", "codes", "message"),
+    [(kandinsky, 0, "is variational"), (stable_unclip, 8, "is vector-quantized")],
+)
+def test_the_other_kind_of_autoencoder_is_refused(library, codes, message, tmp_path):
+    fields = {"channels": 8, "channel_mult": (1,), "norm_groups": 4, "num_codes": codes}
+    module = models.build("autoencoder", fields)
+    shapes = components.param_shapes("autoencoder", module)
+    part = components.build_component(
+        "autoencoder", {"model": fields}, shapes, {}, where="tiny"
+    )
+    with pytest.raises(ValueError, match=message):
+        library.write_part(tmp_path, part)

@@ -200,6 +200,11 @@ def write_part(
         diffusers_kandinsky.save_decoder(config, params, half / "unet", dtype)
         diffusers_ddpm.write_ddpm(half / "scheduler", config["diffusion"])
     else:
+        if not part.module.num_codes:
+            raise UsageError(
+                "Kandinsky's pipelines have a VQModel, and this autoencoder is "
+                "variational: export it in the native format"
+            )
         diffusers_autoencoder.save_autoencoder(config, params, half / "movq", dtype)
     fingerprints = _fingerprints(half)
     if part.clip_fingerprint is not None:

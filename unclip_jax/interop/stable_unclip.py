@@ -205,6 +205,11 @@ def write_part(
         noising |= diffusion["augmentation"]
         diffusers_ddpm.write_ddpm(folder / "image_noising_scheduler", noising)
     elif part.kind == "autoencoder":
+        if part.module.num_codes:
+            raise UsageError(
+                f"diffusers' {PIPELINES[0]} has an AutoencoderKL, and this autoencoder "
+                "is vector-quantized: export it in the native format"
+            )
         diffusers_autoencoder.save_autoencoder(config, params, folder / "vae", dtype)
     else:
         raise UsageError(
