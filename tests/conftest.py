@@ -4,8 +4,10 @@ import gc
 import os
 import sys
 
+import jaxtyping
 import pytest
 
+import tests.typecheck  # noqa: F401  named below
 from tests.environment import xla_flags
 
 if "jax" in sys.modules:
@@ -21,6 +23,19 @@ os.environ["XLA_FLAGS"] = xla_flags(8)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no files outside tmp_path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # TensorFlow and torch stay on CPU
+
+# every call of these rooms is checked against the shapes in its signature
+jaxtyping.install_import_hook(
+    ("unclip_jax.diffusion", "unclip_jax.models"), "tests.typecheck.check"
+)
+
+
+@pytest.fixture
+def unchecked_types():
+    """For a test that passes a wrong type on purpose."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -251,7 +251,7 @@ def test_corrections_make_the_inversion_exact():
 @pytest.mark.parametrize(
     "timesteps", [[0, 5], [5, 5, 0], [1000, 0], [5, -1], [], [1.5, 0.5], [[1]]]
 )
-def test_impossible_timesteps_are_refused(timesteps):
+def test_impossible_timesteps_are_refused(timesteps, unchecked_types):
     with pytest.raises(ValueError, match="expected integers that descend"):
         samplers.ddim(PREDICT, SCHEDULE, jnp.ones((1, 2)), timesteps, keys_of(1))
 

@@ -22,9 +22,12 @@ from unclip_jax.diffusion import process
 from unclip_jax.diffusion.samplers.steps import make_steps, normal, run_all
 from unclip_jax.diffusion.schedule import Schedule
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Path, Samples, StepTable, Table
 
 
-def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys, run=run_all):
+def square_epsilon(
+    predict, schedule: Schedule, x_0: Samples, timesteps: Path, keys, run=run_all
+):
     """(B, n) mean squares of the epsilon of each sample, at each of n timesteps.
 
     The noise's own mean square, 1 in expectation, is subtracted where it is known:
@@ -52,7 +55,7 @@ def square_epsilon(predict, schedule: Schedule, x_0, timesteps, keys, run=run_al
     return run(step, jnp.zeros((len(x_0), len(timesteps))), timesteps)
 
 
-def interpolate(schedule: Schedule, timesteps, means) -> np.ndarray:
+def interpolate(schedule: Schedule, timesteps, means) -> Table:
     """The statistic at every timestep from its values at some, linear in between.
 
     Args:
@@ -78,12 +81,12 @@ def interpolate(schedule: Schedule, timesteps, means) -> np.ndarray:
 
 def reverse_variance(
     schedule: Schedule,
-    timesteps,
+    timesteps: Path,
     statistic: np.ndarray,
     *,
     bound: float | None = None,
     pixels: float | None = None,
-) -> np.ndarray:
+) -> StepTable:
     """The optimal variance of the steps through `timesteps`, theorem 1 with bounds.
 
     Args:

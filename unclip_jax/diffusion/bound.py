@@ -9,6 +9,7 @@ import numpy as np
 from unclip_jax.diffusion import process
 from unclip_jax.diffusion.samplers.steps import everywhere, noise_source, run_all
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.shapes import PerSample, Samples
 
 
 class BitsPerDim(NamedTuple):
@@ -19,7 +20,7 @@ class BitsPerDim(NamedTuple):
     terms: jax.Array  # (T, B): terms[t] of the step t -> t - 1
 
 
-def prior_bits(schedule: Schedule, x_0):
+def prior_bits(schedule: Schedule, x_0: Samples) -> PerSample:
     """(B,) KL(q(x_T | x_0) || N(0, I)) in bits per dimension."""
     bar = schedule.alphas_cumprod[-1]
     # variance - 1 - log(variance) of 1 - abar, a difference lost in float32
@@ -28,7 +29,7 @@ def prior_bits(schedule: Schedule, x_0):
     return nats.mean(tuple(range(1, x_0.ndim))) / np.log(2.0)
 
 
-def bits_per_dim(predict, schedule: Schedule, x_0, noise) -> BitsPerDim:
+def bits_per_dim(predict, schedule: Schedule, x_0: Samples, noise) -> BitsPerDim:
     """The bound of each image, from one draw of x_t at each of the T timesteps.
 
     Args: as for `vlb_terms`.
@@ -38,7 +39,7 @@ def bits_per_dim(predict, schedule: Schedule, x_0, noise) -> BitsPerDim:
     return BitsPerDim(prior + terms.sum(0), prior, terms)
 
 
-def vlb_terms(predict, schedule: Schedule, x_0, noise, run=run_all):
+def vlb_terms(predict, schedule: Schedule, x_0: Samples, noise, run=run_all):
     """(B, T): the terms of the steps t -> t - 1 in bits per dimension.
 
     Args:

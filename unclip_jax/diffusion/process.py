@@ -14,6 +14,15 @@ import numpy as np
 
 from unclip_jax.diffusion.schedule import Schedule, gather
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import (
+    Bytes,
+    Floats,
+    Output,
+    PerSample,
+    Samples,
+    Table,
+    Timesteps,
+)
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
 
@@ -26,14 +35,16 @@ class Prediction(NamedTuple):
     variance: jax.Array | None
 
 
-def q_sample(schedule: Schedule, x_0, t, noise):
+def q_sample(schedule: Schedule, x_0: Samples, t: Timesteps, noise: Samples) -> Samples:
     """x_t ~ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)."""
     bar = schedule.alphas_cumprod
     signal = gather(np.sqrt(bar), t, x_0.ndim)
     return signal * x_0 + gather(np.sqrt(1 - bar), t, x_0.ndim) * noise
 
 
-def target(schedule: Schedule, prediction: str, x_0, t, noise):
+def target(
+    schedule: Schedule, prediction: str, x_0: Samples, t: Timesteps, noise: Samples
+) -> Samples:
     """What a model of the given parameterisation should output.
 
     "flow" is the velocity epsilon - x_0 of the straight path from x_0 to the noise
@@ -80,7 +91,12 @@ def dynamic_threshold(
 
 
 def interpret(
-    schedule: Schedule, prediction: str, x_t, t, output, clip: float | Callable | None
+    schedule: Schedule,
+    prediction: str,
+    x_t: Samples,
+    t: Timesteps,
+    output: Output,
+    clip: float | Callable | None,
 ) -> Prediction:
     """Turns a model's output into x0 and epsilon.
 
@@ -144,7 +160,9 @@ class Posterior(NamedTuple):
     log_beta: jax.Array
 
 
-def posterior(schedule: Schedule, x_0, x_t, t, s) -> Posterior:
+def posterior(
+    schedule: Schedule, x_0: Samples, x_t: Samples, t: Timesteps, s: Timesteps
+) -> Posterior:
     """q(x_s | x_t, x_0), IDDPM equations 10 and 11, for strided steps too.
 
     Args:
@@ -177,7 +195,7 @@ def posterior(schedule: Schedule, x_0, x_t, t, s) -> Posterior:
     return Posterior(mean, log_variance, jnp.log(beta))
 
 
-def learned_log_variance(post: Posterior, raw):
+def learned_log_variance(post: Posterior, raw: Samples) -> Samples:
     """IDDPM equation 15: interpolates log variances by (raw + 1) / 2.
 
     The bounds, far outside what any step needs, keep a stray output from overflowing.
@@ -210,7 +228,9 @@ def _mean_flat(x):
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def vlb_bits(schedule: Schedule, x_0, x_t, t, pred: Prediction):
+def vlb_bits(
+    schedule: Schedule, x_0: Samples, x_t: Samples, t: Timesteps, pred: Prediction
+) -> PerSample:
     """(B,) terms of the variational bound in bits per dimension (IDDPM, eq. 4-7).
 
     A model without a learned variance has the posterior's (DDPM's small one).
@@ -230,7 +250,7 @@ def vlb_bits(schedule: Schedule, x_0, x_t, t, pred: Prediction):
 LEAST_SLOPE = 0.05
 
 
-def x0_slope(schedule: Schedule, prediction: str) -> np.ndarray:
+def x0_slope(schedule: Schedule, prediction: str) -> Table:
     """(T,) float64: by how much x_0 changes with the output, at a fixed x_t."""
     bar = schedule.alphas_cumprod
     signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
@@ -242,7 +262,7 @@ def x0_slope(schedule: Schedule, prediction: str) -> np.ndarray:
     }[prediction]
 
 
-def loss_weight(schedule: Schedule, prediction: str, space: str) -> np.ndarray:
+def loss_weight(schedule: Schedule, prediction: str, space: str) -> Table:
     """(T,) weights that turn an output's squared error into that of `space`.
 
     A model that predicts x_0 may be trained on the error of the velocity that follows
@@ -254,7 +274,7 @@ def loss_weight(schedule: Schedule, prediction: str, space: str) -> np.ndarray:
     return (x0_slope(schedule, prediction) / slope) ** 2
 
 
-def min_snr_weight(schedule: Schedule, prediction: str, gamma: float) -> np.ndarray:
+def min_snr_weight(schedule: Schedule, prediction: str, gamma: float) -> Table:
     """(T,) weights min(SNR, gamma) on the x_0 error (Hang et al. 2023), per output."""
     bar = schedule.alphas_cumprod
     return np.minimum(bar / (1 - bar), gamma) * x0_slope(schedule, prediction) ** 2
@@ -263,15 +283,15 @@ def min_snr_weight(schedule: Schedule, prediction: str, gamma: float) -> np.ndar
 def training_losses(
     schedule: Schedule,
     prediction: str,
-    x_0,
-    x_t,
-    t,
-    noise,
-    output,
+    x_0: Samples,
+    x_t: Samples,
+    t: Timesteps,
+    noise: Samples,
+    output: Output,
     *,
     space: str | None = None,
     min_snr_gamma: float | None = None,
-) -> dict[str, jax.Array]:
+) -> dict[str, PerSample]:
     """Per-sample losses of a model's output.
 
     Args:
@@ -308,11 +328,11 @@ def training_losses(
     return losses
 
 
-def from_uint8(x):
+def from_uint8(x: Bytes) -> Floats:
     """uint8 -> float32 in [-1, 1], of numpy or jax."""
     return x.astype(np.float32) / 127.5 - 1
 
 
-def to_uint8(x):
+def to_uint8(x: Floats) -> Bytes:
     """[-1, 1] float -> uint8, floor(127.5 x + 128) clipped (as ADM rounds)."""
     return jnp.clip(jnp.floor(x * 127.5 + 128), 0, 255).astype(jnp.uint8)

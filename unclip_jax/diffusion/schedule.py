@@ -6,8 +6,10 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Array, HostPath, Table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ def _with_signals(alphas_cumprod) -> Schedule:
     return Schedule(1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]))
 
 
-def respace(num_train_steps: int, spec: int | str) -> np.ndarray:
+def respace(num_train_steps: int, spec: int | str) -> HostPath:
     """Timesteps of a process of T steps, by the respacing of guided-diffusion.
 
     Args:
@@ -153,7 +155,7 @@ def count_of(spec: int | str) -> int | None:
     return spec
 
 
-def strided_timesteps(num_train_steps: int, num_steps: int) -> np.ndarray:
+def strided_timesteps(num_train_steps: int, num_steps: int) -> HostPath:
     """`num_steps` timesteps from T - 1 down to 0, evenly strided: see `respace`."""
     check_count(num_steps, num_train_steps)
     if num_steps == 1:
@@ -220,7 +222,7 @@ def head(schedule: Schedule, min_signal: float) -> Schedule:
 LEAST_HALF_LOG_SNR = -5.1
 
 
-def log_snr_timesteps(schedule: Schedule, num_steps: int) -> np.ndarray:
+def log_snr_timesteps(schedule: Schedule, num_steps: int) -> HostPath:
     """`num_steps` timesteps down to 0, evenly spaced in the half log-SNR.
 
     That is lambda = log(abar / (1 - abar)) / 2, the spacing of DPM-Solver (Lu et al.
@@ -251,7 +253,7 @@ def check_count(num_steps: int, most: int):
         )
 
 
-def gather(table: np.ndarray, t, ndim: int):
+def gather(table: Table, t: Int[Array, "*batch"], ndim: int) -> Float[Array, "..."]:
     """table[t] in float32, shaped (B, 1, ..., 1) to broadcast over `ndim` axes."""
     values = jnp.asarray(table, jnp.float32)[t]
     return values.reshape(values.shape + (1,) * (ndim - values.ndim))

@@ -21,11 +21,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.codebook import Codebook
 from unclip_jax.models.text_transformer import TextTransformer, drop_captions, text_mask
+from unclip_jax.shapes import (
+    Array,
+    Codes,
+    Drop,
+    Embeddings,
+    Indices,
+    Logits,
+    PerSample,
+    Tokens,
+)
 
 
 class AutoregressivePrior(nn.Module):
@@ -89,7 +100,14 @@ class AutoregressivePrior(nn.Module):
         self.ln_final = layers.LayerNorm(**dense)
         self.code_out = nn.Dense(self.num_buckets, **dense)
 
-    def __call__(self, clip_image, tokens, clip_text, drop, deterministic: bool = True):
+    def __call__(
+        self,
+        clip_image: Embeddings,
+        tokens: Tokens,
+        clip_text: Embeddings,
+        drop: Drop,
+        deterministic: bool = True,
+    ) -> tuple[Logits, Int[Array, "batch components"]]:
         """Logits of every component's code given the true codes before it.
 
         Args:
@@ -103,7 +121,14 @@ class AutoregressivePrior(nn.Module):
         logits = self.predict(codes, tokens, clip_text, drop, deterministic)
         return logits, codes[:, 1:]
 
-    def predict(self, codes, tokens, clip_text, drop, deterministic: bool = True):
+    def predict(
+        self,
+        codes: Codes,
+        tokens: Tokens,
+        clip_text: Embeddings,
+        drop: Drop,
+        deterministic: bool = True,
+    ) -> Logits:
         """Logits of every component given the codes before it.
 
         Args:
@@ -123,7 +148,7 @@ class AutoregressivePrior(nn.Module):
         x = self._transform(x, 0, visible, deterministic)  # (B, S, W)
         return self._logits(x[:, -self.num_components :])
 
-    def encode(self, clip_image, clip_text):
+    def encode(self, clip_image: Embeddings, clip_text: Embeddings) -> Codes:
         """Raw embeddings (B, D) -> int32 (B, 1 + K) codes, the dot product's first.
 
         The dot product is that of the unit embeddings, whatever the prior's space.
@@ -131,17 +156,23 @@ class AutoregressivePrior(nn.Module):
         dots = (_unit(clip_image) * _unit(clip_text)).sum(-1)
         return self.codebook.encode(self.space.normalize(clip_image), dots)
 
-    def decode(self, codes):
+    def decode(self, codes: Codes) -> Embeddings:
         """int32 (B, K) codes of the components -> raw embeddings (B, D)."""
         return self.space.denormalize(self.codebook.decode(codes))
 
-    def expected(self, logits):
+    def expected(self, logits: Logits) -> Embeddings:
         """Logits (B, K, N) -> raw embeddings (B, D) of the mean component values."""
         values = self.codebook.component_values()
         values = (jax.nn.softmax(logits) * values).sum(-1)  # (B, K)
         return self.space.denormalize(self.codebook.expand(values))
 
-    def start(self, tokens, clip_text, dot_code, drop):
+    def start(
+        self,
+        tokens: Tokens,
+        clip_text: Embeddings,
+        dot_code: Indices,
+        drop: Drop,
+    ):
         """Reads the prefix; apply with mutable=["cache"].
 
         Args:
@@ -154,7 +185,7 @@ class AutoregressivePrior(nn.Module):
         x, visible = self._prefix(tokens, clip_text, dot_code, drop)
         return self._logits(self._transform(x, 0, visible, cached=True)[:, -1]), visible
 
-    def step(self, code, index, visible):
+    def step(self, code: Indices, index, visible):
         """Logits (B, N) of component `index` (from 0) given the one before, code (B,).
 
         Apply with the cache of `start` or of the step before, and mutable=["cache"].
@@ -163,7 +194,7 @@ class AutoregressivePrior(nn.Module):
         first = self.slots + 1 + index
         return self._logits(self._transform(x, first, visible, cached=True)[:, 0])
 
-    def dot_code(self, quantile):
+    def dot_code(self, quantile: PerSample) -> Indices:
         """See Codebook.dot_code."""
         return self.codebook.dot_code(quantile)
 

@@ -4,15 +4,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unclip_jax.models.ar_prior import AutoregressivePrior
+from unclip_jax.shapes import Array, Codes, Embeddings, Tokens
 
 
 def sample(
     module: AutoregressivePrior,
     params,
-    tokens,
-    clip_text,
+    tokens: Tokens,
+    clip_text: Embeddings,
     keys,
     *,
     scale=1.0,
@@ -22,7 +24,7 @@ def sample(
     dot_quantile=0.5,
     guided: bool = True,
     truncated: bool = True,
-):
+) -> Codes:
     """Codes of image embeddings for captions; one scan, with cached keys and values.
 
     Args:
@@ -81,7 +83,9 @@ def sample(
     return jnp.concatenate([codes.T, draw(logits, last)[:, None]], axis=1)
 
 
-def truncate(logits, temperature, top_k, top_p):
+def truncate(
+    logits: Float[Array, "batch codes"], temperature, top_k, top_p
+) -> Float[Array, "batch codes"]:
     """Sets the logits (B, N) outside of the nucleus to -inf.
 
     Kept are the `top_k` likeliest (0: all), and of these the fewest that together hold

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.unet import upsample_nearest
+from unclip_jax.shapes import Images, Maps
 
 EPSILON = 1e-6  # of every norm
 
@@ -30,7 +31,7 @@ class SpatialNorm(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, z):
+    def __call__(self, x: Images, z: Maps) -> Images:
         """(B, H, W, C), latents (B, h, w, D) with h dividing H -> (B, H, W, C)."""
         y = layers.GroupNorm(self.groups, EPSILON, self.dtype, name="norm")(x)
         factor = x.shape[1] // z.shape[1]
@@ -57,7 +58,11 @@ class ResBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, z=None):
+    def __call__(
+        self,
+        x: Maps,
+        z: Maps | None = None,
+    ) -> Maps:
         """(B, H, W, C), latents or None -> (B, H, W, channels)."""
         conv: dict[str, Any]
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
@@ -77,7 +82,7 @@ class AttentionBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, z=None):
+    def __call__(self, x: Images, z: Maps | None = None) -> Images:
         """(B, H, W, C), latents or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         y = _norm(x, z, self.groups, self.dtype, "norm").reshape(b, 1, h * w, c)
@@ -98,7 +103,7 @@ class Encoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(B, H, W, C) -> (B, h, w, out_channels)."""
         block = self.groups, self.dtype
         conv: dict[str, Any]
@@ -134,7 +139,11 @@ class Decoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, z=None):
+    def __call__(
+        self,
+        x: Maps,
+        z: Maps | None = None,
+    ) -> Maps:
         """(B, h, w, C), latents for SpatialNorm or None -> (B, H, W, out_channels)."""
         block = self.groups, self.dtype
         conv: dict[str, Any]
@@ -214,7 +223,11 @@ class Autoencoder(nn.Module):
             shape = self.num_codes, width
             self.codebook = self.param("codebook", init, shape)
 
-    def encode(self, images, noise=None):
+    def encode(
+        self,
+        images: Maps,
+        noise: Maps | None = None,
+    ) -> Maps:
         """Latents (B, h, w, C) float32 of images (B, H, W, 3), not quantized.
 
         Args:
@@ -252,13 +265,13 @@ class Autoencoder(nn.Module):
         std = jnp.exp(0.5 * log_variance.clip(-30, 20))  # as in latent diffusion
         return mean * self.latent_scale, std * self.latent_scale
 
-    def quantize(self, latents):
+    def quantize(self, latents: Images) -> Images:
         """Replaces each latent (B, h, w, C) by the nearest code, float32."""
         codes = self.codebook
         distance = jnp.square(codes).sum(-1) - 2 * latents @ codes.T  # (B, h, w, codes)
         return codes[jnp.argmin(distance, axis=-1)]
 
-    def decode(self, latents):
+    def decode(self, latents: Maps) -> Maps:
         """Images (B, f h, f w, 3) float32 of latents (B, h, w, C), as they are.
 
         Nothing is quantized here, which is how diffusion's latents are decoded.
@@ -267,7 +280,7 @@ class Autoencoder(nn.Module):
         images = self.decoder(self.post_quant_conv(z), z if self.spatial_norm else None)
         return images.astype(jnp.float32)
 
-    def __call__(self, images):
+    def __call__(self, images: Images) -> Images:
         """Images (B, H, W, 3) -> what the autoencoder makes of them."""
         latents = self.encode(images)
         return self.decode(self.quantize(latents) if self.num_codes else latents)

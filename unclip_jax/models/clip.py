@@ -8,10 +8,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float, Num
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.text_transformer import eot_position
+from unclip_jax.shapes import Array, Embeddings, TextStates, Tokens, Vector
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,7 +34,7 @@ class VisionTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Vector:
         """(B, S, S, 3) -> (B, W); UsageError for another S."""
         b = images.shape[0]
         if images.shape[1:] != (self.image_size, self.image_size, 3):
@@ -84,7 +86,7 @@ class CLIPTextTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens):
+    def __call__(self, tokens: Tokens):
         """int32 (B, L) -> (B, L, W); UsageError for L above the context length."""
         length = tokens.shape[1]
         if length > self.context_length:
@@ -185,7 +187,7 @@ class CLIP(nn.Module):
             "logit_scale", nn.initializers.constant(2.6592600), ()
         )
 
-    def encode_image(self, images):
+    def encode_image(self, images: Num[Array, "batch height width 3"]) -> Embeddings:
         """uint8 images (B, S, S, 3) -> raw embeddings (B, D) float32.
 
         Raises UsageError without an image tower.
@@ -195,7 +197,7 @@ class CLIP(nn.Module):
         x = (x - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         return self.encode_normalized(x)
 
-    def encode_normalized(self, x):
+    def encode_normalized(self, x: Float[Array, "batch height width 3"]) -> Embeddings:
         """Normalized float images (B, S, S, 3) -> raw embeddings (B, D) float32."""
         self._check_vision()
         feature = self.vision(x.astype(self.dtype))
@@ -205,11 +207,11 @@ class CLIP(nn.Module):
         if not self.vision_depth:
             raise UsageError("this CLIP has no image tower (vision_depth is 0)")
 
-    def text_states(self, tokens):
+    def text_states(self, tokens: Tokens) -> TextStates:
         """int32 tokens (B, L) -> states after the final LayerNorm (B, L, W)."""
         return self.text(tokens)
 
-    def encode_text(self, tokens):
+    def encode_text(self, tokens: Tokens) -> Embeddings:
         """int32 tokens (B, L) -> raw embeddings (B, D) float32.
 
         Raises UsageError for a text encoder without projection.
@@ -223,7 +225,7 @@ class CLIP(nn.Module):
         pooled = states[jnp.arange(tokens.shape[0]), eot]  # (B, W)
         return self.text_projection(pooled).astype(jnp.float32)
 
-    def __call__(self, images, tokens):
+    def __call__(self, images: Num[Array, "batch height width 3"], tokens: Tokens):
         """Returns (image embeddings, text embeddings), both raw (B, D).
 
         Without an image tower the images are not looked at and None is returned; of a

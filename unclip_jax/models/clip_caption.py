@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Drop, Embeddings, TextStates
 
 # How captions enter a prior or a decoder: read by a part of their own, or by CLIP.
 CAPTIONS = ("tokens", "clip_states")
@@ -51,7 +52,9 @@ def make_empty_caption(module: nn.Module, length: int, width: int, dim: int):
     return jax.lax.stop_gradient([module.param(n, zeros, shape) for n, shape in shapes])
 
 
-def drop_clip_captions(text_states, clip_text, drop, empty):
+def drop_clip_captions(
+    text_states: TextStates | None, clip_text: Embeddings | None, drop: Drop, empty
+):
     """Replaces (B, L, W) states and (B, D) embeddings by the empty ones where `drop`.
 
     Args:

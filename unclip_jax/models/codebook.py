@@ -11,13 +11,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Array, Codes, Embeddings, Indices, PerSample, Vector
 
 FLAT = 1e-10  # of the largest eigenvalue: below it, a component is rounding
 
 
-def fit(z, dots, num_components: int, num_buckets: int) -> dict[str, np.ndarray]:
+def fit(
+    z: Float[Array, "n dim"],
+    dots: Float[Array, " n"],
+    num_components: int,
+    num_buckets: int,
+) -> dict[str, np.ndarray]:
     """The parameters of a Codebook, from training embeddings.
 
     Args:
@@ -78,7 +85,7 @@ def check_sizes(dim: int, num_components: int, num_buckets: int) -> None:
         raise UsageError(f"num_buckets must be at least 2, got {num_buckets}")
 
 
-def principal_components(covariance):
+def principal_components(covariance: Float[Array, "dim dim"]):
     """Eigenvalues (D,) of a covariance (D, D), largest first, and unit vectors (D, D).
 
     The vectors are columns; of the two signs, the one whose largest entry is positive.
@@ -127,7 +134,7 @@ class Codebook(nn.Module):
         found = {name: self.param(name, zeros, shape) for name, shape in shapes.items()}
         self.arrays = jax.lax.stop_gradient(found)
 
-    def encode(self, z, dots):
+    def encode(self, z: Embeddings, dots: PerSample) -> Codes:
         """z (B, D), dots (B,) -> int32 (B, 1 + K) codes, the dot product's first."""
         exact = jax.lax.Precision.HIGHEST  # a rounded component is another code
         components, mean = self.arrays["components"], self.arrays["mean"]
@@ -136,18 +143,18 @@ class Codebook(nn.Module):
         # a value on an edge belongs below it, as in `fit`
         return (values[..., None] > self.arrays["edges"]).sum(-1, dtype=jnp.int32)
 
-    def decode(self, codes):
+    def decode(self, codes: Codes) -> Embeddings:
         """int32 (B, K) codes of the components -> z (B, D)."""
         rows = jnp.arange(1, 1 + self.num_components)
         return self.expand(self.arrays["centres"][rows, codes])
 
-    def expand(self, values):
+    def expand(self, values: Vector) -> Embeddings:
         """Values of the components (B, K) -> z (B, D)."""
         exact = jax.lax.Precision.HIGHEST
         components, mean = self.arrays["components"], self.arrays["mean"]
         return jnp.dot(values, components.T, precision=exact) + mean
 
-    def dot_code(self, quantile):
+    def dot_code(self, quantile: PerSample) -> Indices:
         """(B,) quantiles in [0, 1) -> the codes that dot products there have."""
         place = (quantile * self.num_buckets).astype(jnp.int32)
         place = place.clip(0, self.num_buckets - 1)
@@ -155,6 +162,6 @@ class Codebook(nn.Module):
         # not `place` itself, which training never saw where edges are equal
         return (value[:, None] > self.arrays["edges"][0]).sum(-1, dtype=jnp.int32)
 
-    def component_values(self):
+    def component_values(self) -> Float[Array, "components codes"]:
         """(K, N), what each code of each component stands for."""
         return self.arrays["centres"][1:]

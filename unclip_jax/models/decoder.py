@@ -35,6 +35,16 @@ from unclip_jax.models.text_transformer import (
     text_mask,
 )
 from unclip_jax.models.unet import UNet
+from unclip_jax.shapes import (
+    Drop,
+    Embeddings,
+    Images,
+    Maps,
+    OutputImages,
+    TextStates,
+    Timesteps,
+    Tokens,
+)
 
 # What a decoder may see besides: the picture around a mask, or a depth map.
 EXTRAS = ("none", "inpaint", "hint")
@@ -50,7 +60,7 @@ class HintEncoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, hint):
+    def __call__(self, hint: Maps) -> Maps:
         """(B, 8 H, 8 W, 3) in [-1, 1] -> (B, H, W, channels)."""
         conv: dict[str, Any]
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
@@ -166,17 +176,17 @@ class Decoder(nn.Module):
 
     def __call__(
         self,
-        x_t,
-        t,
-        clip_image,
-        tokens,
-        drop_clip,
-        drop_text,
-        clip_text=None,
-        text_states=None,
+        x_t: Images,
+        t: Timesteps,
+        clip_image: Embeddings,
+        tokens: Tokens,
+        drop_clip: Drop,
+        drop_text: Drop,
+        clip_text: Embeddings | None = None,
+        text_states: TextStates | None = None,
         extra=None,
         deterministic: bool = True,
-    ):
+    ) -> OutputImages:
         """Predicts the noise and, with `learned_sigma`, the variance.
 
         Args:

@@ -8,8 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unclip_jax.models import layers
+from unclip_jax.shapes import Array, States
 
 
 class ScaledBlock(nn.Module):
@@ -20,7 +22,7 @@ class ScaledBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, _):
+    def __call__(self, x: States, _):
         """(B, S, W) -> (B, S, W), None: a carry and no output, for `nn.scan`."""
         width = x.shape[-1]
 
@@ -51,7 +53,7 @@ class DinoV2(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: Float[Array, "batch height width 3"]):
         """Runs the class's map on images whose sides are multiples of the patch."""
         b, p = len(images), self.patch_size
         x = nn.Conv(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Maps, Vector
 
 # Name of a layer -> width of its features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008}
@@ -28,7 +29,7 @@ class BasicConv2d(nn.Module):
     valid: bool = False  # no padding; otherwise half the kernel, which keeps H and W
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H', W', features)."""
         half = [(k // 2, k // 2) for k in self.kernel]
         x = nn.Conv(
@@ -71,7 +72,7 @@ class InceptionA(nn.Module):
     pool_features: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H, W, 224 + pool_features)."""
         branches = (
             _chain(x, ("branch1x1", 64, (1, 1))),
@@ -91,7 +92,7 @@ class InceptionB(nn.Module):
     """The reduction from 35x35 to 17x17."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H / 2, W / 2, 480 + C)."""
         double = ("branch3x3dbl_1", 64, (1, 1)), ("branch3x3dbl_2", 96, (3, 3))
         branches = (
@@ -108,7 +109,7 @@ class InceptionC(nn.Module):
     channels_7x7: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H, W, 768)."""
         c = self.channels_7x7
         branches = (
@@ -136,7 +137,7 @@ class InceptionD(nn.Module):
     """The reduction from 17x17 to 8x8."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H / 2, W / 2, 512 + C)."""
         seven = (
             ("branch7x7x3_1", 192, (1, 1)),
@@ -157,7 +158,7 @@ class InceptionE(nn.Module):
     max_pool: bool  # of the pooled branch; False: the mean
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         """(N, H, W, C) -> (N, H, W, 2048)."""
         three = _chain(x, ("branch3x3_1", 384, (1, 1)))
         double = _chain(
@@ -186,7 +187,7 @@ class InceptionV3(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> dict[str, Vector]:
         """Features by layer.
 
         Args:

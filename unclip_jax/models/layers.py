@@ -11,8 +11,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import (
+    Array,
+    Bias,
+    Floats,
+    Heads,
+    Rows,
+    States,
+    Times,
+    Vector,
+)
 
 REMAT_POLICIES = {
     "none": None,
@@ -21,7 +32,7 @@ REMAT_POLICIES = {
 }
 
 
-def quick_gelu(x):
+def quick_gelu(x: Floats) -> Floats:
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
@@ -38,7 +49,7 @@ def activation(name: str):
     return table[name]
 
 
-def timestep_embedding(t, dim: int, max_period: float = 10_000.0):
+def timestep_embedding(t: Times, dim: int, max_period: float = 10_000.0) -> Vector:
     """Sinusoidal embedding [cos, sin] of timesteps (Ho et al. 2020; ADM's order).
 
     Args:
@@ -54,7 +65,12 @@ def timestep_embedding(t, dim: int, max_period: float = 10_000.0):
     return jnp.concatenate([jnp.cos(args), jnp.sin(args)], axis=-1)
 
 
-def attend(q, k, v, bias=None):
+def attend(
+    q: Heads,
+    k: Float[Array, "batch heads keys head_width"],
+    v: Float[Array, "batch heads keys head_width"],
+    bias: Bias | None = None,
+) -> Heads:
     """Scaled dot-product attention, softmax in float32.
 
     Args:
@@ -73,13 +89,13 @@ def attend(q, k, v, bias=None):
     return jnp.einsum("bhqk,bhkd->bhqd", weights, v)
 
 
-def split_heads(x, num_heads: int):
+def split_heads(x: States, num_heads: int) -> Heads:
     """(B, S, H * D) -> (B, H, S, D)."""
     b, s, width = x.shape
     return x.reshape(b, s, num_heads, width // num_heads).transpose(0, 2, 1, 3)
 
 
-def merge_heads(x):
+def merge_heads(x: Heads) -> States:
     """(B, H, S, D) -> (B, S, H * D)."""
     b, h, s, d = x.shape
     return x.transpose(0, 2, 1, 3).reshape(b, s, h * d)
@@ -118,17 +134,19 @@ def on_own_rows(operation):
     return run
 
 
-def mask_bias(mask):
+def mask_bias(mask: Bool[Array, "*size"]) -> Floats:
     """Turns a boolean mask (True = visible) into an additive float32 bias."""
     return jnp.where(mask, 0.0, -1e9).astype(jnp.float32)
 
 
-def causal_bias(length: int):
+def causal_bias(length: int) -> Float[Array, "1 1 length length"]:
     """(1, 1, L, L) bias under which position i sees positions 0..i."""
     return mask_bias(jnp.tril(jnp.ones((length, length), bool)))[None, None]
 
 
-def padding_bias(visible):
+def padding_bias(
+    visible: Bool[Array, "batch length"],
+) -> Float[Array, "batch 1 1 length"]:
     """(B, 1, 1, L) bias from a (B, L) mask of the visible keys."""
     return mask_bias(visible)[:, None, None, :]
 
@@ -140,7 +158,7 @@ class LayerNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Floats) -> Floats:
         """(..., W) -> (..., W), normalized over the last axis."""
         norm = nn.LayerNorm(
             epsilon=self.epsilon,
@@ -167,7 +185,12 @@ class GroupNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, scale=None, shift=None):
+    def __call__(
+        self,
+        x: Float[Array, "batch *size channels"],
+        scale: Float[Array, "batch channels"] | None = None,
+        shift: Float[Array, "batch channels"] | None = None,
+    ) -> Float[Array, "batch *size channels"]:
         """(B, H, W, C), scale and shift (B, C) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.groups:
@@ -208,7 +231,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias=None, position=None):
+    def __call__(self, x: States, bias: Bias | None = None, position=None) -> States:
         """(B, S, W), bias that broadcasts to (B, heads, S, keys) -> (B, S, W)."""
         width = x.shape[-1]
         if width % self.num_heads:
@@ -248,7 +271,9 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias, deterministic: bool, position=None):
+    def __call__(
+        self, x: States, bias: Bias | None, deterministic: bool, position=None
+    ):
         """(B, S, W) -> (B, S, W), None: a carry and no output, for `nn.scan`."""
         width = x.shape[-1]
         # or the compiler may split the width, as kernels are, and not the batch
@@ -282,7 +307,13 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, bias=None, deterministic: bool = True, position=None):
+    def __call__(
+        self,
+        x: States,
+        bias: Bias | None = None,
+        deterministic: bool = True,
+        position=None,
+    ) -> States:
         """(B, S, W) -> (B, S, W); `bias` and `position` are Attention's."""
         if self.remat not in REMAT_POLICIES:
             raise UsageError(
@@ -353,7 +384,7 @@ class EmbeddingSpace(nn.Module):
         std = self.param("std", nn.initializers.ones, shape)
         self.mean_std = jax.lax.stop_gradient((mean, std))
 
-    def normalize(self, raw):
+    def normalize(self, raw: Rows) -> Rows:
         """Raw CLIP embeddings (B, *dim) -> the model's space, float32."""
         raw = raw.astype(jnp.float32)
         if self.unit_norm:
@@ -361,7 +392,7 @@ class EmbeddingSpace(nn.Module):
         mean, std = self.mean_std
         return (raw - mean) / std
 
-    def denormalize(self, z):
+    def denormalize(self, z: Rows) -> Rows:
         """The model's space (B, *dim) -> raw (or unit-norm) embeddings, float32."""
         mean, std = self.mean_std
         return z.astype(jnp.float32) * std + mean

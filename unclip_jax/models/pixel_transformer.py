@@ -14,16 +14,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.unet import depth_to_space, space_to_depth
+from unclip_jax.shapes import (
+    Array,
+    Context,
+    ContextMask,
+    Floats,
+    Heads,
+    Images,
+    OutputImages,
+    States,
+    Times,
+    Vector,
+)
 
 _zeros = nn.initializers.zeros
 _ROTARY_BASE = 100.0  # of grids with tens of patches a side
 
 
-def rms_norm(x, epsilon: float = 1e-6):
+def rms_norm(x: Floats, epsilon: float = 1e-6) -> Floats:
     """x over the root mean square of its last axis, computed and kept in float32."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
@@ -41,7 +54,7 @@ def rotary_table(side: int, dim: int, num_context: int) -> np.ndarray:
     return np.pad(angles, ((num_context, 0), (0, 0))).astype(np.float32)
 
 
-def rotate(x, angles):
+def rotate(x: Heads, angles: Float[Array, "length _"]) -> Heads:
     """Turns the pairs (x[i], x[i + D / 2]) of (B, H, S, D) by `angles` (S, D / 2)."""
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     a, b = jnp.split(x, 2, axis=-1)
@@ -57,7 +70,14 @@ class TransformerBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, modulation, angles, bias, deterministic: bool):
+    def __call__(
+        self,
+        x: States,
+        modulation: Float[Array, "batch 6 width"],
+        angles,
+        bias,
+        deterministic: bool,
+    ):
         """(B, S, W), modulation (B, 6, W) -> (B, S, W), None."""
         width = x.shape[-1]
         x = layers.split_batch(x)
@@ -118,13 +138,13 @@ class PixelTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x,
-        t,
-        emb=None,
-        context=None,
-        context_mask=None,
+        x: Images,
+        t: Times,
+        emb: Vector | None = None,
+        context: Context | None = None,
+        context_mask: ContextMask | None = None,
         deterministic: bool = True,
-    ):
+    ) -> OutputImages:
         """Predicts; arguments as of `unet.UNet`, but `emb` is (B, width)."""
         b, width = x.shape[0], self.width
         if width % (4 * self.num_heads):

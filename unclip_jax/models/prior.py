@@ -21,6 +21,7 @@ from unclip_jax.models.clip_caption import (
     make_empty_caption,
 )
 from unclip_jax.models.text_transformer import drop_captions, text_mask
+from unclip_jax.shapes import Drop, Embeddings, TextStates, Timesteps, Tokens
 
 
 class DiffusionPrior(nn.Module):
@@ -84,24 +85,24 @@ class DiffusionPrior(nn.Module):
         self.ln_final = layers.LayerNorm(dtype=self.dtype)
         self.clip_image_out = nn.Dense(self.embed_dim, **dense)
 
-    def normalize(self, raw):
+    def normalize(self, raw: Embeddings) -> Embeddings:
         """Raw CLIP image embeddings (B, D) -> the space the prior diffuses in."""
         return self.space.normalize(raw)
 
-    def denormalize(self, z):
+    def denormalize(self, z: Embeddings) -> Embeddings:
         """The inverse of `normalize`."""
         return self.space.denormalize(z)
 
     def __call__(
         self,
-        x_t,
-        t,
-        tokens,
-        clip_text,
-        drop,
-        text_states=None,
+        x_t: Embeddings,
+        t: Timesteps,
+        tokens: Tokens,
+        clip_text: Embeddings,
+        drop: Drop,
+        text_states: TextStates | None = None,
         deterministic: bool = True,
-    ):
+    ) -> Embeddings:
         """Denoises.
 
         Args:

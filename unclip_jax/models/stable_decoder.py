@@ -15,6 +15,15 @@ import jax.numpy as jnp
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.unet_sd import StableUNet
+from unclip_jax.shapes import (
+    Drop,
+    Embeddings,
+    Images,
+    OutputImages,
+    TextStates,
+    Timesteps,
+    Tokens,
+)
 
 
 class StableDecoder(nn.Module):
@@ -70,27 +79,27 @@ class StableDecoder(nn.Module):
             dtype=self.dtype,
         )
 
-    def normalize(self, raw):
+    def normalize(self, raw: Embeddings) -> Embeddings:
         """Raw embeddings (B, D) -> those that noise is added to."""
         return self.space.normalize(raw)
 
-    def denormalize(self, z):
+    def denormalize(self, z: Embeddings) -> Embeddings:
         """The inverse of `normalize`."""
         return self.space.denormalize(z)
 
     def __call__(
         self,
-        x_t,
-        t,
-        clip_image,
-        tokens,
-        drop_clip,
-        drop_text,
-        clip_text=None,
-        text_states=None,
+        x_t: Images,
+        t: Timesteps,
+        clip_image: Embeddings,
+        tokens: Tokens,
+        drop_clip: Drop,
+        drop_text: Drop,
+        clip_text: Embeddings | None = None,
+        text_states: TextStates | None = None,
         extra=None,
         deterministic: bool = True,
-    ):
+    ) -> OutputImages:
         """Predicts what the part's config says, v in Stable unCLIP.
 
         Args:

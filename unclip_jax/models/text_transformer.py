@@ -4,29 +4,31 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Bool
 
 from unclip_jax.models import layers
+from unclip_jax.shapes import Array, Drop, Indices, States, Tokens, Vector
 
 
-def eot_position(tokens, eot_id: int):
+def eot_position(tokens: Tokens, eot_id: int) -> Indices:
     """(B,) index of the first end-of-text token (the last column if none)."""
     is_eot = tokens == eot_id
     last = tokens.shape[1] - 1
     return jnp.where(is_eot.any(-1), jnp.argmax(is_eot, axis=-1), last)
 
 
-def text_mask(tokens, eot_id: int):
+def text_mask(tokens: Tokens, eot_id: int) -> Bool[Array, "batch length"]:
     """(B, L) bool: True from the start token to the first end-of-text token."""
     positions = jnp.arange(tokens.shape[1])[None]
     return positions <= eot_position(tokens, eot_id)[:, None]
 
 
-def fill_captions(tokens, eot_id: int, pad_id: int):
+def fill_captions(tokens: Tokens, eot_id: int, pad_id: int) -> Tokens:
     """(B, L) tokens with `pad_id` after the first end-of-text token."""
     return jnp.where(text_mask(tokens, eot_id), tokens, pad_id)
 
 
-def drop_captions(tokens, drop, eot_id: int):
+def drop_captions(tokens: Tokens, drop: Drop, eot_id: int) -> Tokens:
     """Replaces the rows of (B, L) tokens where `drop` by the empty caption.
 
     The empty caption is the start token followed by end-of-text tokens, what the
@@ -55,7 +57,9 @@ class TextTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, deterministic: bool = True):
+    def __call__(
+        self, tokens: Tokens, deterministic: bool = True
+    ) -> tuple[States, Vector]:
         """int32 (B, L) -> states (B, L, W), feature (B, W)."""
         init = nn.initializers.normal(0.02)
         x = nn.Embed(

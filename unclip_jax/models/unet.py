@@ -14,11 +14,21 @@ import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
+from unclip_jax.shapes import (
+    Context,
+    ContextMask,
+    Images,
+    Maps,
+    OutputImages,
+    Resized,
+    Times,
+    Vector,
+)
 
 _zeros = nn.initializers.zeros
 
 
-def space_to_depth(x, p: int):
+def space_to_depth(x: Maps, p: int) -> Maps:
     """(B, H, W, C) -> (B, H / p, W / p, p * p * C)."""
     b, h, w, c = x.shape
     if h % p or w % p:
@@ -27,19 +37,19 @@ def space_to_depth(x, p: int):
     return x.reshape(b, h // p, w // p, p * p * c)
 
 
-def depth_to_space(x, p: int):
+def depth_to_space(x: Maps, p: int) -> Maps:
     """The inverse of `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, p, p, c // (p * p)).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * p, w * p, c // (p * p))
 
 
-def upsample_nearest(x):
+def upsample_nearest(x: Maps) -> Maps:
     """(B, H, W, C) -> (B, 2H, 2W, C)."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def downsample_mean(x):
+def downsample_mean(x: Maps) -> Maps:
     """(B, H, W, C) -> (B, H / 2, W / 2, C) by 2x2 averages."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -64,7 +74,7 @@ class ResBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, emb, deterministic: bool):
+    def __call__(self, x: Maps, emb: Vector, deterministic: bool) -> Maps:
         """(B, H, W, C), embedding (B, E) -> (B, H', W', channels)."""
         norm = {"groups": self.norm_groups, "dtype": self.dtype}
         conv = {"kernel_size": (3, 3), "padding": 1, "dtype": self.dtype}
@@ -99,7 +109,9 @@ class AttentionBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, context=None, context_bias=None):
+    def __call__(
+        self, x: Images, context: Context | None = None, context_bias=None
+    ) -> Images:
         """(B, H, W, C), context (B, S, K) or None -> (B, H, W, C)."""
         b, h, w, c = x.shape
         if c % self.head_channels:
@@ -156,13 +168,13 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x,
-        t,
-        emb=None,
-        context=None,
-        context_mask=None,
+        x: Images,
+        t: Times,
+        emb: Vector | None = None,
+        context: Context | None = None,
+        context_mask: ContextMask | None = None,
         deterministic: bool = True,
-    ):
+    ) -> OutputImages:
         """Predicts.
 
         Args:
@@ -253,7 +265,7 @@ class UNet(nn.Module):
         return depth_to_space(_Conv(out, **conv, name="conv_out")(h), self.patch_size)
 
 
-def resize(x, size: int):
+def resize(x: Images, size: int) -> Resized:
     """Bilinear resize of (B, H, W, C) without antialiasing."""
     return jax.image.resize(
         x, (x.shape[0], size, size, x.shape[-1]), "bilinear", antialias=False

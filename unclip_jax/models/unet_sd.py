@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.unet import ResBlock, upsample_nearest
+from unclip_jax.shapes import Context, Images, OutputImages, States, Times, Vector
 
 
 class CrossAttention(nn.Module):
@@ -22,7 +23,7 @@ class CrossAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, context=None):
+    def __call__(self, x: States, context: Context | None = None) -> States:
         """(B, S, W), (B, L, K) or None -> (B, S, W)."""
         width = x.shape[-1]
         if width % self.num_heads:
@@ -45,7 +46,7 @@ class TransformerBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, context):
+    def __call__(self, x: States, context: Context) -> States:
         """(B, S, W), context (B, L, K) -> (B, S, W)."""
         width = x.shape[-1]
         norm, attention = {"dtype": self.dtype}, (self.num_heads, self.dtype)
@@ -68,7 +69,7 @@ class SpatialTransformer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, context):
+    def __call__(self, x: Images, context: Context) -> Images:
         """(B, H, W, C), context (B, L, K) -> (B, H, W, C)."""
         b, h, w, c = x.shape
         norm = layers.GroupNorm(self.norm_groups, 1e-6, self.dtype, name="norm")
@@ -98,7 +99,14 @@ class StableUNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, t, label, context, deterministic: bool = True):
+    def __call__(
+        self,
+        x: Images,
+        t: Times,
+        label: Vector,
+        context: Context,
+        deterministic: bool = True,
+    ) -> OutputImages:
         """Predicts.
 
         Args:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models.unet import UNet
+from unclip_jax.shapes import Images, OutputImages, Resized, Timesteps
 
 RESIZE = ("bilinear", "bicubic")
 
@@ -66,7 +67,13 @@ class Upsampler(nn.Module):
             dtype=self.dtype,
         )
 
-    def __call__(self, x_t, t, low_res, deterministic: bool = True):
+    def __call__(
+        self,
+        x_t: Images,
+        t: Timesteps,
+        low_res: Resized,
+        deterministic: bool = True,
+    ) -> OutputImages:
         """Predicts the noise (or what config.diffusion.prediction says).
 
         Args:
@@ -97,7 +104,11 @@ class Upsampler(nn.Module):
             )
 
 
-def upsample(low_res, size: tuple[int, int], method: str = "bilinear"):
+def upsample(
+    low_res: Resized,
+    size: tuple[int, int],
+    method: str = "bilinear",
+) -> Resized:
     """(B, h, w, C) -> (B, *size, C) float32, half-pixel centres, edges replicated.
 
     "bicubic" is Keys' kernel with a = -0.5, as Pillow's and torch's antialiased one.

@@ -17,8 +17,6 @@ and returns x_0 (B, ..., C) float32, or what another `run` does. They raise Usag
 for impossible timesteps.
 """
 
-import numpy as np
-
 from unclip_jax.diffusion.samplers.ancestral import ddpm
 from unclip_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from unclip_jax.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
@@ -34,6 +32,7 @@ from unclip_jax.diffusion.schedule import (
     strided_timesteps,
 )
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import HostPath
 
 __all__ = [
     "SAMPLERS",
@@ -63,7 +62,7 @@ _IN_LOG_SNR = ("dpmpp_2m", "dpmpp_2m_sde", "heun")
 
 def timesteps(
     name: str, schedule: Schedule, steps: int | str, min_signal: float = 0.0
-) -> np.ndarray:
+) -> HostPath:
     """The timesteps that `steps` stands for, as they suit the sampler `name`.
 
     A number of steps is spread from T - 1 down to 0, evenly in time; for the solvers of

@@ -12,6 +12,7 @@ from unclip_jax.diffusion.samplers.steps import (
 )
 from unclip_jax.diffusion.schedule import Schedule
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Path, Samples
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
 
@@ -19,8 +20,8 @@ VARIANCES = ("fixed_small", "fixed_large", "learned_range", "analytic")
 def ddpm(
     predict,
     schedule: Schedule,
-    x_T,
-    timesteps,
+    x_T: Samples,
+    timesteps: Path,
     noise,
     variance: str | None = None,
     statistic: np.ndarray | None = None,

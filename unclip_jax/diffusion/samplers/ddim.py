@@ -12,13 +12,14 @@ from unclip_jax.diffusion.samplers.steps import (
     run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.shapes import Path, Samples
 
 
 def ddim(
     predict,
     schedule: Schedule,
-    x_T,
-    timesteps,
+    x_T: Samples,
+    timesteps: Path,
     noise,
     eta=0.0,
     to_x0: bool = True,
@@ -50,8 +51,8 @@ def ddim(
 def ddim_inversion(
     predict,
     schedule: Schedule,
-    x_0,
-    timesteps,
+    x_0: Samples,
+    timesteps: Path,
     corrections: int = 0,
     to_x0: bool = True,
     run=run_all,

@@ -17,9 +17,12 @@ from unclip_jax.diffusion.samplers.steps import (
     run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.shapes import Path, Samples
 
 
-def dpmpp_2m(predict, schedule: Schedule, x_T, timesteps, noise=None, run=run_all):
+def dpmpp_2m(
+    predict, schedule: Schedule, x_T: Samples, timesteps: Path, noise=None, run=run_all
+):
     """DPM-Solver++(2M) for the probability-flow ODE; arguments as in `samplers`."""
     steps = make_steps(schedule, timesteps)
     h = half_log_snr_steps(steps)
@@ -29,7 +32,9 @@ def dpmpp_2m(predict, schedule: Schedule, x_T, timesteps, noise=None, run=run_al
     return _solve(predict, x_T, rows, None, run)
 
 
-def dpmpp_2m_sde(predict, schedule: Schedule, x_T, timesteps, noise, run=run_all):
+def dpmpp_2m_sde(
+    predict, schedule: Schedule, x_T: Samples, timesteps: Path, noise, run=run_all
+):
     """SDE-DPM-Solver++(2M) for the reverse SDE; arguments as in `samplers`."""
     steps = make_steps(schedule, timesteps)
     h = half_log_snr_steps(steps)

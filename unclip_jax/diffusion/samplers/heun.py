@@ -10,9 +10,12 @@ from unclip_jax.diffusion.samplers.steps import (
     run_all,
 )
 from unclip_jax.diffusion.schedule import Schedule
+from unclip_jax.shapes import Path, Samples
 
 
-def heun(predict, schedule: Schedule, x_T, timesteps, noise=None, run=run_all):
+def heun(
+    predict, schedule: Schedule, x_T: Samples, timesteps: Path, noise=None, run=run_all
+):
     """Heun, second order; arguments as in `samplers`. 2n - 1 calls of the model.
 
     In lambda = log(signal / sigma) the solution of the ODE is (Lu et al. 2022,

@@ -9,6 +9,7 @@ import numpy as np
 
 from unclip_jax.diffusion.schedule import Schedule
 from unclip_jax.errors import UsageError
+from unclip_jax.shapes import Path, Rows, Timesteps
 
 
 class Steps(NamedTuple):
@@ -25,7 +26,7 @@ class Steps(NamedTuple):
     sigma_s: np.ndarray
 
 
-def make_steps(schedule: Schedule, timesteps, to_x0: bool = True) -> Steps:
+def make_steps(schedule: Schedule, timesteps: Path, to_x0: bool = True) -> Steps:
     """The steps through `timesteps`, strictly descending integers in [0, T), to x_0.
 
     Unless `to_x0` they end at the last of the timesteps, of which there must be two.
@@ -55,7 +56,7 @@ def half_log_snr_steps(steps: Steps) -> np.ndarray:
     return np.append(h[:-1] - np.log(steps.sigma_s[:-1]), np.inf)
 
 
-def normal(keys, shape):
+def normal(keys, shape) -> Rows:
     """(B, *shape) standard normal noise, row i from keys[i] alone."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
@@ -124,6 +125,6 @@ def _count(rows) -> int:
     return len(jax.tree.leaves(rows)[0])
 
 
-def everywhere(t, x):
+def everywhere(t, x: Rows) -> Timesteps:
     """(B,): the timestep t for every sample of x."""
     return jnp.full(x.shape[0], t)
