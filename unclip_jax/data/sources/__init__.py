@@ -270,7 +270,12 @@ def make_source(config_data) -> Any:
         if key in options and parameter.annotation is not parameter.empty:
             value, kind = options[key], parameter.annotation
             config_lib.check_type(value, kind, f"config.data.{key}")
-    return cls(**options)
+    source = cls(**options)
+    if not options.get("subset"):
+        return source
+    from unclip_jax.data.sources.subset import Subset  # which knows this module
+
+    return Subset(source, source.subset, source.held_out)
 
 
 def source_defaults(config_data) -> dict[str, Any]:

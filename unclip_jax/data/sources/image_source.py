@@ -24,6 +24,7 @@ from unclip_jax.images import UnreadableImage, opened, to_rgb, to_square
 
 # The options that each of these sources has besides its own, see ImageSource.
 COMMON = ("image_size", "min_size", "max_aspect", "captions", "crop")
+COMMON += ("subset", "held_out")
 CAPTIONS = ("all", "first")
 CROPS = ("center", "random")
 # What a disk, a mount or the process has, not one file of many.
@@ -58,6 +59,8 @@ class ImageSource:
         max_aspect: float = 0.0,  # longer / shorter side; 0: any
         captions: str = "all",  # one of them per epoch, in turn; or "first"
         crop: str = "center",  # or "random": in training, any of the largest squares
+        subset: str = "",  # "train" or "validation", see subset.py; "" is all
+        held_out: float = 0.05,  # share of the captions that are of the validation
     ):
         """Raises UsageError for options that cannot be."""
         if not 1 <= image_size <= 4096:
@@ -74,6 +77,7 @@ class ImageSource:
         self.crop = crop
         self.image_size, self.min_size = int(image_size), int(min_size)
         self.max_aspect, self.which_captions = float(max_aspect), captions
+        self.subset, self.held_out = subset, float(held_out)
         self.fingerprint = ""
 
     def __len__(self) -> int:
