@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE =
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast lint format docs clean-demo python
+.PHONY: help demo own install test test-fast lint format docs clean-demo python
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,13 @@ help: ## this list
 demo: python ## train all stages on icons, draw pictures, measure them; again: goes on
 	@. ./launch/env.sh && \
 	  exec $(PYTHON) launch/demo.py --install '$(MAKE_COMMAND) install PYTHON=$(PYTHON)'
+
+own: python ## train on your images: make own DATA=data/mine NAME=mine MINUTES=60
+	@test -n "$(DATA)" -a -n "$(NAME)" || { echo "error: say which data, and a name for" \
+	  "what comes of it: make own DATA=data/mine NAME=mine" >&2; exit 1; }
+	@. ./launch/env.sh && \
+	  exec $(PYTHON) launch/own.py --install '$(MAKE_COMMAND) install PYTHON=$(PYTHON)' \
+	    --data '$(DATA)' --name '$(NAME)' --minutes '$(or $(MINUTES),60)'
 
 install: .venv/installed ## .venv with what runs
 

@@ -48,7 +48,7 @@ ROOMS = {
     + ("files", "grids", "images", "progress", "versions"),
     "training": ("stages", "parallel", "data", "evaluation")
     + ("data_spec", "files", "grids", "images", "progress"),
-    "planning": ("training", "stages", "parallel", "data", "data_spec"),
+    "planning": ("training", "stages", "parallel", "data", "data_spec", "files"),
     # entry points: flags in, one call, nothing else
     "train": ("training", "interop"),  # reads what a run may start from
     "embed": ("embedding", "training"),  # reads what training wrote
@@ -58,6 +58,8 @@ ROOMS = {
     "evaluate": ("evaluation",),
     "compare": ("evaluation",),
     "estimate_variance": ("evaluation",),
+    "init": ("planning",),
+    "report": ("training",),
     "tune": ("evaluation",),
     "export": ("interop", "training"),  # likewise
     "plan": ("planning", "train"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "Data and training": ("embed", "align", "train", "plan"),
+    "Data and training": ("init", "embed", "align", "train", "report", "plan"),
     "Sampling": ("sample", "app", "estimate_variance"),
     "Evaluation": ("evaluate", "compare"),
     "Export": ("export", "tune"),

@@ -1,4 +1,4 @@
-"""The driver of `make demo`, with steps that take no time."""
+"""The drivers of `make demo` and `make own`, with steps that take no time."""
 
 import importlib.util
 import json
@@ -16,9 +16,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
-spec = importlib.util.spec_from_file_location("demo", LAUNCH / "demo.py")
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+
+
+def load(name):
+    """A program of launch/, which finds the others beside itself."""
+    spec = importlib.util.spec_from_file_location(name, LAUNCH / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+lists, demo, own = load("steps"), load("demo"), load("own")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +44,7 @@ def python(code):
 
 
 def step(name, *codes):
-    return demo.Step(name, tuple(python(code) for code in codes), 1.0)
+    return lists.Step(name, tuple(python(code) for code in codes), 1.0)
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def run(tmp_path, capfd):
 
     def run(steps):
         file = tmp_path / "demo.json"
-        code = demo.run(steps, demo.Record(file, steps))
+        code = lists.run(steps, lists.Record(file, steps))
         return code, capfd.readouterr().out, json.loads(file.read_text())
 
     return run
@@ -103,7 +111,7 @@ def test_a_failure_names_the_step_and_the_next_run_goes_on(run, tmp_path):
 def test_another_command_or_config_is_another_step(run, tmp_path):
     config = tmp_path / "config.py"
     config.write_text("1")
-    same = demo.Step("one", ((*python("pass"), f"--config={config}"),), 1.0)
+    same = lists.Step("one", ((*python("pass"), f"--config={config}"),), 1.0)
     before = same.fingerprint()
     assert same.fingerprint() == before
     config.write_text("2")
@@ -121,7 +129,7 @@ def test_a_broken_record_is_begun_anew(run, tmp_path):
 
 
 def test_a_missing_program_fails_with_its_name(run):
-    code, shown, _ = run([demo.Step("one", (("no-such-program",),), 1.0)])
+    code, shown, _ = run([lists.Step("one", (("no-such-program",),), 1.0)])
     assert code == 127 and "no-such-program" in shown
 
 
@@ -144,10 +152,10 @@ except KeyboardInterrupt:
 DRIVER = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-import demo
+import steps as lists
 command = (sys.executable, "-c", sys.argv[3], sys.argv[2] + "/file", sys.argv[4])
-steps = [demo.Step("one", (command,), 1.0), demo.Step("two", (command,), 1.0)]
-sys.exit(demo.run(steps, demo.Record(pathlib.Path(sys.argv[2]) / "demo.json", steps)))
+todo = [lists.Step("one", (command,), 1.0), lists.Step("two", (command,), 1.0)]
+sys.exit(lists.run(todo, lists.Record(pathlib.Path(sys.argv[2]) / "demo.json", todo)))
 """
 
 
@@ -208,7 +216,7 @@ def test_nohup_is_respected(tmp_path):
 
 
 def test_spans():
-    assert [demo.span(s) for s in (0, 59.6, 605, 3661)] == [
+    assert [lists.span(s) for s in (0, 59.6, 605, 3661)] == [
         "0:00",
         "1:00",
         "10:05",
@@ -247,7 +255,7 @@ def test_dry_run_prints_the_commands_and_makes_nothing(tmp_path):
 def test_the_end_says_the_numbers_and_keeps_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / demo.RECORD
-    record = demo.Record(file, [step("one", "pass")])
+    record = lists.Record(file, [step("one", "pass")])
     assert demo.finish(record, "python") == 1  # no evaluation
     assert "results.json" in capsys.readouterr().out
     scores = {
@@ -261,6 +269,22 @@ def test_the_end_says_the_numbers_and_keeps_them(tmp_path, monkeypatch, capsys):
     assert all(text in shown for text in ("224 captions", " 50.0%", " 60.0%", " 70.0%"))
     kept = json.loads(file.read_text())["results"]
     assert kept == {"n": 224, **{name: s["value"] for name, s in scores.items()}}
+
+
+def test_own_data_needs_its_configs_first(tmp_path, monkeypatch, capsys):
+    flags = "--data=data/mine", "--name=mine", "--minutes=30", "--python=python"
+    assert own.main([*flags, "--dry-run", "--install=make install"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["make", "install"]
+    names = [line[2].removeprefix("unclip_jax.") for line in lines[1:]]
+    expected = "init train embed train train export export export tune sample evaluate"
+    assert names == [*expected.split(), "report"]
+    assert all(importlib.util.find_spec(f"unclip_jax.{name}") for name in names)
+    assert "--minutes=30" in lines[1]
+    monkeypatch.setattr(own, "ROOT", tmp_path)
+    assert own.main([*flags, "--python=false"]) == 1  # which ends with 1
+    shown = capsys.readouterr().out
+    assert "[1/1] init failed" in shown and "train" not in shown
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

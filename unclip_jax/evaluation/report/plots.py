@@ -17,32 +17,7 @@ def curve_svg(points, labels, marked, x_name, y_name):
       marked: number of the selected point.
       x_name, y_name: of the axes.
     """
-    points = np.asarray(points, np.float64)
-    x_axis, y_axis = (_axis(points[:, i]) for i in (0, 1))
-    spans = ((LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP))
-
-    def place(value, axis, span):
-        share = (value - axis[0]) / (axis[-1] - axis[0])
-        return span[0] + share * (span[1] - span[0])
-
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-    ]
-    for tick in x_axis:
-        x = place(tick, x_axis, spans[0])
-        out.append(_line(x, TOP, x, HEIGHT - BOTTOM, "#ddd"))
-        out.append(_text(x, HEIGHT - BOTTOM + 18, f"{tick:.4g}", "middle"))
-    for tick in y_axis:
-        y = place(tick, y_axis, spans[1])
-        out.append(_line(LEFT, y, WIDTH - RIGHT, y, "#ddd"))
-        out.append(_text(LEFT - 8, y + 4, f"{tick:.4g}", "end"))
-    out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_name, "middle"))
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = f'transform="rotate(-90 16 {middle:.1f})"'
-    out.append(_text(16, middle, y_name, "middle", turned))
-    at = [(place(x, x_axis, spans[0]), place(y, y_axis, spans[1])) for x, y in points]
+    out, at = _frame(points, x_name, y_name)
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     out.append(f'<polyline points="{path}" fill="none" stroke="#3465a4"/>')
     for i, ((x, y), label) in enumerate(zip(at, labels, strict=True)):
@@ -54,6 +29,65 @@ def curve_svg(points, labels, marked, x_name, y_name):
         )
         out.append(_text(x + side, y - 6, label, anchor, f'fill="{fill}"'))
     return "\n".join([*out, "</svg>", ""])
+
+
+def line_svg(points):
+    """A line through points, its y axis logarithmic where that shows more: str.
+
+    Args:
+      points: N pairs (x, y) of finite numbers, joined in this order.
+    """
+    points = np.asarray(points, np.float64)
+    low, high = points[:, 1].min(), points[:, 1].max()
+    is_log = low > 0 and high > 30 * low
+    if is_log:
+        points = np.stack([points[:, 0], np.log10(points[:, 1])], axis=1)
+    out, at = _frame(points, "", "", is_log, size=20)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+    out.append(
+        f'<polyline points="{path}" fill="none" stroke="#3465a4" stroke-width="2.5"/>'
+    )
+    if len(at) < 20:
+        out += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#3465a4"/>' for x, y in at
+        ]
+    return "\n".join([*out, "</svg>", ""])
+
+
+def _frame(points, x_name, y_name, is_log=False, size=12):
+    """(the lines of an SVG with axes and their names, where the points are on it).
+
+    With `is_log` the y of the points are logarithms to the base 10. `size` is the
+    letters'.
+    """
+    points = np.asarray(points, np.float64)
+    x_axis, y_axis = (_axis(points[:, i]) for i in (0, 1))
+    spans = ((LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP))
+
+    def place(value, axis, span):
+        share = (value - axis[0]) / (axis[-1] - axis[0])
+        return span[0] + share * (span[1] - span[0])
+
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
+        f'font-size="{size}">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    ]
+    for tick in x_axis:
+        x = place(tick, x_axis, spans[0])
+        out.append(_line(x, TOP, x, HEIGHT - BOTTOM, "#ddd"))
+        out.append(_text(x, HEIGHT - BOTTOM + 18, f"{tick:.4g}", "middle"))
+    for tick in y_axis:
+        y = place(tick, y_axis, spans[1])
+        out.append(_line(LEFT, y, WIDTH - RIGHT, y, "#ddd"))
+        out.append(_text(LEFT - 8, y + 4, f"{10**tick if is_log else tick:.3g}", "end"))
+    out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_name, "middle"))
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    turned = f'transform="rotate(-90 16 {middle:.1f})"'
+    out.append(_text(16, middle, y_name, "middle", turned))
+    at = [(place(x, x_axis, spans[0]), place(y, y_axis, spans[1])) for x, y in points]
+    return out, at
 
 
 def _axis(values, count=5):
