@@ -83,7 +83,7 @@ def test_text_diff_starts_at_the_picture(model, images, back):
 
 
 def test_interpolation_ends_at_both_pictures(model, images, back):
-    rows = model.interpolate(images[:1], images[1:2], steps=4)[0]
+    rows = model.interpolate(images[:1], images[1:2], frames=4)[0]
     ends = np.stack([rows[0], rows[-1]])
     assert np.abs(ends.astype(int) - back[:2]).max() <= 2
     assert saturated(rows) < 0.1
@@ -115,8 +115,8 @@ def test_given_noise_is_as_good_as_drawn(model, images, sampler):
 
 
 def test_shared_noise_without_guidance(model, images):
-    options = dict(noise="shared", guidance=1.0, decoder_steps=25, seed=3)
-    row = model.interpolate(images[:1], images[1:2], steps=3, **options)[0]
+    options = dict(noise="shared", guidance=1.0, steps=25, seed=3)
+    row = model.interpolate(images[:1], images[1:2], frames=3, **options)[0]
     z = model.encode_image(images[:1])
     first = model.decode(z, guidance=1.0, steps=25, sampler="ddim", seed=3)
     assert np.abs(row[:1].astype(int) - first).max() <= 1

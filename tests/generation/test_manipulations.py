@@ -94,7 +94,7 @@ def test_variations_start_from_the_pictures_noise(model, images):
 @pytest.mark.slow
 def test_interpolation_ends_at_both_pictures(model, images):
     a, b = images[:2], images[2:4]
-    rows = model.interpolate(a, b, steps=4, decoder_steps=STEPS)
+    rows = model.interpolate(a, b, frames=4, steps=STEPS)
     assert rows.shape == (2, 4, 8, 8, 3)
     for k, ends in ((0, a), (-1, b)):
         close(rows[:, k], model.reconstruct(ends, steps=STEPS), most=2)
@@ -104,7 +104,7 @@ def test_interpolation_ends_at_both_pictures(model, images):
 
 @pytest.mark.slow
 def test_shared_noise_is_one_per_row(model, images):
-    options = dict(steps=3, noise="shared", decoder_steps=3, seed=4)
+    options = dict(frames=3, noise="shared", steps=3, seed=4)
     rows = model.interpolate(images[:2], images[2:4], **options)
     z = model.encode_image(images[:4])
     noise = model.draw_noise(2, 4)
@@ -203,7 +203,7 @@ def test_known_pixels_stay(model, images):
         (lambda m, x: m.invert([]), "no images"),
         (lambda m, x: m.invert(x / 255), "image 0 must be uint8"),
         (lambda m, x: m.interpolate(x, x[:2]), "5 pictures to go from, 2 to go to"),
-        (lambda m, x: m.interpolate(x, x, steps=1), "whole number from 2 to"),
+        (lambda m, x: m.interpolate(x, x, frames=1), "whole number from 2 to"),
         (lambda m, x: m.interpolate(x, x, noise="loud"), "expected one of inverted"),
         (lambda m, x: m.text_diff(x, "a", "b", thetas=()), "no thetas"),
         (lambda m, x: m.text_diff(x, "a", "b", thetas=(2,)), "between 0 and 1"),

@@ -84,8 +84,8 @@ def test_all_noise_is_fixed_along_a_row(large, images):
     rows = large.text_diff(images[:3], **options)  # 9 cells in batches of 8
     np.testing.assert_array_equal(rows[:, 1], rows[:, 0])
     np.testing.assert_array_equal(rows[:, 2], rows[:, 0])
-    options = dict(noise="shared", decoder_steps=3)
-    same = large.interpolate(images[:2], images[:2], steps=3, **options)
+    options = dict(noise="shared", steps=3)
+    same = large.interpolate(images[:2], images[:2], frames=3, **options)
     np.testing.assert_array_equal(same[:, 2], same[:, 0])
 
 

@@ -184,9 +184,7 @@ def test_the_methods_of_pictures(model):
     again = model.img2img(images, PROMPTS, strength=0.7, prior=prior, **few)
     changed = model.emb2emb(images, PROMPTS[0], strength=0.5, prior=prior, **few)
     assert again.shape == changed.shape == shape
-    row = model.interpolate(
-        images[0], images[1], steps=3, noise="shared", decoder_steps=3
-    )
+    row = model.interpolate(images[0], images[1], frames=3, noise="shared", steps=3)
     assert row.shape == (1, 3, *shape[1:])
     mask = np.zeros(shape[1:3], bool)
     mask[4:] = True

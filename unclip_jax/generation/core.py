@@ -1,8 +1,10 @@
 """The way from text to images, its two halves, and CLIP's two encoders."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -42,6 +44,20 @@ class Core:
         self.stack = stack
         self.tokenizer = stack.tokenizer
         self.pipeline = Pipeline(stack, mesh or make_mesh(), batch_size)
+
+    def __repr__(self) -> str:
+        """The components with their sizes, and how they draw unless they are told."""
+        lines = [f"{type(self).__name__} of {self.stack.origin}"]
+        for kind, component in sorted(self.stack.parts.items(), key=_order):
+            count = sum(np.size(leaf) for leaf in jax.tree.leaves(component.params))
+            about = [f"{count:,} parameters", *_sizes(component.module)]
+            if component.clip_fingerprint:
+                about.append(f"CLIP {component.clip_fingerprint[:12]}")
+            with contextlib.suppress(UsageError, FileNotFoundError):
+                for name, value in self.settings([kind]).get(kind, {}).items():
+                    about.append(f"{name} {value}")
+            lines.append(f"  {kind}: {', '.join(about)}")
+        return "\n".join(lines)
 
     @property
     def image_size(self) -> int:
@@ -361,6 +377,25 @@ class Core:
         if len(tokens) != n:
             raise UsageError(f"{len(tokens)} prompts for {n} embeddings")
         return embeddings, np.full(n, null), tokens
+
+
+def _order(item: tuple[str, Any]) -> tuple[int, str]:
+    """Components in the order in which they draw."""
+    return native.KINDS.index(native.kind_of(item[0])), item[0]
+
+
+def _sizes(module) -> list[str]:
+    """What a module takes and gives, where it says so."""
+    names = {
+        "image_size": "{0}x{0} pixels",
+        "embed_dim": "embeddings of {}",
+        "context_length": "captions of {} tokens",
+    }
+    return [
+        text.format(getattr(module, name))
+        for name, text in names.items()
+        if getattr(module, name, None)
+    ]
 
 
 def _seed(seed: int) -> np.uint32:

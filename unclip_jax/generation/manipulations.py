@@ -134,11 +134,11 @@ class Manipulations(Core):
         self,
         a,
         b,
-        steps: int = 8,
+        frames: int = 8,
         noise: str = "inverted",
         seed: int = 0,
         guidance: float | None = None,
-        decoder_steps: int | str | None = None,
+        steps: int | str | None = None,
         corrections: int = 0,
         progress=None,
         **decoder,
@@ -147,38 +147,36 @@ class Manipulations(Core):
 
         Args:
           a, b: N pictures each, or one.
-          steps: pictures per row, the end points included.
+          frames: pictures per row, the end points included.
           noise: "inverted" interpolates the inverted x_T as well, so that the end
             points are a and b; "shared" draws one x_T per row (the paper's figure 4).
-          guidance, decoder_steps: by default 1 and 250 with inverted noise, with
+          guidance, steps: by default 1 and 250 with inverted noise, with
             shared as for `decode`.
 
         Returns:
-          uint8 (N, steps, S, S, 3).
+          uint8 (N, frames, S, S, 3).
         """
         if noise not in NOISES:
             raise UsageError(f"noise {noise!r}: expected one of {', '.join(NOISES)}")
         exact = noise == "inverted"
         if exact:
             guidance = INVERTED["guidance"] if guidance is None else guidance
-            decoder_steps = (
-                INVERTED["steps"] if decoder_steps is None else decoder_steps
-            )
-        steps = checks.integer("steps", steps, 2, 4096)
+            steps = INVERTED["steps"] if steps is None else steps
+        frames = checks.integer("frames", frames, 2, 4096)
         a, b = checks.image_list(a), checks.image_list(b)
         if len(a) != len(b):
             raise UsageError(f"{len(a)} pictures to go from, {len(b)} to go to")
-        t = np.linspace(0, 1, steps)
-        options = dict(guidance=guidance, steps=decoder_steps, inverted=exact)
+        t = np.linspace(0, 1, frames)
+        options = dict(guidance=guidance, steps=steps, inverted=exact)
         options = self._check(corrections, **options, **decoder)
         x_T = None
         if exact:
             before = StepsOnly(progress)
-            z, x_T = self.invert([*a, *b], decoder_steps, guidance, corrections, before)
+            z, x_T = self.invert([*a, *b], steps, guidance, corrections, before)
             x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
         else:
             z = self.encode_image(self.fit_for_clip([*a, *b]))
-        z = slerp(z[: len(a), None], z[len(a) :, None], t)  # (N, steps, D)
+        z = slerp(z[: len(a), None], z[len(a) :, None], t)  # (N, frames, D)
         return self._rows(z, x_T, seed, options, progress)
 
     def text_diff(

@@ -21,6 +21,7 @@ from unclip_jax.generation import (
     sampling,
     upsampling,
 )
+from unclip_jax.generation.image_array import ImageArray
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
     DecoderOptions,
@@ -64,11 +65,12 @@ class Pipeline:
     ) -> np.ndarray:
         """Returns function(*rows) over batches of the arrays' rows, on the host.
 
-        `arrays` is a tuple of arrays and of pytrees of them.
+        `arrays` is a tuple of arrays and of pytrees of them. Images are an ImageArray.
         """
         # a batch is reported before the steps of the next one
         ahead = on_step_of(progress) is None
-        return self._runner.map(function, arrays, progress, ahead)
+        rows = self._runner.map(function, arrays, progress, ahead)
+        return rows.view(ImageArray) if rows.dtype == np.uint8 else rows
 
     def run(self, function: Callable, kind: str, *arrays, **static) -> Any:
         """Returns function(component, its params, *arrays, **static), compiled."""

@@ -51,11 +51,10 @@ def interpolate(model, options, progress) -> Figure:
     drawn = model.interpolate(
         images[:-1],
         images[1:],
-        steps=options["frames"],
+        frames=options["frames"],
         noise=options["noise"],
         corrections=options["corrections"],
         seed=options["seed"],
-        decoder_steps=paint.pop("steps"),
         progress=progress,
         **paint,
     )

@@ -172,7 +172,7 @@ def interpolation(room: Room) -> None:
         a = open_image(a, "a picture to go from")
         b = open_image(b, "a picture to go to")
         options: dict[str, Any]
-        options = {"decoder_steps": drawn.steps, **drawn.decoder, "noise": "shared"}
+        options = {"steps": drawn.steps, **drawn.decoder, "noise": "shared"}
         images = model.interpolate(
             [a], [b], int(frames), seed=drawn.seed, progress=progress, **options
         )[0]
