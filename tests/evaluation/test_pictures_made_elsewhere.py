@@ -65,7 +65,10 @@ def test_pictures_made_elsewhere_are_scored_alike(
     alone = run(fid_config, tmp_path / "alone", images=str(folder))
     assert numbers(alone)["fid"] == pytest.approx(0, abs=1e-9)
     assert alone["scores"]["fid"]["true_pictures"] is None
-    assert (tmp_path / "alone" / "report.html").exists()
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert f"60 pictures of {folder}, compared with 60 of {folder}" in page
+    table = page.partition("Provenance<")[0]
+    assert not any(word in table for word in ("chance", ">generated<", "Left:"))
     with fid_config.unlocked():
         fid_config.metrics.r_precision = {"pool": 5}
     with pytest.raises(ValueError, match="'r_precision' looks at captions"):

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.evaluation.generate import generate
+from unclip_jax.evaluation.report import html
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.images import read_metadata
@@ -69,6 +70,10 @@ def test_results_say_what_was_drawn(config, make_model, tmp_path):
     for name in scores:
         assert name in text and name in page
     assert "66.7% ± 6.1" in text
+    assert "<details><summary>Provenance" in page
+    warnings = {"a: much", "b: much", "other: much", "alone"}
+    merged = html._merge(sorted(warnings), {"a": {}, "b/c": {}})
+    assert merged == ["a, b: much", "alone", "other: much"]
 
 
 def test_a_killed_evaluation_goes_on(config, make_model, tmp_path):

@@ -24,7 +24,19 @@ body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff;
 table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
 th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
+td:not(:last-child) {{ white-space: nowrap; }}
 td.value {{ font-weight: 600; }}
+@media (max-width: 640px) {{  /* a metric is a block: its numbers, then what it says */
+  tr:first-child {{ display: none; }}
+  tr {{ display: flex; flex-wrap: wrap; gap: 0 1em; padding: .6em 0;
+    border-bottom: 1px solid #ddd; }}
+  td {{ padding: 0; border: 0; }}
+  td:first-child, td:last-child {{ flex-basis: 100%; }}
+  td[data-name]::before {{ content: attr(data-name) " "; color: #555;
+    font-weight: 400; }}
+  td:empty {{ display: none; }}
+}}
+summary {{ cursor: pointer; font-size: 1.2em; font-weight: 600; margin: 1em 0; }}
 .curves {{ display: flex; flex-wrap: wrap; gap: 18px; }}
 .curves figure {{ flex: 1 1 400px; }}
 .curves svg {{ width: 100%; height: auto; }}
@@ -41,26 +53,25 @@ pre {{ background: #f4f4f4; padding: .8em; overflow: auto; font-size: 12px; }}
 </style></head><body>
 <h1>Evaluation</h1>
 <p>{summary}</p>
-<table><tr><th>metric</th><th>generated</th><th>true pictures</th><th>chance</th>
-<th>better</th><th>what it says</th></tr>
-{table}
+<table>{table}
 </table>
-<p><b>true pictures</b>: the same number for the real pictures of the same captions, the
-best one can hope for. <b>chance</b>: the same for the generated pictures with each
-other's captions, what a model that ignores its caption would get. ± is one standard
-error over the pictures.</p>
+{legend}
 {notes}
 {curves}
 <h2>Pictures</h2>
-<p>The first {shown} of {n}, in order, none picked. Left: generated from the caption.
-Right: the true picture.</p>
+<p>The first {shown} of {n}, in order, none picked.{sides}</p>
 <div class="grid">
 {pictures}
 </div>
-<h2>Provenance</h2>
-<pre>{provenance}</pre>
+<details><summary>Provenance</summary>
+<pre>{provenance}</pre></details>
 </body></html>
 """
+
+_LEGEND = """<p><b>true pictures</b>: the same number for the real pictures of the same
+captions, the best one can hope for. <b>chance</b>: the same for the generated pictures
+with each other's captions, what a model that ignores its caption would get. ± is one
+standard error over the pictures.</p>"""
 
 
 def format_value(value, percent, stderr=None):
@@ -112,18 +123,7 @@ def html(results, rows, generated, true, curves=()):
     """
     escape = html_lib.escape
     provenance = results["provenance"]
-    lines = []
-    for name, score in results["scores"].items():
-        cells = (
-            f"<td>{escape(name)}</td>",
-            '<td class="value">'
-            f"{format_value(score['value'], score['percent'], score['stderr'])}</td>",
-            f"<td>{format_value(score['true_pictures'], score['percent'])}</td>",
-            f"<td>{format_value(score['chance'], score['percent'])}</td>",
-            f"<td>{score['better']}</td>",
-            f"<td>{escape(score['text'])}</td>",
-        )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+    lines = _table_html(results["scores"], generated_here="model" in provenance)
     figures = []
     for i, row in enumerate(rows):
         checks = ", ".join(
@@ -141,24 +141,83 @@ def html(results, rows, generated, true, curves=()):
             f'<figcaption>{caption}<div class="checks">{checks}</div>'
             "</figcaption></figure>"
         )
-    origin = "images made elsewhere"
-    if pairing := provenance.get("images", {}).get("pairing"):
-        origin += f" (with captions {pairing})"
-    if "model" in provenance:
-        origin = f"seed {provenance['seed']}, model {provenance['model']['path']}"
-    summary = f"{provenance['n']} pictures, {origin}, {provenance['date']}"
+    has_captions = true is not None
     return _PAGE.format(
-        summary=escape(summary),
+        summary=escape(_summary(provenance)),
         table="\n".join(lines),
+        legend=_LEGEND if has_captions else "",
         notes="\n".join(
-            f'<p class="note">{escape(note)}</p>' for note in results["warnings"]
+            f'<p class="note">{escape(note)}</p>'
+            for note in _merge(results["warnings"], results["scores"])
         ),
+        sides=" Left: generated from the caption. Right: the true picture."
+        if has_captions
+        else "",
         curves=_curves_html(curves, provenance),
         shown=len(rows),
         n=provenance["n"],
         pictures="\n".join(figures),
         provenance=escape(json.dumps(provenance, indent=1)),
     )
+
+
+def _summary(provenance):
+    """One sentence: what was scored, and against what."""
+    count, date = provenance["n"], provenance["date"]
+    if "model" in provenance:
+        path = provenance["model"]["path"]
+        return f"{count} pictures, seed {provenance['seed']}, model {path}, {date}"
+    about = provenance.get("images", {})
+    if pairing := about.get("pairing"):
+        return f"{count} pictures made elsewhere, with captions {pairing}, {date}"
+    config, text = provenance["config"], f"{count} pictures of {about.get('path')}"
+    reference = config.get("reference", {})
+    if other := reference.get("images") or reference.get("statistics"):
+        size = provenance["reference"].get("n")
+        text += f", compared with {f'{size} of ' if size else ''}{other}"
+    return f"{text}, {date}"
+
+
+def _table_html(scores, generated_here):
+    """The rows of the table; columns in which no score has a value are left out."""
+    columns = {
+        "value": "generated" if generated_here else "value",
+        "true_pictures": "true pictures",
+        "chance": "chance",
+        "better": "better",
+    }
+    empty = (None, "")
+    columns = {
+        key: title
+        for key, title in columns.items()
+        if any(score[key] not in empty for score in scores.values())
+    }
+    names = ("metric", *columns.values(), "what it says")
+    yield f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+    for name, score in scores.items():
+        cells = [f"<td>{html_lib.escape(name)}</td>"]
+        for key, title in columns.items():
+            text = score[key] or ""
+            if key != "better":
+                error = score["stderr"] if key == "value" else None
+                text = format_value(score[key], score["percent"], error)
+            kind = ' class="value"' if key == "value" else ""
+            cells.append(f'<td{kind} data-name="{title}">{text}</td>')
+        cells.append(f"<td>{html_lib.escape(score['text'])}</td>")
+        yield f"<tr>{''.join(cells)}</tr>"
+
+
+def _merge(warnings, scores):
+    """The warnings; those of several metrics that say the same as one."""
+    labels = {name.partition("/")[0] for name in scores}
+    merged: dict[str, list[str]] = {}
+    for warning in warnings:
+        label, _, text = warning.partition(": ")
+        is_labeled = label in labels and bool(text)
+        merged.setdefault(text if is_labeled else warning, []).extend(
+            [label] if is_labeled else []
+        )
+    return [": ".join(filter(None, (", ".join(w), t))) for t, w in merged.items()]
 
 
 def _curves_html(curves, provenance):
