@@ -44,7 +44,7 @@ def write_parquet(file, count):
 
 
 def test_a_folder_is_divided_by_its_captions(tmp_path):
-    found = inspect_folder(str(write_folder(tmp_path)), 300)
+    found = inspect_folder(str(write_folder(tmp_path)), 600)
     assert found.options == {"source": "folder", "path": str(tmp_path)}
     assert found.splits["train"] == {"subset": "train"}
     assert sum(found.counts.values()) == 60 and found.counts["validation"] >= 2
@@ -55,20 +55,20 @@ def test_a_folder_is_divided_by_its_captions(tmp_path):
 def test_folders_and_files_that_are_divided_already_stay_so(tmp_path):
     write_parquet(tmp_path / "a" / "train-0.parquet", 9)
     write_parquet(tmp_path / "a" / "val.parquet", 3)
-    found = inspect_folder(str(tmp_path / "a"), 300)
+    found = inspect_folder(str(tmp_path / "a"), 600)
     assert found.options["source"] == "parquet"
     assert found.counts == {"train": 9, "validation": 3}
     for part, count in (("train", 7), ("validation", 4)):
         write_folder(tmp_path / "b" / part, count)
-    found = inspect_folder(str(tmp_path / "b"), 300)
+    found = inspect_folder(str(tmp_path / "b"), 600)
     assert found.counts == {"train": 7, "validation": 4}
 
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data .* does not exist"):
-        inspect_folder(str(tmp_path / "none"), 300)
+        inspect_folder(str(tmp_path / "none"), 600)
     with pytest.raises(ValueError, match="(too few|empty)"):
-        inspect_folder(str(write_folder(tmp_path, 1)), 300)
+        inspect_folder(str(write_folder(tmp_path, 1)), 600)
 
 
 def own_data(side=64, count=5000):

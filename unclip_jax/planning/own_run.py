@@ -31,7 +31,7 @@ SHARE = {"clip": 0.2, "prior": 0.15, "decoder": 0.65}  # of the minutes of train
 OTHER = 4.0  # minutes of compiling, embedding, drawing and scoring, and
 OTHER_SHARE = 0.1  # this share of all
 # Share of a matrix product's speed that a step reaches, see docs/own_data.md.
-EFFICIENCY = {"clip": 0.2, "prior": 0.12, "decoder": 0.25}
+EFFICIENCY = {"clip": 0.2, "prior": 0.12, "decoder": 0.3}
 # More epochs than these teach a CLIP or a prior the training examples by heart.
 MOST_EPOCHS = {"clip": 40, "prior": 80, "decoder": 1000}
 ENOUGH = 80_000  # images that a decoder must see, or draw smaller ones
