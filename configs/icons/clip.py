@@ -16,7 +16,6 @@ def get_config():
         feed="arrays",
         tokenizer="",  # "" trains one on the captions; or a folder or public name
         vocab_size=640,
-        context_length=16,
     )
     c.model = dict(
         embed_dim=64,
