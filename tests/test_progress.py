@@ -101,3 +101,12 @@ def test_work_before_drawing_shows_its_steps_alone(clock):
     before.step("inversion", 5, 10)
     assert "inversion step 5/10, 20s left of it" in stream.getvalue()
     assert not hasattr(StepsOnly(None), "step")
+
+
+def test_a_notebook_rewrites_the_line_too(clock):
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    line = ProgressLine("drawing", stream=stream)
+    line(0, 4)
+    clock[0] += 1
+    line(2, 4)
+    assert stream.getvalue().count("\r") == 2 and "\n" not in stream.getvalue()

@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """A line that is rewritten on a terminal and printed now and then elsewhere.
+    """A line that a terminal or notebook rewrites, printed now and then elsewhere.
 
     Called with (done, total) it is a `progress`. The first batch, and the first step of
     each loop, include compilation, which the estimates leave out.
@@ -48,7 +48,7 @@ class ProgressLine:
         """
         self._name, self._unit = name, unit
         self._stream = stream or sys.stderr
-        self._tty = self._stream.isatty()
+        self._tty = self._stream.isatty() or _is_notebook(self._stream)
         self._every = 0.2 if self._tty else every
         self._start, self._shown = time.monotonic(), -float("inf")
         self._open = False  # an unfinished line stands on the terminal
@@ -123,6 +123,11 @@ class ProgressLine:
         rows = f"{self._done:,}/{self._total:,} {self._unit}, " if self._calls else ""
         elapsed = duration(time.monotonic() - self._start)
         self.show(f"{rows}{elapsed}{more}", at_once, last)
+
+
+def _is_notebook(stream) -> bool:
+    """Whether a stream is a notebook's, which rewrites lines, too."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 class Within:

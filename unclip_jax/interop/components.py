@@ -18,6 +18,7 @@ from unclip_jax.diffusion.samplers.ancestral import VARIANCES
 from unclip_jax.diffusion.schedule import Schedule, make_schedule
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
+from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.models.decoder import HINT_FACTOR
 from unclip_jax.tokenizer import Tokenizer
 
@@ -108,7 +109,7 @@ def build_component(
         raise UsageError(
             f"{where}: its fields do not make a model ({error})"
         ) from error
-    native.check_tensors(params, shapes, where)
+    check_tensors(params, shapes, where)
     if kind == "clip":
         # what was stored as bfloat16 is still that CLIP
         fingerprint = meta.get("clip_fingerprint")

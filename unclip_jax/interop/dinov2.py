@@ -17,7 +17,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json
 from unclip_jax.interop import mapping
 from unclip_jax.interop.mapping import SQUEEZE_1, SQUEEZE_2, Entry, conv, dense, norm
-from unclip_jax.interop.native import check_tensors
+from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.interop.weights import read_weights
 from unclip_jax.models.dinov2 import DinoV2
 

@@ -22,7 +22,8 @@ import safetensors.numpy
 from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_path, sha256_file
 from unclip_jax.interop import mapping
-from unclip_jax.interop.native import check_tensors, flatten, leaves, unflatten
+from unclip_jax.interop.native import flatten, leaves, unflatten
+from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.interop.weights import read_tensors, to_float32
 from unclip_jax.models.inception import SMALLEST, InceptionV3
 

@@ -18,6 +18,7 @@ from unclip_jax.interop import (
 from unclip_jax.interop.diffusers_decoder import load_decoder
 from unclip_jax.interop.diffusers_prior import load_prior
 from unclip_jax.interop.diffusers_upsampler import load_upsampler
+from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
 from unclip_jax.models.layers import UNIT_SCALES
 
@@ -85,7 +86,7 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
     shapes = components.param_shapes(kind, models.build(kind, config["model"]))
     left_out = {name for name in OF_CLIP if name not in params}
     shapes = {name: s for name, s in shapes.items() if name not in left_out}
-    native.check_tensors(params, shapes, where)
+    check_tensors(params, shapes, where)
     return params
 
 

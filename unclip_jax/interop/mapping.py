@@ -16,7 +16,8 @@ import numpy as np
 
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import lazy
-from unclip_jax.interop.native import flatten, leaves, list_problems, unflatten
+from unclip_jax.interop.native import flatten, leaves, unflatten
+from unclip_jax.interop.tensor_checks import list_problems
 
 
 @dataclasses.dataclass(frozen=True)
