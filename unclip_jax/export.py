@@ -36,11 +36,12 @@ FLAGS = {
 def main(args):
     """Writes one part of an export, or compares it with the run."""
     from unclip_jax.interop import lazy
-    from unclip_jax.interop.export import compare, export
+    from unclip_jax.interop.export import compare, export, merged
     from unclip_jax.training.checkpoint import open_run
+    from unclip_jax.training.checksums import tree_checksum
 
     shapes, read, meta = open_run(args.run, args.weights, args.step)
-    params = lazy.tree(shapes, read)
+    params = merged(lazy.tree(shapes, read), meta, tree_checksum)
     options = params, meta, args.run, args.out, args.format, args.dtype
     names = recommended.flags()
     values = recommended.Recommended(**{name: getattr(args, name) for name in names})

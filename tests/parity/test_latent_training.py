@@ -17,11 +17,12 @@ from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.embedding.latents import LatentEncoder
 from unclip_jax.interop import components, kandinsky, stable_unclip
-from unclip_jax.interop.export import compare, export
+from unclip_jax.interop.export import compare, export, merged
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.interop.init_from import load_initial
 from unclip_jax.tokenizer import train_tokenizer
 from unclip_jax.training.checkpoint import load_run
+from unclip_jax.training.checksums import tree_checksum
 from unclip_jax.training.loop import train
 from unclip_jax.training.run_config import read_config
 
@@ -132,6 +133,10 @@ def test_adapters(kandinsky, records, tmp_path):
     }
     params, meta = run(config, records, decoder, tmp_path / "run")
     assert set(params) == {"adapters", "of_data"}
+    run(config, records, decoder, tmp_path / "run")  # goes on: finds what it began with
+    merged(params, meta, tree_checksum)
+    with pytest.raises(ValueError, match="trained on other parameters"):
+        merged(params, {**meta, "init_checksum": "another"}, tree_checksum)
     export(params, meta, tmp_path / "run", tmp_path / "out", "kandinsky")
     compare(params, meta, tmp_path / "run", tmp_path / "out", "kandinsky")
     ours = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "out/decoder/unet")

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def export(
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
-    params = _merged(params, meta)
+    params = merged(params, meta)
     part, kept, what = _part(params, meta, run, format, dtype, recommended)
     kind, data_info = part.kind, meta["data_info"]
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
@@ -108,7 +108,7 @@ def compare(
 
     Raises what `export` and verify.verify do.
     """
-    params = _merged(params, meta)
+    params = merged(params, meta)
     part, _, what = _part(params, meta, run, format, dtype)
     count = verify.verify(folder, part, format, dtype)
     return f"{folder} holds {what}: {count} tensors compared, none differs"
@@ -143,12 +143,31 @@ def _add_autoencoder(part, meta, folder, format, dtype) -> str:
     return " with its autoencoder"
 
 
-def _merged(params, meta):
-    """The parameters; of a run of adapters, those that it began with and these."""
+def merged(
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    checksum: Callable[[Any], str] | None = None,
+) -> Mapping[str, Any]:
+    """The parameters; of a run of adapters, those that it began with and these.
+
+    Args:
+      params, meta: as of `export`.
+      checksum: training.checksums.tree_checksum, to see whether what the run began
+        with is unchanged.
+
+    Raises:
+      UsageError: it is not; and what load_initial raises.
+    """
     options = meta["config"].get("lora") or {}
-    if not options.get("rank"):
+    if "adapters" not in params:
         return params
-    began = load_initial(meta["config"]["init_from"], meta)
+    folder = meta["config"]["init_from"]
+    began = load_initial(folder, meta)
+    if checksum is not None and checksum(began) != meta["init_checksum"]:
+        raise UsageError(
+            f"the adapters were trained on other parameters than {folder!r} has now: "
+            "put those back, and export to another folder"
+        )
     of_data = {k: v for k, v in params["of_data"].items() if k not in began}
     alpha = options.get("alpha")
     scale = 1.0 if alpha is None else alpha / options["rank"]

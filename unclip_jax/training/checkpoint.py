@@ -181,6 +181,11 @@ class Checkpoints:
                 f"{self._workdir} was trained on the data {then!r} (fingerprint), now "
                 f"they are {now!r}: put the old ones back, or use another --workdir"
             )
+        if meta.get("init_checksum") != like.get("init_checksum"):
+            raise UsageError(
+                f"{self._workdir} trained adapters of other parameters than "
+                f"{like['config']['init_from']!r} has now: put those back"
+            )
         restored = _restore(
             self._manager,
             step,

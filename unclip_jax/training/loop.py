@@ -21,7 +21,7 @@ from unclip_jax.parallel import distributed, sharding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import ProgressLine, duration
 from unclip_jax.stages.lora import LoraStage
-from unclip_jax.training import optimizer, profiling, run_folder, timing
+from unclip_jax.training import checksums, optimizer, profiling, run_folder, timing
 from unclip_jax.training import state as train_state
 from unclip_jax.training.actions import Previews, Save
 from unclip_jax.training.checkpoint import Checkpoints, make_meta
@@ -132,20 +132,21 @@ def train(
             files.atomic_write(
                 workdir / "sharding.txt", sharding.table(shardings) + "\n"
             )
-
-        def initial_state():
-            state = train_state.init_sharded(stage, tx, config.seed, abstract)
-            if not config.init_from:
-                return state
-            log(f"starting from the parameters in {config.init_from}")
-            params = load_initial(config.init_from, meta)
-            return train_state.replace_params(state, params)
-
+        initial = None
+        if abstract.frozen is not None:  # what no checkpoint holds
+            initial = load_initial(config.init_from, meta)
+            meta["init_checksum"] = checksums.tree_checksum(initial)
         state = checkpoints.restore(abstract, meta)
-        if state is None:
-            state = initial_state()
-        elif abstract.frozen is not None:
-            state = dataclasses.replace(state, frozen=initial_state().frozen)
+        fresh = state is None
+        if fresh or initial is not None:
+            made = train_state.init_sharded(stage, tx, config.seed, abstract)
+            if config.init_from:
+                if initial is None:
+                    initial = load_initial(config.init_from, meta)
+                made = train_state.replace_params(made, initial)
+                log(f"starting from the parameters in {config.init_from}")
+            state = made if fresh else dataclasses.replace(state, frozen=made.frozen)
+        del initial
         start = int(jax.device_get(state.step))
         if start >= config.steps:
             if run_folder.read_status(workdir)["done"]:
