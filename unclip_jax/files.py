@@ -167,23 +167,26 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: str | os.PathLike, missing: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: str | os.PathLike, missing: str) -> dict[str, Any]:
+    """Reads a JSON file that holds {...}.
 
     Args:
-      path: the file.
+      path: the file, on a disk or gs://.
       missing: what to tell who names a file that is not there.
 
     Raises:
-      FileNotFoundError: no such file. UsageError: it is not JSON.
+      FileNotFoundError: no such file. UsageError: it is not JSON, or something else.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     if not path.is_file():
         raise FileNotFoundError(missing)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold {{...}}, got {str(content)[:60]}")
+    return content
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pathlib
 from unclip_jax import config as config_lib
 from unclip_jax.data.sources import Source
 from unclip_jax.errors import UsageError
-from unclip_jax.files import atomic_write
+from unclip_jax.files import atomic_write, read_json
 from unclip_jax.tokenizer import Tokenizer, train_tokenizer
 
 MAX_CAPTIONS = 100_000  # that it is trained on
@@ -38,7 +38,7 @@ def open_own_tokenizer(
     }
     note = None if folder is None else pathlib.Path(folder) / TRAINED_ON
     if note is not None and note.is_file():
-        earlier = json.loads(note.read_text(encoding="utf-8"))
+        earlier = read_json(note, "")
         config_lib.check_keys(earlier, options, str(note))
         diff = [name for name in options if earlier.get(name) != options[name]]
         if diff:

@@ -69,7 +69,7 @@ def claim_folder(folder, plan, manifest_name) -> None:
     plan_file = folder / UNFINISHED / PLAN
     for file in (folder / manifest_name, plan_file):
         if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file, "")
             other = [name for name in plan if found.get(name) != plan[name]]
             if other:
                 name = other[0]
@@ -164,7 +164,7 @@ def why_unfinished(folder) -> str:
     plan = folder / UNFINISHED / PLAN
     if not plan.is_file():
         return f"{str(folder)!r} holds no records: it has no manifest.json"
-    total = json.loads(plan.read_text(encoding="utf-8"))["num_shards"]
+    total = read_json(plan, "").get("num_shards")
     done = len(read_done(folder)[0])
     return (
         f"the records in {str(folder)!r} are unfinished ({done} of {total} shards); "

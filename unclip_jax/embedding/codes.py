@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from unclip_jax.data.loader import open_data
-from unclip_jax.files import atomic_write
+from unclip_jax.errors import UsageError
+from unclip_jax.files import atomic_write, read_json
 from unclip_jax.models import codebook
 
 CODES = "codes.json"
@@ -41,14 +42,17 @@ def report(folder: str | os.PathLike) -> str | None:
         if len(z) < LEAST:
             return None
         atomic_write(file, json.dumps(measure(z), indent=1))
-    found = json.loads(file.read_text())
-    return (
-        f"{found['components']} of {found['dim']} principal components in "
-        f"{found['buckets']} buckets lose {found['error']:.2%} of the embeddings' "
-        f"variance ({found['pca_error']:.2%} without buckets), cosine "
-        f"{found['cosine']:.4f}; {found['components_for_1_percent']} components lose "
-        "less than 1%"
-    )
+    found = read_json(file, "")
+    try:
+        return (
+            f"{found['components']} of {found['dim']} principal components in "
+            f"{found['buckets']} buckets lose {found['error']:.2%} of the embeddings' "
+            f"variance ({found['pca_error']:.2%} without buckets), cosine "
+            f"{found['cosine']:.4f}; {found['components_for_1_percent']} components "
+            "lose less than 1%"
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{file} is damaged ({error}): remove it") from error
 
 
 def measure(z) -> dict[str, float]:

@@ -9,13 +9,12 @@ formats have no place for is not lost: the unconditional caption is computed fro
 CLIP when a folder is read, and unclip_jax.json names the CLIP each part belongs to.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from unclip_jax.errors import UsageError
-from unclip_jax.files import write_json
+from unclip_jax.files import read_json, write_json
 from unclip_jax.interop import (
     components,
     diffusers_decoder,
@@ -26,11 +25,11 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
+from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
-OURS = "unclip_jax.json"
 PIPELINE = "UnCLIPPipeline"
 PIPELINES = (PIPELINE, "UnCLIPImageVariationPipeline")
 # the folder of each of their modules -> (library, class), as their index lists them
@@ -87,7 +86,7 @@ def load_diffusers(
     module = clip.module
     tokenizer = Tokenizer.load(folder / "tokenizer", module.context_length, warn=True)
     tokens = {"eot_id": module.eot_id, "vocab_size": module.vocab_size}
-    made_for = _read_ours(folder)
+    made_for = read_fingerprints(folder)
     found = {"clip": clip}
     loaded = {}
     if "prior" in wanted and (folder / "prior").is_dir():
@@ -134,7 +133,7 @@ def write_part(
     """
     folder = pathlib.Path(folder)
     kind = native.kind_of(part.kind)
-    made_for = _read_ours(folder)
+    made_for = read_fingerprints(folder)
     if part.clip_fingerprint is not None:
         made_for[part.kind] = part.clip_fingerprint
     _check_same_clip(folder, made_for)
@@ -174,7 +173,7 @@ def write_part(
 
 
 def _check_pipeline(folder):
-    found = json.loads((folder / INDEX).read_text()).get("_class_name")
+    found = read_json(folder / INDEX, "").get("_class_name")
     if found not in PIPELINES:
         raise UsageError(
             f"{folder} is a {found}; expected one of {', '.join(PIPELINES)}"
@@ -189,7 +188,7 @@ def _read_clip(folder, dtype) -> Component:
         image if image.is_dir() else None,
         extractor if extractor.is_dir() else None,
     )
-    ours = _read_ours(folder).get("clip")  # what was rounded is still that CLIP
+    ours = read_fingerprints(folder).get("clip")  # what was rounded is still that CLIP
     meta = {"clip_fingerprint": ours} if ours else {}
     return _part(folder, "clip", {"model": fields}, params, meta, dtype)
 
@@ -226,12 +225,6 @@ def _write_scheduler(folder, part: Component):
         diffusion.get("clip") or clip,
         getattr(part.module, "learned_sigma", False),
     )
-
-
-def _read_ours(folder) -> dict[str, str]:
-    """The CLIP of each part that this package wrote there."""
-    path = folder / OURS
-    return json.loads(path.read_text())["clip_fingerprints"] if path.is_file() else {}
 
 
 def _check_same_clip(folder, made_for: Mapping[str, str]):

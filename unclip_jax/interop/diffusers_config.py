@@ -10,12 +10,22 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 
 FILE = "config.json"
+OURS = "unclip_jax.json"  # what this package notes beside a pipeline's index
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """The settings in a folder. Raises FileNotFoundError, UsageError if not JSON."""
     path = pathlib.Path(folder) / FILE
     return read_json(path, f"{path} does not exist: is {folder} the right folder?")
+
+
+def read_fingerprints(folder: pathlib.Path) -> dict[str, str]:
+    """The CLIP of each part that this package wrote into a pipeline's folder."""
+    path = folder / OURS
+    found = read_json(path, "").get("clip_fingerprints") if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: clip_fingerprints must be {{...}}, got {found!r}")
+    return found
 
 
 def write_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ The two are published apart and drawn from together; -decoder-inpaint and
 folder, the prior's under names that begin with "prior_".
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -31,11 +30,11 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
+from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
-OURS = "unclip_jax.json"
 PREFIX = "KandinskyV22"
 PRIOR = f"{PREFIX}PriorPipeline"
 # what the decoder's pipeline is called, by what the decoder sees besides latents
@@ -206,7 +205,7 @@ def write_part(
                 "variational: export it in the native format"
             )
         diffusers_autoencoder.save_autoencoder(config, params, half / "movq", dtype)
-    fingerprints = _fingerprints(half)
+    fingerprints = read_fingerprints(half)
     if part.clip_fingerprint is not None:
         fingerprints[part.kind] = part.clip_fingerprint
     write_json(half / OURS, {"clip_fingerprints": fingerprints})
@@ -252,7 +251,7 @@ def _write_index(half, part):
 
 def _scheduler_class(half):
     file = half / "scheduler" / diffusers_ddpm.FILE
-    return json.loads(file.read_text())["_class_name"] if file.is_file() else ""
+    return read_json(file, "").get("_class_name", "") if file.is_file() else ""
 
 
 def _sort(folders):
@@ -284,7 +283,7 @@ def _read_clip(prior: Mapping[str, pathlib.Path], dtype) -> Component:
         prior["text_encoder"], prior["image_encoder"], prior["image_processor"]
     )
     root = prior["text_encoder"].parent
-    ours = _fingerprints(root).get("clip")  # what was rounded is still that CLIP
+    ours = read_fingerprints(root).get("clip")  # what was rounded is still that CLIP
     meta = {"clip_fingerprint": ours} if ours else {}
     return components.build_component(
         "clip",
@@ -304,11 +303,5 @@ def _class_name(folder: pathlib.Path) -> str:
 
 
 def _fingerprint(folders, kind):
-    found = [_fingerprints(folder).get(kind) for folder in folders]
+    found = [read_fingerprints(folder).get(kind) for folder in folders]
     return next(filter(None, found), None)
-
-
-def _fingerprints(folder) -> dict[str, str]:
-    """The CLIP of each part that this package wrote there."""
-    path = folder / OURS
-    return json.loads(path.read_text())["clip_fingerprints"] if path.is_file() else {}

@@ -13,7 +13,6 @@ an image encoder:
 Its text_encoder/ is then a part of its own, native.TEXT_ENCODER.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -35,12 +34,12 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
+from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
 INDEX = "model_index.json"
-OURS = "unclip_jax.json"
 PIPELINES = ("StableUnCLIPImg2ImgPipeline", "StableUnCLIPPipeline")
 # module -> (library, class), as the index of a pipeline lists them
 CLASSES = {
@@ -87,7 +86,7 @@ def load_stable_unclip(
       FileNotFoundError: a file is missing.
       UsageError: settings that have no counterpart here, or tensors that do not fit.
     """
-    made_for = _fingerprints(folder)
+    made_for = read_fingerprints(folder)
 
     def build(kind, config, params, fingerprint=None):
         meta = {"clip_fingerprint": fingerprint} if fingerprint else {}
@@ -216,14 +215,14 @@ def write_part(
             f"diffusers' {PIPELINES[0]} has no {part.kind}: export it in the native "
             "format"
         )
-    fingerprints = _fingerprints(folder)
+    fingerprints = read_fingerprints(folder)
     if part.clip_fingerprint is not None:
         fingerprints[part.kind] = part.clip_fingerprint
     write_json(folder / OURS, {"clip_fingerprints": fingerprints})
     there = {k: list(v) for k, v in CLASSES.items() if (folder / k).is_dir()}
     if "scheduler" in there:
         file = folder / "scheduler" / diffusers_ddpm.FILE
-        there["scheduler"][1] = read_json(file, "")["_class_name"]
+        there["scheduler"][1] = read_json(file, "").get("_class_name", "")
     name = PIPELINES["prior" in there]
     write_json(folder / INDEX, {"_class_name": name, **there})
 
@@ -272,7 +271,7 @@ def pad_id(folder: pathlib.Path, tokenizer: Tokenizer) -> int:
     token = None
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = read_json(path, "") if path.is_file() else {}
         token = token or config.get("pad_token")
     if isinstance(token, dict):
         token = token.get("content")
@@ -291,9 +290,3 @@ def _empty_states(clip: Component, tokenizer: Tokenizer, pad_id: int) -> np.ndar
         return clip.module.apply({"params": params}, tokens, method="text_states")[0]
 
     return np.asarray(encode(clip.params, tokenizer.encode([""])), np.float32)
-
-
-def _fingerprints(folder) -> dict[str, str]:
-    """The CLIP of each part that this package wrote there."""
-    path = folder / OURS
-    return json.loads(path.read_text())["clip_fingerprints"] if path.is_file() else {}

@@ -25,7 +25,7 @@ from etils import epath
 
 from unclip_jax.config import to_plain, with_defaults
 from unclip_jax.errors import UsageError
-from unclip_jax.files import PARTIAL, atomic_write, is_bucket
+from unclip_jax.files import PARTIAL, atomic_write, is_bucket, read_json
 from unclip_jax.training.run_config import config_defaults
 
 # Keys that may differ when a run goes on: they do not change what a step computes.
@@ -213,17 +213,7 @@ def read_config(folder) -> dict:
             f"{folder} is not the folder of a run (no config.json there); train it "
             "first with `python -m unclip_jax.train`"
         )
-    return _read_mapping(path)
-
-
-def _read_mapping(path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is damaged: it is no {{...}}")
-    return content
+    return read_json(path, "")
 
 
 def note_saved(folder, step: int) -> None:
@@ -252,7 +242,7 @@ def read_status(folder) -> dict:
     path = epath.Path(folder) / "status.json"
     status = {"step": 0, "steps": None, "done": False}
     if path.is_file():
-        status |= _read_mapping(path)
+        status |= read_json(path, "")
     if not isinstance(status["step"], int) or not isinstance(status["done"], bool):
         raise UsageError(
             f"{path} is damaged: {status}; remove it, the next start writes it anew"

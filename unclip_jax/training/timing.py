@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from unclip_jax import files
+from unclip_jax.errors import UsageError
 from unclip_jax.training.flops import model_flops
 from unclip_jax.training.hardware import GIB, peak_flops
 
@@ -96,7 +97,9 @@ class Goodput:
         self._path, self._began = epath.Path(workdir) / self.FILE, began
         found = {"step": 0, "up_seconds": 0.0, "productive_seconds": 0.0}
         if self._path.exists():
-            found |= json.loads(self._path.read_text())
+            found |= files.read_json(self._path, "")
+            if not all(isinstance(value, int | float) for value in found.values()):
+                raise UsageError(f"{self._path} is damaged: {found}; remove it")
         self._up = found["up_seconds"]
         left = min(start_step / found["step"], 1.0) if found["step"] else 0.0
         self._productive = left * found["productive_seconds"]
