@@ -50,7 +50,7 @@ def state_shardings(
         fit its leaf, or a leaf of at least `min_size` elements left replicated while
         fsdp > 1.
     """
-    parsed = [(regex, _spec(regex, spec, mesh)) for regex, spec in rules]
+    parsed = [_parse(rule, mesh) for rule in _as_list(rules, "config.sharding_rules")]
     used = set()
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     specs = []
@@ -131,25 +131,32 @@ def _aligned(cells: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def _spec(regex: str, spec: Sequence[Any], mesh: Mesh) -> P:
+def _as_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{where} must be a tuple, got {value!r}")
+    return list(value)
+
+
+def _parse(rule: Any, mesh: Mesh) -> tuple[str, P]:
+    if len(_as_list(rule, "a sharding rule")) != 2 or not isinstance(rule[0], str):
+        raise UsageError(f"a sharding rule must be (regex, axes), got {rule!r}")
+    regex, spec = rule
     try:
         re.compile(regex)
     except re.error as error:
         raise UsageError(f"sharding rule {regex!r} is no regex: {error}") from error
-    if isinstance(spec, str):
-        raise UsageError(
-            f"sharding rule {regex!r}: the spec must be a tuple with one entry per "
-            f"array axis, got the string {spec!r}"
-        )
+    spec = _as_list(
+        spec, f"the axes of sharding rule {regex!r}, one for each of an array,"
+    )
     entries = [tuple(e) if isinstance(e, list | tuple) else e for e in spec]
     for entry in entries:
         for axis in entry if isinstance(entry, tuple) else (entry,):
-            if axis is not None and axis not in mesh.shape:
+            if axis is not None and axis not in mesh.axis_names:
                 raise UsageError(
                     f"sharding rule {regex!r} names the mesh axis {axis!r}; there are "
                     f"{', '.join(mesh.shape)}"
                 )
-    return P(*entries)
+    return regex, P(*entries)
 
 
 def _fitting(regex: str, spec: P, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:

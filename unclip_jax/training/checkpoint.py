@@ -61,7 +61,7 @@ class Checkpoints:
         self.folder = _folder(workdir)
         if restore_step is not None:
             _set_aside_newer(self.folder, restore_step)
-        self._manager = _manager(self.folder, keep)
+        self._manager, self._keep = _manager(self.folder, keep), keep
         self._saving = None  # the step, until it is known to be saved
 
     def __enter__(self):
@@ -194,6 +194,8 @@ class Checkpoints:
             state=_restore_args(_without_ema(abstract)),
             ema=_restore_args(abstract.ema),
         )
+        for older in sorted(self._manager.all_steps())[: -self._keep]:
+            self._manager.delete(older)  # a kill may have left half of it
         return TrainState(**restored["state"], ema=restored["ema"])
 
 

@@ -71,11 +71,9 @@ def abstract_state(stage, tx, mesh: Mesh, rules) -> TrainState:
     init = functools.partial(init_state, stage, tx)
     try:
         shapes = jax.eval_shape(init, jax.random.key(0))
-    except UsageError:
-        raise
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UsageError(
-            f"config.model does not make a model ({error}; --debug shows where)"
+            f"config.model does not make a model: {error} (--debug shows where)"
         ) from error
     shardings = sharding.state_shardings(shapes, mesh, rules)
     return jax.tree.map(

@@ -123,7 +123,9 @@ class Icons:
     ):
         """Raises UsageError for options that cannot be."""
         if split not in SPLITS:
-            raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+            raise UsageError(
+                f"config.data.split {split!r}: expected one of {', '.join(SPLITS)}"
+            )
         if not 8 <= image_size <= 4096:
             raise UsageError(f"image_size must be 8 to 4096 pixels, got {image_size}")
         if not 0.1 <= size <= 1 or not 0 <= jitter < 1:
