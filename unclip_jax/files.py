@@ -185,7 +185,8 @@ def read_json(path: str | os.PathLike, missing: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold {{...}}, got {str(content)[:60]}")
+        shown = str(content)[:60]
+        raise UsageError(f"{path}: expected settings by name, {{...}}, got {shown}")
     return content
 
 

@@ -70,7 +70,7 @@ def test_a_killed_process_holds_nothing(tmp_path, monkeypatch):
 def test_damaged_files_are_named(tmp_path, name, content):
     run_folder.claim(tmp_path, CONFIG)
     (tmp_path / name).write_text(content)
-    with pytest.raises(UsageError, match=f"{name} (is not JSON|must hold)"):
+    with pytest.raises(UsageError, match=f"{name}( is not JSON|: expected settings)"):
         run_folder.read_config(tmp_path)
         run_folder.read_status(tmp_path)
 

@@ -120,10 +120,10 @@ def _find(folder):
     """(the file, what it says of images), or (None, None)."""
     file = folder / PREPROCESSOR
     if file.is_file():
-        return file, _mapping(file, read_json(file, ""))
+        return file, read_json(file, "")
     file = folder / PROCESSOR
     if file.is_file():
-        inner = _mapping(file, read_json(file, "")).get("image_processor")
+        inner = read_json(file, "").get("image_processor")
         if inner is not None:
             return file, _mapping(file, inner)
     return None, None
