@@ -98,7 +98,7 @@ def test_rules_come_first_and_the_first_match_decides():
         ((r"kernel", ("model",)), "names the mesh axis 'model'"),
         ((r"bias", (None, "fsdp")), "gives 2 axes to params/a/bias"),
         ((r"kernel", (("fsdp", "tensor"),)), "12, into 8 parts"),
-        ((r"kernel", "fsdp"), "got the string"),
+        ((r"kernel", "fsdp"), "must be a tuple, got"),
         ((r"(", ("fsdp",)), "is no regex"),
     ],
 )
