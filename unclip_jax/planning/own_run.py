@@ -342,7 +342,7 @@ def describe_plan(plan: Plan, speed: float) -> Iterator[str]:
     decoder = plan.configs["decoder"]
     seen = decoder["steps"] * decoder["batch_size"]
     what = (
-        "colors and outlines of frequent things"
+        "what is frequent in the data to be recognized, rare things not"
         if seen >= ENOUGH
         else "little more than colors: give it more minutes"
     )
