@@ -54,6 +54,7 @@ ROOMS = {
     "embed": ("embedding", "training"),  # reads what training wrote
     "align": ("data",),
     "sample": ("generation",),
+    "sample_embeddings": ("evaluation", "generation"),
     "app": ("generation",),
     "evaluate": ("evaluation",),
     "compare": ("evaluation",),

@@ -3,18 +3,18 @@
 import typing
 
 if typing.TYPE_CHECKING:
-    from unclip_jax.generation import UnCLIP
+    from unclip_jax.generation import Prior, UnCLIP
 
 __version__ = "0.1.0"
-__all__ = ["UnCLIP"]
+__all__ = ["Prior", "UnCLIP"]
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Imports the public class when it is first used: the package itself is cheap."""
-    if name == "UnCLIP":
-        from unclip_jax.generation import UnCLIP
+    """Imports a public class when it is first used: the package itself is cheap."""
+    if name in __all__:
+        from unclip_jax import generation
 
-        return UnCLIP
+        return getattr(generation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

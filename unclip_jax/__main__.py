@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "Data and training": ("init", "embed", "align", "train", "report", "plan"),
-    "Sampling": ("sample", "app", "estimate_variance"),
+    "Sampling": ("sample", "sample_embeddings", "app", "estimate_variance"),
     "Evaluation": ("evaluate", "compare"),
     "Export": ("export", "tune"),
 }

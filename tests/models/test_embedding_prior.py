@@ -69,7 +69,7 @@ def test_on_captions_it_is_the_papers_prior():
     caption = {"kind": "tokens", "shape": (length,), "size": 31, "eot_id": eot}
     described = {
         "tokens": caption | {"dtype": "int32"},
-        "clip_text": {"kind": "vector", "shape": (6,)},
+        "clip_text": {"kind": "vector", "shape": (6,), "position": 1},
     }
     model, params = make(described=described, **sizes)
     same = ("space", "positional_embedding", "time_1", "time_2", "transformer")

@@ -1,6 +1,7 @@
 """The stages that predict any embedding: losses by hand, constants of the data."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,9 @@ def test_exports_rebuild_the_same_model():
         assert plain["part"] == name
         model = models.build(name, plain["config"]["model"])
         assert model == stage.task.model
+        plain = json.loads(json.dumps(plain, sort_keys=True))
+        model = models.build(name, plain["config"]["model"])
+        assert list(model.described) == ["voxels", "label"]  # as the data has them
 
 
 def test_captions_of_clip_records_are_conditions():

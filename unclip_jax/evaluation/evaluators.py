@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unclip_jax.evaluation import class_prompts
+from unclip_jax.evaluation.metrics.embedding_metrics import embedding_metrics
 from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
 from unclip_jax.evaluation.metrics.retrieval import retrieval
 from unclip_jax.evaluation.metrics.zero_shot import zero_shot
@@ -41,6 +42,7 @@ class Evaluator:
     Attributes:
       needs: names of embeddings, in the order of `compute`'s arguments.
       compute: float arrays (N, D), and `read`'s keywords -> {name: float}.
+      wants: names of embeddings that `compute` takes as keywords where there are some.
       read: (data, options, names of arrays, rows that this process feeds) ->
         ({name: (n, ...)}, keywords). Arrays may differ in length; embeddings then have
         the longest, whatever is past the end of what they are of.
@@ -51,10 +53,13 @@ class Evaluator:
     compute: Callable
     read: Callable = first_examples
     options: type = Options
+    wants: tuple[str, ...] = ()
 
     def __call__(self, embeddings, about):
         """Scores of {name: (N, D)} with the keywords of `read`."""
-        return self.compute(*(embeddings[name] for name in self.needs), **about)
+        more = {name: embeddings[name] for name in self.wants if name in embeddings}
+        needed = (embeddings[name] for name in self.needs)
+        return self.compute(*needed, **more, **about)
 
 
 EVALUATORS = {
@@ -63,4 +68,7 @@ EVALUATORS = {
         ("image", "text"), zero_shot, class_prompts.read, ZeroShotOptions
     ),
     "prior": Evaluator(("predicted", "true", "text"), prior_metrics),
+    "embedding": Evaluator(
+        ("predicted", "true"), embedding_metrics, wants=("redrawn",)
+    ),
 }

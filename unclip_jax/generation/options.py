@@ -140,6 +140,31 @@ class UpsamplerOptions:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """How an embedding prior is sampled, see generation.Prior."""
+
+    COMPONENT: ClassVar = ""  # there is no other
+
+    guidance: float | None = option(
+        None, "guidance scale; 1 is none (default the export's, else 1)"
+    )
+    steps: int | str | None = option(
+        None,
+        "sampling steps: a number, or a respacing such as ddim25 (default the "
+        "export's, else 32)",
+    )
+    sampler: str | None = option(
+        None,
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
+    )
+    strength: float = option(
+        1.0,
+        "the share of the steps that is taken, in (0, 1], where embeddings to start "
+        "from are given",
+    )
+
+
 OPTIONS = (PriorOptions, DecoderOptions, UpsamplerOptions)  # of text2image
 
 
@@ -150,7 +175,7 @@ def names(cls: type) -> tuple[str, ...]:
 
 def flag(cls: type, name: str) -> str:
     """Returns what an option is called beside those of other components."""
-    return f"{cls.COMPONENT}_{name}" if name in SHARED else name
+    return f"{cls.COMPONENT}_{name}" if name in SHARED and cls.COMPONENT else name
 
 
 def defaults(*classes: type) -> dict[str, Any]:

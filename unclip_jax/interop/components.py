@@ -20,6 +20,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.interop import native
 from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.models.decoder import HINT_FACTOR
+from unclip_jax.models.embedding_prior import example_conditions
 from unclip_jax.tokenizer import Tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -34,7 +35,8 @@ class Component:
       module: the Linen module, computing in the dtype asked for.
       params: nested dict of numpy arrays.
       config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
-      clip_fingerprint: the CLIP it is, or whose embeddings it learnt from; None for
+      clip_fingerprint: the CLIP (of an embedding prior: the encoder) it is, or whose
+        embeddings it learnt from; None for
         an upsampler or an autoencoder, which know of none.
       meta: what else is known of it (step, training config, ...).
       analytic: (T,) float64, the statistic of diffusion.analytic; None: not known.
@@ -115,7 +117,8 @@ def build_component(
         fingerprint = meta.get("clip_fingerprint")
         fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
-        fingerprint = meta.get("clip_fingerprint") if kind in native.PARTS else None
+        known = kind in (*native.PARTS, *native.EMBEDDING_PRIORS)
+        fingerprint = meta.get("clip_fingerprint") if known else None
     return Component(kind, module, params, config, fingerprint, meta)
 
 
@@ -160,13 +163,20 @@ def _check_diffusion(options, where: str) -> None:
         raise UsageError(f"{where}: {error}") from error
 
 
-def param_shapes(kind: str, module: nn.Module) -> dict[str, Any]:
+def param_shapes(kind: str, module: Any) -> dict[str, Any]:
     """Nested dict of ShapeDtypeStruct: the parameters of `module`; costs no memory."""
 
     def shape(*size, dtype=jnp.float32):
         return jax.ShapeDtypeStruct((1, *size), dtype)
 
     key = jax.random.key(0)
+    if kind in native.EMBEDDING_PRIORS:
+        noised = shape(*module.target_shape), shape(dtype=jnp.int32)
+        noised = (None, None) if module.single_pass else noised
+        example = jax.eval_shape(lambda: example_conditions(module))
+        return jax.eval_shape(module.init, key, *noised, example, shape(dtype=bool))[
+            "params"
+        ]
     if kind == "upsampler":
         side, small = module.image_size, module.low_res_size
         x, t, low_res = shape(side, side, 3), shape(), shape(small, small, 3)

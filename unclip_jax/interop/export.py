@@ -87,6 +87,7 @@ def export(
     statistics = epath.Path(records or run) / "statistics.npz"
     # the decoder sees them last: of unit embeddings, if those are what it sees
     ours = kind == "decoder" or "decoder" not in native.read_index(folder)["parts"]
+    ours = ours and kind not in native.EMBEDDING_PRIORS
     if ours and statistics.is_file():  # records may be gone by now: only PCA needs it
         with statistics.open("rb") as file, np.load(file) as arrays:
             unit = getattr(part.module, "unit_norm", False) and "unit_mean" in arrays
@@ -187,7 +188,7 @@ def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):
         "training_config": meta["config"],
         "data_fingerprint": data_info.get("fingerprint"),
     }
-    if kind in ("prior", "ar_prior", "decoder"):
+    if kind in ("prior", "ar_prior", "decoder", *native.EMBEDDING_PRIORS):
         kept["clip_fingerprint"] = data_info.get("clip_fingerprint")
     if kind == "decoder" and data_info.get("autoencoder_fingerprint"):
         kept["autoencoder_fingerprint"] = data_info.get("autoencoder_fingerprint")

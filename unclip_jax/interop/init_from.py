@@ -127,6 +127,8 @@ def _process(config):
     prediction = config.get("diffusion", {}).get("prediction")
     embedding = config.get("embedding")
     if embedding in UNIT_SCALES:  # one scale under two names is the same
-        scale = UNIT_SCALES[embedding](config["model"]["embed_dim"])
+        model = config["model"]
+        dim = model.get("embed_dim") or model["target_shape"][-1]
+        scale = UNIT_SCALES[embedding](dim)
         embedding = f"unit norm times {scale:.6g}"
     return {"embedding": embedding, "prediction": prediction}

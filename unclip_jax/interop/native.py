@@ -42,6 +42,8 @@ PARTS = ("clip", "prior", "ar_prior", "decoder")
 # parts upsampler_64, upsampler_256, ... by resolution; upsampler_256_last is a second
 # network that takes the final step of upsampler_256 (Karlo's super-resolution)
 KINDS = (*PARTS, "upsampler", "autoencoder")
+# priors of any encoder's embeddings, which are no parts of a stack: generation.Prior
+EMBEDDING_PRIORS = ("embedding_prior", "embedding_regression")
 LAST = "_last"
 TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"
@@ -109,10 +111,10 @@ def write_part(
       UsageError: unknown part, or a part of another CLIP than those in `folder`.
     """
     kind = kind_of(part)
-    if kind not in KINDS or part == "upsampler":
+    if kind not in (*KINDS, *EMBEDDING_PRIORS) or part == "upsampler":
         raise UsageError(
             f"export part {part!r}: expected one of {', '.join(PARTS)}, "
-            "upsampler_SIZE, autoencoder"
+            f"upsampler_SIZE, autoencoder, {', '.join(EMBEDDING_PRIORS)}"
         )
     config, meta = config_lib.to_plain(config), config_lib.to_plain(meta)
     if part == "clip":

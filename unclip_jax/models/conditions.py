@@ -39,6 +39,7 @@ class Condition:
       dtype: that its array is stored in.
       size: tokens or classes there are; None for floats.
       masked: whether a mask comes with it.
+      position: its tokens come after those of lower ones; of equal ones, by name.
       eot_id: of tokens that end with the first of this one; None: negative ones pad.
     """
 
@@ -48,6 +49,7 @@ class Condition:
     size: int | None = None
     masked: bool = False
     eot_id: int | None = None
+    position: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))

@@ -24,7 +24,7 @@ class EmbeddingPrior(nn.Module):
 
     Attributes:
       target_shape: (D,) of a vector, (N, D) of a grid of tokens.
-      conditions: {name: fields of Condition}, in the order of their tokens.
+      conditions: {name: fields of Condition}.
       vector_tokens: tokens that each vector among the conditions becomes.
       causal: each token sees those before it, as in the paper; else all.
       queries: whether learned queries are read; else the noised tokens' own outputs.
@@ -49,14 +49,18 @@ class EmbeddingPrior(nn.Module):
 
     @property
     def described(self) -> dict[str, Condition]:
-        """The conditions by name.
+        """The conditions by name, in the order of their tokens.
+
+        Not in that of the mapping, which a file of JSON does not keep.
 
         Raises UsageError for a description that is none.
         """
-        return {
+        found = {
             name: config_lib.build(Condition, dict(fields), f"condition {name!r}")
             for name, fields in self.conditions.items()
         }
+        order = sorted(found, key=lambda name: (found[name].position, name))
+        return {name: found[name] for name in order}
 
     def setup(self):
         """Declares the layers; UsageError for fields that do not fit together."""

@@ -88,7 +88,10 @@ class EmbeddingTask:
                     f"config.model.{name} follows from the data and the stage: leave "
                     "it out"
                 )
-        described = {name: dict(spec.conditions[name]) for name in names}
+        described = {
+            name: {**spec.conditions[name], "position": i}
+            for i, name in enumerate(names)
+        }
         fields = {
             **config.model,
             "target_shape": shape,
