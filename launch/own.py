@@ -56,11 +56,12 @@ def steps(args) -> list[Step]:
         Step("export", export(python, runs, folder), 0.5),
         one(
             "tune",
-            2.0,
+            4.0,
             f"--model={folder}",
             f"--records={runs}/records/validation",
             f"--workdir={runs}/tune",
-            "--count=96",
+            "--count=64",
+            "--decoder_guidance=1,1.5,2,3",
         ),
         one(
             "sample",

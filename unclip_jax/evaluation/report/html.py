@@ -31,6 +31,7 @@ td.value {{ font-weight: 600; }}
   tr {{ display: flex; flex-wrap: wrap; gap: 0 1em; padding: .6em 0;
     border-bottom: 1px solid #ddd; }}
   td {{ padding: 0; border: 0; }}
+  td:first-child {{ font-weight: 600; }}
   td:first-child, td:last-child {{ flex-basis: 100%; }}
   td[data-name]::before {{ content: attr(data-name) " "; color: #555;
     font-weight: 400; }}
