@@ -5,6 +5,7 @@ one name has one length. "batch" leads; "*size" is any number of axes, such as h
 and width or none; "_" is an axis that is the same as no other; "#batch" is batch or 1.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -29,7 +30,8 @@ Output = Float[Array, "batch *size _"]  # of a model: as many channels, or twice
 PerSample = Float[Array, " batch"]
 Timesteps = Int[Array, " batch"]
 Times = Num[Array, " batch"]  # of models that take any number
-Path = Int[Array, " num_steps"] | list[int]  # the timesteps that a sampler goes through
+# the timesteps that a sampler goes through
+Path = Int[Array, " num_steps"] | Sequence[int]
 HostPath = Int[np.ndarray, " num_steps"]
 Table = Float[np.ndarray, " T"]  # a number for each of the T timesteps, float64
 StepTable = Float[np.ndarray, " num_steps"]  # a number for each step of a path

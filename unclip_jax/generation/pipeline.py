@@ -189,7 +189,7 @@ class Pipeline:
                 prior_sampling.sample_ar_prior,
                 "ar_prior",
                 *(tokens, text, seed, indices, scale, *values),
-                guided=scale != 1,
+                guided=bool(scale != 1),
                 truncated=truncated,
                 num_candidates=count,
             )

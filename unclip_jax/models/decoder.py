@@ -42,7 +42,7 @@ from unclip_jax.shapes import (
     Maps,
     OutputImages,
     TextStates,
-    Timesteps,
+    Times,
     Tokens,
 )
 
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         x_t: Images,
-        t: Timesteps,
+        t: Times,
         clip_image: Embeddings,
         tokens: Tokens,
         drop_clip: Drop,

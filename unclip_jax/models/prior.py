@@ -21,7 +21,7 @@ from unclip_jax.models.clip_caption import (
     make_empty_caption,
 )
 from unclip_jax.models.text_transformer import drop_captions, text_mask
-from unclip_jax.shapes import Drop, Embeddings, TextStates, Timesteps, Tokens
+from unclip_jax.shapes import Drop, Embeddings, TextStates, Times, Tokens
 
 
 class DiffusionPrior(nn.Module):
@@ -96,7 +96,7 @@ class DiffusionPrior(nn.Module):
     def __call__(
         self,
         x_t: Embeddings,
-        t: Timesteps,
+        t: Times,
         tokens: Tokens,
         clip_text: Embeddings,
         drop: Drop,

@@ -21,7 +21,7 @@ from unclip_jax.shapes import (
     Images,
     OutputImages,
     TextStates,
-    Timesteps,
+    Times,
     Tokens,
 )
 
@@ -90,7 +90,7 @@ class StableDecoder(nn.Module):
     def __call__(
         self,
         x_t: Images,
-        t: Timesteps,
+        t: Times,
         clip_image: Embeddings,
         tokens: Tokens,
         drop_clip: Drop,

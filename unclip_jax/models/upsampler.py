@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models.unet import UNet
-from unclip_jax.shapes import Images, OutputImages, Resized, Timesteps
+from unclip_jax.shapes import Images, OutputImages, Resized, Times
 
 RESIZE = ("bilinear", "bicubic")
 
@@ -70,7 +70,7 @@ class Upsampler(nn.Module):
     def __call__(
         self,
         x_t: Images,
-        t: Timesteps,
+        t: Times,
         low_res: Resized,
         deterministic: bool = True,
     ) -> OutputImages:
