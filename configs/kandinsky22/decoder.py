@@ -4,8 +4,8 @@
         --config.init_from=kandinsky-2-2-decoder --workdir=runs/kandinsky22/decoder
 
 on what configs/kandinsky22/embed.py wrote: latents of 64x64 and embeddings. Without
-init_from the decoder starts from nothing. To encode images while training instead, set
-config.data to them; their records then need embeddings alone.
+init_from the decoder starts from nothing. To encode images while training instead, keep
+them in the records: embed with --config.autoencoder= and --config.image_size=512.
 
 1.25B parameters: 20 bytes each with gradient, optimizer and average, 25 GB in all.
 """
