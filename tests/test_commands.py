@@ -14,6 +14,7 @@ import pytest
 
 from unclip_jax import UnCLIP
 from unclip_jax import config as config_lib
+from unclip_jax.evaluation.tuning import choose
 
 pytestmark = pytest.mark.slow
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "icons"
@@ -137,7 +138,7 @@ def test_tuning_changes_what_the_export_recommends(root, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "now recommends prior guidance 1.75" in told
     sweep = json.loads((tmp_path / "tune/decoder/sweep.json").read_text())
-    best = min(sweep["points"], key=lambda point: point["frechet"])
+    best = choose(sweep["points"])
     settings = UnCLIP.load(export).settings()
     assert settings["prior"] == {
         "sampler": "ddpm",
@@ -146,6 +147,9 @@ def test_tuning_changes_what_the_export_recommends(root, tmp_path, capsys):
         "guidance": 1.75,
     }
     assert settings["decoder"]["guidance"] == best["decoder_guidance"]
+    distances = {1.0: 10.1, 2.0: 10.0, 3.0: 10.15, 4.0: 10.3}
+    points = [{"g": g, "frechet": d, "clip_score": g} for g, d in distances.items()]
+    assert choose(points)["g"] == 3.0  # near the least, and fits better
     # the weights are those of the run
     run = (f"--run={root}/decoder", f"--out={export}")
     assert command("export", *run, "--verify") == 0

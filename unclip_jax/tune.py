@@ -4,7 +4,8 @@
         --records=runs/icons/records/validation --workdir=runs/icons/tune
 
 Draws the captions of the records at each guidance of the decoder, then of the prior,
-and takes those whose images, as a set, are most like the true ones in CLIP's features.
+and takes those whose images, as a set, are most like the true ones in CLIP's features
+(within 2%, the ones that fit their captions best).
 The images and the curves stay in --workdir; the same command continues where it was
 stopped.
 """
