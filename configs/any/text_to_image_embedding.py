@@ -3,7 +3,7 @@
     python -m unclip_jax.train --config=configs/any/text_to_image_embedding.py \\
         --workdir=runs/any_emoji/prior
 
-configs/any/align_emoji.py makes its data.
+configs/any/align_emoji.py makes its data, docs/any_prior.md has what it reached.
 """
 
 from configs import common
