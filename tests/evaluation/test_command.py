@@ -15,7 +15,12 @@ FILE = pathlib.Path(__file__).parents[2] / "configs/icons/eval.py"
 def fail(capsys, *flags):
     with pytest.raises(SystemExit) as exit_:
         argv = ["evaluate", f"--config={FILE}", *flags]
-        config.run(evaluate.main, extra_flags=evaluate.FLAGS, argv=argv)
+        config.run(
+            evaluate.main,
+            defaults=evaluate.defaults,
+            extra_flags=evaluate.FLAGS,
+            argv=argv,
+        )
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.count("\n") == 1, error
     return error
