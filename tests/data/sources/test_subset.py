@@ -64,3 +64,5 @@ def test_impossible_ones_are_refused(data):
         make_source({**data, "subset": "test"})
     with pytest.raises(ValueError, match="held_out 0.0: expected a share"):
         make_source({**data, "subset": "train", "held_out": 0})
+    with pytest.raises(ValueError, match="held_out = 0.4 is for a config.data.subset"):
+        make_source({**data, "held_out": 0.4})

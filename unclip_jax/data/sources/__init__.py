@@ -272,6 +272,12 @@ def make_source(config_data) -> Any:
             config_lib.check_type(value, kind, f"config.data.{key}")
     source = cls(**options)
     if not options.get("subset"):
+        share = options.get("held_out")
+        if "held_out" in known and share not in (None, known["held_out"].default):
+            raise UsageError(
+                f"config.data.held_out = {share} is for a config.data.subset, 'train' "
+                "or 'validation': name one"
+            )
         return source
     from unclip_jax.data.sources.subset import Subset  # which knows this module
 
