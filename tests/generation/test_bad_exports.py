@@ -64,7 +64,7 @@ def with_(path, value):
 STATISTICS = f"{native.STATISTICS}/{native.WEIGHTS}"
 CASES = {
     "index: empty": (native.INDEX, lambda _: {}, "has no 'parts'"),
-    "index: a list": (native.INDEX, lambda _: [], "expected values by name"),
+    "index: a list": (native.INDEX, lambda _: [], "expected settings by name"),
     "index: no parts": (native.INDEX, with_("parts", {}), "lists no parts"),
     "index: no files": (native.INDEX, with_("parts/clip/files", None), "no 'files'"),
     "index: a number as hash": (
@@ -78,7 +78,11 @@ CASES = {
         "a hash of the decoder is not a text",
     ),
     "config: empty": ("decoder/config.json", lambda _: {}, "has no 'config'"),
-    "config: a list": ("decoder/config.json", lambda _: [1], "expected values by name"),
+    "config: a list": (
+        "decoder/config.json",
+        lambda _: [1],
+        "expected settings by name",
+    ),
     "config: no model": (
         "decoder/config.json",
         with_("config/model", None),

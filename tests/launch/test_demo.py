@@ -273,6 +273,7 @@ def test_the_end_says_the_numbers_and_keeps_them(tmp_path, monkeypatch, capsys):
 
 def test_own_data_needs_its_configs_first(tmp_path, monkeypatch, capsys):
     flags = "--data=data/mine", "--name=mine", "--minutes=30", "--python=python"
+    monkeypatch.chdir(ROOT)  # and back, whatever main does
     assert own.main([*flags, "--dry-run", "--install=make install"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["make", "install"]

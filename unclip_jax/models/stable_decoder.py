@@ -92,7 +92,7 @@ class StableDecoder(nn.Module):
         x_t: Images,
         t: Times,
         clip_image: Embeddings,
-        tokens: Tokens,
+        tokens: Tokens | None,
         drop_clip: Drop,
         drop_text: Drop,
         clip_text: Embeddings | None = None,
