@@ -93,6 +93,11 @@ CASES = {
         with_("meta/clip_fingerprint", ["a"]),
         r"clip_fingerprint is \['a'\], no hash",
     ),
+    "config: no space of embeddings": (
+        "decoder/config.json",
+        with_("config/embedding", None),
+        "None of 'embedding'",
+    ),
     "config: a field nobody knows": (
         "decoder/config.json",
         with_("config/model/wings", 2),

@@ -216,7 +216,7 @@ def test_previews_of_a_stage_that_draws_nothing_are_refused():
         ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate must be in"),
         ({"optimizer": {"learning_rate": 1.0, "b2": 1.0}}, r"b2 must be in \[0, 1\)"),
         ({"ema_decay": 1.0}, "config.ema_decay"),
-        ({"mesh": {"data": 3}}, "the mesh data=3"),
+        ({"mesh": {"data": 3}}, "config.mesh: data=3"),
         ({"optimizer": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
         ({"sharding_rules": (("nothing_like_it", ()),)}, "decides nothing"),
         ({"sharding_rules": (("kernel",),)}, r"must be \(regex, axes\), got"),

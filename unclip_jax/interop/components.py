@@ -102,6 +102,12 @@ def build_component(
     model = native.kind_of(kind)
     if not isinstance(config.get("model"), Mapping):
         raise UsageError(f"{where}: its config has no fields of a model")
+    embedding = config.get("embedding")
+    if kind in ("prior", "ar_prior", "decoder") and not isinstance(embedding, str):
+        raise UsageError(
+            f"{where}: its config says {embedding!r} of 'embedding', the space of "
+            "CLIP embeddings, expected a name such as 'standardize'"
+        )
     if "diffusion" in config:
         _check_diffusion(config["diffusion"], f"{where}: diffusion")
     module = models.build(model, config["model"], DTYPES[dtype], f"{where}: model")

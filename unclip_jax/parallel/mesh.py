@@ -42,21 +42,21 @@ def make_mesh(
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise UsageError(
-            f"mesh axes must be positive, at most one of them -1; got {text}"
+            f"config.mesh: {text}: axes must be positive, at most one of them -1"
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices) or fixed > len(devices):
         raise UsageError(
-            f"the mesh {text} does not fit {len(devices)} devices: the axes must "
+            f"config.mesh: {text} does not fit {len(devices)} devices: the axes must "
             f"multiply to {len(devices)}"
         )
     slices = _tpu_slices(devices)
     if sizes["data"] % slices:
         raise UsageError(
-            f"the mesh {text} does not fit {slices} slices: the data axis, which is "
-            f"{sizes['data']}, must be a multiple of {slices}"
+            f"config.mesh: {text} does not fit {slices} slices: the data axis, "
+            f"which is {sizes['data']}, must be a multiple of {slices}"
         )
     if slices > 1:
         within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])

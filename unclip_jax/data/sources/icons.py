@@ -127,7 +127,9 @@ class Icons:
                 f"config.data.split {split!r}: expected one of {', '.join(SPLITS)}"
             )
         if not 8 <= image_size <= 4096:
-            raise UsageError(f"image_size must be 8 to 4096 pixels, got {image_size}")
+            raise UsageError(
+                f"config.data.image_size must be 8 to 4096 pixels, got {image_size}"
+            )
         if not 0.1 <= size <= 1 or not 0 <= jitter < 1:
             raise UsageError(
                 f"expected 0.1 <= size <= 1 and 0 <= jitter < 1, got {size}, {jitter}"

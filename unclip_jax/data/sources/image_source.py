@@ -64,7 +64,9 @@ class ImageSource:
     ):
         """Raises UsageError for options that cannot be."""
         if not 1 <= image_size <= 4096:
-            raise UsageError(f"image_size must be 1 to 4096 pixels, got {image_size}")
+            raise UsageError(
+                f"config.data.image_size must be 1 to 4096 pixels, got {image_size}"
+            )
         if min_size < 0 or (max_aspect and max_aspect < 1):
             raise UsageError(
                 "expected min_size >= 0 and max_aspect 0 (any) or >= 1, got "
