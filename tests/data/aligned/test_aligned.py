@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from unclip_jax.data import loader
-from unclip_jax.data.aligned import alignment, inspection, writer
+from unclip_jax.data.aligned import alignment, inspection, reader, writer
 from unclip_jax.data.aligned.config import read_config
 from unclip_jax.data.aligned.reader import AlignedArrays
 from unclip_jax.errors import UsageError
@@ -186,6 +186,17 @@ def test_the_same_command_again_does_nothing_and_another_is_refused():
     assert AlignedArrays("out/train").fingerprint == before
     with pytest.raises(FileExistsError, match="another config"):
         make(target, d={"path": "c.npy"})
+
+
+def test_an_array_replaced_by_another_of_its_shape_is_refused(monkeypatch):
+    make({"path": save("t.npy", floats(N, 2))}, c={"path": save("c.npy", floats(N, 3))})
+    stored = np.load("out/train/c.npy")
+    np.save("out/train/c.npy", stored[::-1])  # the same numbers, in another order
+    with pytest.raises(UsageError, match="c.npy holds other numbers than were written"):
+        AlignedArrays("out/train")
+    monkeypatch.setattr(reader, "LIMIT", 8)
+    with pytest.warns(UserWarning, match="is not compared to its hash"):
+        AlignedArrays("out/train")
 
 
 def test_a_report_names_what_is_odd():

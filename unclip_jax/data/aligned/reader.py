@@ -1,7 +1,9 @@
 """A folder of aligned arrays as a source: memory-mapped, read row by row."""
 
+import hashlib
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from unclip_jax.data.aligned.writer import (
 )
 from unclip_jax.errors import UsageError
 
+LIMIT = 4 << 30  # bytes; larger files are not hashed when they are opened
 REMEDY = "make it with `python -m unclip_jax.align`"
 
 
@@ -144,4 +147,18 @@ class AlignedArrays:
                 f"{file} is {array.dtype} {array.shape}, {MANIFEST} says {expected}; "
                 f"{REMEDY} again"
             )
+        if array.nbytes > LIMIT:
+            warnings.warn(
+                f"{file} ({array.nbytes / 2**30:.0f} GiB) is not compared to its hash",
+                stacklevel=4,
+            )
+        elif _digest(array) != self.manifest["arrays"][name]["sha256"]:
+            raise UsageError(
+                f"{file} holds other numbers than were written, in the same shape; "
+                f"copy it again, or {REMEDY} in another folder"
+            )
         return array
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
