@@ -217,8 +217,8 @@ def atomic_path(
 def staged_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """For writers of several files and folders: an empty folder to write into.
 
-    At the end its entries move into `folder`, where they replace what has their names;
-    all else stays. After an exception `folder` is as it was, or still absent.
+    At the end its files move into `folder`, where they replace those of their names; all
+    else stays. After an exception in between, `folder` is as it was, or still absent.
 
     Args:
       folder: on a disk; made, with its parents, if it does not exist.
@@ -228,15 +228,12 @@ def staged_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}-", dir=folder.parent
     ) as scratch:
-        new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
-        new.mkdir()
-        old.mkdir()
+        new = pathlib.Path(scratch)
         yield new
-        folder.mkdir(exist_ok=True)
-        for entry in sorted(new.iterdir()):
-            if (folder / entry.name).exists():
-                (folder / entry.name).rename(old / entry.name)
-            entry.rename(folder / entry.name)
+        for file in sorted(path for path in new.rglob("*") if path.is_file()):
+            place = folder / file.relative_to(new)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -179,7 +179,10 @@ def test_save_diffusers_of_a_public_clip(folder, expected, tmp_path):
         model.save_diffusers(tmp_path / "failed", dtype="float8")
     assert not [*tmp_path.iterdir()]
     model.save_diffusers(tmp_path / "out")
-    model.save_diffusers(tmp_path / "out")  # again: replaced
+    own = tmp_path / "out" / "tokenizer" / "notes.txt"
+    own.write_text("mine")
+    model.save_diffusers(tmp_path / "out")  # again: replaced, and nothing is deleted
+    assert own.read_text() == "mine"
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())
     kinds = {"tokenizer", "text_encoder", "image_encoder", "feature_extractor"}
     assert {k for k in index if not k.startswith("_")} == kinds
