@@ -217,8 +217,8 @@ def atomic_path(
 def staged_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """For writers of several files and folders: an empty folder to write into.
 
-    At the end its files move into `folder`, where they replace those of their names; all
-    else stays. After an exception in between, `folder` is as it was, or still absent.
+    At the end its files move into `folder`, where they replace those of their names;
+    all else stays. After an exception before, `folder` is as it was, or still absent.
 
     Args:
       folder: on a disk; made, with its parents, if it does not exist.

@@ -36,8 +36,8 @@ class Component:
       params: nested dict of numpy arrays.
       config: {"model": fields, "diffusion": {...}, ...}, as the stage exported it.
       clip_fingerprint: the CLIP (of an embedding prior: the encoder) it is, or whose
-        embeddings it learnt from; None for
-        an upsampler or an autoencoder, which know of none.
+        embeddings it learnt from; None for an upsampler or an autoencoder, which know
+        of none.
       meta: what else is known of it (step, training config, ...).
       analytic: (T,) float64, the statistic of diffusion.analytic; None: not known.
     """
