@@ -1,5 +1,6 @@
 """A tiny source of icons and a model that draws them, right or wrong on purpose."""
 
+import dataclasses
 import zlib
 
 import ml_collections
@@ -133,15 +134,19 @@ class Inception:
 @pytest.fixture
 def inception(monkeypatch):
     """The list of stand-ins that config.extractors of that kind have made."""
-    from unclip_jax.evaluation.features import extractors
+    from unclip_jax.evaluation import features
 
     made = []
 
-    def make(layers, convention="none"):
-        made.append(Inception(layers))
-        return made[-1]
+    @dataclasses.dataclass(frozen=True)
+    class Options(features.ExtractorOptions):
+        convention: str = "none"
 
-    monkeypatch.setitem(extractors.KINDS, "inception", make)
+        def load(self, layers):
+            made.append(Inception(layers))
+            return made[-1]
+
+    monkeypatch.setitem(features.kinds(), "inception", Options)
     return made
 
 

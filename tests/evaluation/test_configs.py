@@ -5,9 +5,8 @@ import pathlib
 import pytest
 
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation import sweep
+from unclip_jax.evaluation import features, sweep
 from unclip_jax.evaluation.config import make_metrics, read_config
-from unclip_jax.evaluation.features import extractors
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -19,8 +18,8 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 def test_a_config_can_be_used(name):
     config = read_config(config_lib.load(str(CONFIGS / name)))
     metrics = make_metrics(config, config.count)
-    checked = extractors.check(config.extractors)
-    extractors.layers_asked(metrics, checked)
+    extractors = features.read_options(config.extractors)
+    features.layers_asked(metrics, extractors)
     assert bool(sweep.read_sweep(config)) == name.endswith(":sweep")
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.parity.unclip_pipeline import randomise
 from unclip_jax import config as config_lib
-from unclip_jax.evaluation.features import extractors
+from unclip_jax.evaluation import features
 from unclip_jax.evaluation.features.dinov2 import MEAN, STD, DinoExtractor
 from unclip_jax.evaluation.metrics import frechet
 from unclip_jax.evaluation.runner import evaluate
@@ -170,4 +170,4 @@ def test_a_missing_folder_says_what_is_wanted(tmp_path):
     with pytest.raises(FileNotFoundError, match="facebook/dinov2-large"):
         load_dinov2(tmp_path)
     with pytest.raises(ValueError, match="needs `weights`"):
-        extractors.make(extractors.check({"dinov2": {}}), {"dinov2": [""]})
+        features.load(features.read_options({"dinov2": {}}), {"dinov2": [""]})

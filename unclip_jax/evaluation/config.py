@@ -56,7 +56,7 @@ class EvaluateConfig:
     # batch_size, and options of UnCLIP.text2image
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
     report: ReportConfig = ReportConfig()
-    # name -> options, see features/extractors.py
+    # name -> options, see features/__init__.py
     extractors: dict[str, Any] = dataclasses.field(default_factory=dict)
     crop: CropConfig = CropConfig()
     caption_filter: str = ""  # "package.module:function" of a caption: keep it?

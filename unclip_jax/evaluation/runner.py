@@ -25,7 +25,7 @@ import jax
 from unclip_jax import config as config_lib
 from unclip_jax import files
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation import inputs, pairing, sweep
+from unclip_jax.evaluation import features, inputs, pairing, sweep
 from unclip_jax.evaluation.bits_per_dim import measure_bits_per_dim
 from unclip_jax.evaluation.config import (
     CropConfig,
@@ -33,7 +33,8 @@ from unclip_jax.evaluation.config import (
     make_metrics,
     read_config,
 )
-from unclip_jax.evaluation.features import extractors, gaussian
+from unclip_jax.evaluation.features import gaussian
+from unclip_jax.evaluation.features.clip import ClipExtractor
 from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.features.store import FeatureStore
 from unclip_jax.evaluation.generate import generate
@@ -156,11 +157,12 @@ def write_reference(
 
     Args: see `evaluate`; `path` is the file.
     """
-    metrics, kinds = make_metrics(config, 0), extractors.check(config.extractors)
-    extractors.layers_asked(metrics, kinds)  # names what is wrong with any metric
+    metrics = make_metrics(config, 0)
+    extractors = features.read_options(config.extractors)
+    features.layers_asked(metrics, extractors)  # names what is wrong with any metric
     metrics = {label: m for label, m in metrics.items() if m.statistics}
-    asked = extractors.layers_asked(metrics, kinds)
-    asked.pop(extractors.OWN, None)
+    asked = features.layers_asked(metrics, extractors)
+    asked.pop(features.OWN, None)
     reference = inputs.read_reference(config)
     if len(asked) != 1 or len(*asked.values()) != 1:
         raise UsageError(
@@ -171,7 +173,7 @@ def write_reference(
         raise UsageError(
             "--make_reference needs images: set config.reference.count or .images"
         )
-    ((name, extractor),) = extractors.make(kinds, asked).items()
+    ((name, extractor),) = features.load(extractors, asked).items()
     ((layer,),) = asked.values()
     store = FeatureStore(workdir / "features")
     statistics = store.statistics(reference, extractor, layer or extractor.default)
@@ -199,8 +201,8 @@ class Scorer:
     @classmethod
     def open(cls, config, workdir, metrics, model, fingerprint, log, generates):
         """Checks the config and loads what it names; nothing is generated yet."""
-        kinds = extractors.check(config.extractors)
-        asked = extractors.layers_asked(metrics, kinds)
+        extractors = features.read_options(config.extractors)
+        asked = features.layers_asked(metrics, extractors)
         if config.count < 2:
             raise UsageError(f"config.count = {config.count}: expected at least 2")
         examples = None
@@ -218,7 +220,7 @@ class Scorer:
                     "leave it out"
                 )
         reference = inputs.read_reference(config)
-        if generates or extractors.OWN in asked:
+        if generates or features.OWN in asked:
             if model is None:
                 model = UnCLIP.load(config.model, batch_size=config.batch_size)
                 fingerprint = files.sha256_folder(config.model)
@@ -226,9 +228,9 @@ class Scorer:
                 raise UsageError("a model given to evaluate() needs its fingerprint")
         if generates and examples:
             _check_size(model, examples.images)
-        loaded = extractors.make(kinds, asked)
-        if extractors.OWN in asked:
-            loaded[extractors.OWN] = extractors.ClipExtractor(model, fingerprint)
+        loaded = features.load(extractors, asked)
+        if features.OWN in asked:
+            loaded[features.OWN] = ClipExtractor(model, fingerprint)
         workdir.mkdir(parents=True, exist_ok=True)
         data = (examples, reference, model, fingerprint)
         store = FeatureStore(workdir / "features")

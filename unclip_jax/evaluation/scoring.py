@@ -31,7 +31,7 @@ class SampleSet:
         none when there are no captions.
       source: the data source of the examples, or None.
       reference: M real images, GaussianStatistics of some, or None.
-      extractors: name -> extractor, see features/extractors.py.
+      extractors: name -> extractor, see features/__init__.py.
       store: computes and keeps features.
     """
 
@@ -92,7 +92,7 @@ class SampleSet:
         return self._cache[key]
 
     def image_features(self, name: str = "clip") -> np.ndarray:
-        """float32 (N, D) of the images; `name` as in features/extractors.py."""
+        """float32 (N, D) of the images; `name` as in features/__init__.py."""
         return self._features("image", self.images, name)
 
     def reference_features(self, name: str = "clip") -> np.ndarray:
@@ -211,11 +211,11 @@ def measure(
         clock = time.time()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            values = metric.compute(generated)
+            values = metric(generated)
             best = {}
             if true is not None:
                 # features of captions and reference are the same: computed once
-                best = metric.compute(true.share_texts_with(generated))
+                best = metric(true.share_texts_with(generated))
         texts = [str(w.message) for w in caught if w.category is UserWarning]
         notes += [f"{label}: {text}" for text in dict.fromkeys(texts)]
         chance = _chance(metric, generated) if metric.paired else {}
@@ -241,5 +241,5 @@ def _chance(metric, samples):
     """{quantity: mean over mismatched captions}."""
     n = len(samples)
     shifts = np.unique(np.linspace(1, n - 1, CHANCE_SHIFTS).astype(int))
-    drawn = [metric.compute(samples.mismatched(shift)) for shift in shifts]
+    drawn = [metric(samples.mismatched(shift)) for shift in shifts]
     return {q: float(np.mean([np.mean(d[q]) for d in drawn])) for q in drawn[0]}

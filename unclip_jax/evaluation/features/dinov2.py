@@ -4,6 +4,7 @@ Images are resized to 224 pixels as clean-fid does (Pillow's bicubic filter), th
 take ImageNet's mean and deviation; the feature is the class token's state.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.features import ExtractorOptions, refuse_layers
 from unclip_jax.evaluation.features.inception import run_batched
 from unclip_jax.evaluation.features.inception_preprocessing import (
     Convention,
@@ -77,3 +80,20 @@ class DinoExtractor:
 
         (rows,) = run_batched(self._runner, images, run, [self._module.width])
         return {"": rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class DinoOptions(ExtractorOptions):
+    """DINOv2's `weights`, a folder of transformers' Dinov2Model."""
+
+    weights: str = ""
+    batch_size: int = 32
+
+    def load(self, layers):
+        refuse_layers(layers, "DINOv2")
+        if not self.weights:
+            raise UsageError(
+                "an extractor 'dinov2' needs `weights`, a folder of transformers' "
+                "Dinov2Model (facebook/dinov2-large, as the literature)"
+            )
+        return DinoExtractor(self.weights, self.batch_size)

@@ -1,5 +1,6 @@
 """Inception features of images, on all devices of a mesh, in one named convention."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -8,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unclip_jax.errors import UsageError
-from unclip_jax.evaluation.features import inception_preprocessing
-from unclip_jax.interop.inception import Inception
+from unclip_jax.evaluation.features import ExtractorOptions, inception_preprocessing
+from unclip_jax.interop import inception as inception_weights
 from unclip_jax.models.inception import LAYERS, InceptionV3
 from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
@@ -44,7 +45,7 @@ class InceptionExtractor:
 
     def __init__(
         self,
-        inception: Inception,
+        inception: inception_weights.Inception,
         convention: str,
         layers: Sequence[str] = (default,),
         batch_size: int = 32,
@@ -79,6 +80,27 @@ class InceptionExtractor:
         widths = [LAYERS[layer] for layer in self.layers]
         outputs = run_batched(self._runner, images, run, widths)
         return dict(zip(self.layers, outputs, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionOptions(ExtractorOptions):
+    """Inception's weights (see `load_inception`) and its convention."""
+
+    convention: str = "pytorch-fid"
+    weights: str = ""
+    cache: str = ""
+    url: str = inception_weights.URL
+    sha256: str = inception_weights.SHA256
+    batch_size: int = 32
+
+    def load(self, layers):
+        inception = inception_weights.load_inception(
+            self.weights, self.cache, self.url, self.sha256
+        )
+        names = dict.fromkeys(layer or InceptionExtractor.default for layer in layers)
+        return InceptionExtractor(
+            inception, self.convention, tuple(names), self.batch_size
+        )
 
 
 def run_batched(

@@ -7,8 +7,6 @@ the function takes of a SampleSet. To add a metric, write such a file.
 
 import dataclasses
 import functools
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -55,22 +53,15 @@ class Metric:
         """All options, given or default: the convention that the number depends on."""
         return dataclasses.asdict(self)
 
-    def compute(self, samples) -> dict[str, Any]:
+    def __call__(self, samples) -> dict[str, Any]:
         """{quantity: float, or (N,) one value per image} of a SampleSet."""
         raise NotImplementedError
 
 
 @functools.cache
-def metrics() -> Mapping[str, type[Metric]]:
+def metrics() -> dict[str, type[Metric]]:
     """All metrics by file name; files without one are helpers."""
-    classes = {}
-    for entry in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{entry.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Metric):
-                if value.__module__ == module.__name__:
-                    classes[entry.name] = value
-    return classes
+    return config_lib.find_subclasses(__name__, Metric)
 
 
 def make_metric(label: str, options: Mapping[str, Any]) -> Metric:

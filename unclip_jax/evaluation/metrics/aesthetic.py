@@ -64,7 +64,7 @@ class Aesthetic(Metric):
 
     quantities = {"": Quantity("how people would rate the picture, 1 to 10, guessed")}
 
-    def compute(self, samples):
+    def __call__(self, samples):
         if not self.weights:
             raise UsageError(
                 "metric 'aesthetic' needs `weights`, a .pth or .safetensors"

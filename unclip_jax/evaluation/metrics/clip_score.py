@@ -57,7 +57,7 @@ class ClipScore(Metric):
         )
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         prefix = HESSEL_PREFIX if self.convention == "hessel" else ""
         image = samples.image_features(self.features)
         text = samples.text_features(self.features, prefix)

@@ -48,6 +48,6 @@ class CMMD(Metric):
         )
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         x = samples.image_features(self.features)
         return {"": cmmd(x, samples.reference_features(self.features))}

@@ -58,7 +58,7 @@ class DensityCoverage(Metric):
         ),
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         x = samples.image_features(self.features)
         y = samples.reference_features(self.features)
         return dict(zip(self.quantities, density_coverage(x, y, self.k), strict=True))

@@ -144,7 +144,7 @@ class Frechet(Metric):
         )
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         """Through the reference's statistics, unless it has few images."""
         x = samples.image_features(self.features)
         warn_few(x.shape[0], x.shape[1])

@@ -221,7 +221,7 @@ class Icons(Metric):
         "all": Quantity("background, colour and glyph all right", percent=True),
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         source = samples.source
         if not hasattr(source, "mask"):
             raise UsageError("the icons checks need config.data.source = 'icons'")

@@ -54,7 +54,7 @@ class InceptionScore(Metric):
     def minimum(self):
         return self.splits
 
-    def compute(self, samples):
+    def __call__(self, samples):
         logits = samples.image_features(self.features)
         mean, std = inception_score(logits, self.splits, self.seed)
         return {"mean": mean, "std": std}

@@ -74,7 +74,7 @@ class KID(Metric):
     def minimum(self):
         return self.subset_size
 
-    def compute(self, samples):
+    def __call__(self, samples):
         x = samples.image_features(self.features)
         y = samples.reference_features(self.features)
         mean, std = kid(x, y, self.subsets, self.subset_size, self.seed)

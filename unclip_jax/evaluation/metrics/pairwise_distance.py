@@ -31,5 +31,5 @@ class PairwiseDistance(Metric):
         "": Quantity("variety: mean distance of two pictures, 0 if all are alike")
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         return {"": pairwise_distance(samples.image_features(self.features))}

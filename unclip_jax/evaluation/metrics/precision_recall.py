@@ -67,7 +67,7 @@ class PrecisionRecall(Metric):
     def minimum(self):
         return self.k + 1
 
-    def compute(self, samples):
+    def __call__(self, samples):
         x = samples.image_features(self.features)
         y = samples.reference_features(self.features)
         return dict(zip(self.quantities, precision_recall(x, y, self.k), strict=True))

@@ -75,7 +75,7 @@ class RPrecision(Metric):
     def minimum(self):
         return self.pool
 
-    def compute(self, samples):
+    def __call__(self, samples):
         image = samples.image_features(self.features)
         text = samples.text_features(self.features)
         groups = samples.caption_groups

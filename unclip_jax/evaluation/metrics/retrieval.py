@@ -55,6 +55,6 @@ class Retrieval(Metric):
         )
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         image = samples.image_features(self.features)
         return retrieval(image, samples.text_features(self.features))

@@ -35,5 +35,5 @@ class Vendi(Metric):
         )
     }
 
-    def compute(self, samples):
+    def __call__(self, samples):
         return {"": vendi(samples.image_features(self.features))}
