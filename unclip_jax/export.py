@@ -8,14 +8,18 @@ An export is one folder that holds all stages, each added by its own command. Th
 may be in a bucket (gs://...) and of any mesh; tensors are read and written one by one.
 What it recommends for sampling is as the training config says (docs/sampling.md),
 unless a flag says otherwise. The same command with --verify reads the export back and
-compares every tensor with the checkpoint.
+compares every tensor with the checkpoint. --run may also be a file with a prior of
+DALLE2-pytorch (docs/any_prior.md).
 """
 
 from unclip_jax import config as config_lib
 from unclip_jax.interop import recommended
 
 FLAGS = {
-    "run": (config_lib.REQUIRED, "folder of a run (a --workdir of unclip_jax.train)"),
+    "run": (
+        config_lib.REQUIRED,
+        "folder of a run (a --workdir of unclip_jax.train), or DALLE2-pytorch's file",
+    ),
     "out": (config_lib.REQUIRED, "folder of the export; other stages in it stay"),
     "format": (
         "native",
@@ -35,11 +39,14 @@ FLAGS = {
 
 def main(args):
     """Writes one part of an export, or compares it with the run."""
-    from unclip_jax.interop import lazy
+    from unclip_jax.interop import dalle2_pytorch, lazy
     from unclip_jax.interop.export import compare, export, merged
     from unclip_jax.training.checkpoint import open_run
     from unclip_jax.training.checksums import tree_checksum
 
+    if dalle2_pytorch.is_dalle2_pytorch(args.run):
+        print(dalle2_pytorch.export(args.run, args.out, args.dtype))
+        return
     shapes, read, meta = open_run(args.run, args.weights, args.step)
     params = merged(lazy.tree(shapes, read), meta, tree_checksum)
     options = params, meta, args.run, args.out, args.format, args.dtype

@@ -140,6 +140,35 @@ def test_it_starts_from_embeddings(diffusion, conditions):
 
 
 @pytest.mark.slow
+def test_inversion_is_undone(diffusion, conditions):
+    """What DDIM drew from some noise leads back to it, and that to it again: 1e-3."""
+    prior = diffusion[-1]
+    drawn = prior.sample(conditions, seed=3)
+    options = {"steps": 10, "guidance": 2.0}
+    noise = prior.invert(drawn, conditions, corrections=200, **options)
+    assert noise.shape == drawn.shape
+    again = prior.sample(conditions, noise=noise, **options)
+    np.testing.assert_allclose(again, drawn, atol=1e-3)
+    other = prior.sample(conditions, noise=np.zeros_like(noise), **options)
+    assert np.abs(other - drawn).max() > 0.1
+    way = prior.interpolate(
+        drawn, drawn[::-1], conditions, num=3, corrections=200, **options
+    )
+    assert way.shape == (ROWS, 3, *SHAPE)
+    np.testing.assert_allclose(way[:, 0], drawn, atol=1e-3)
+    np.testing.assert_allclose(way[:, 2], drawn[::-1], atol=1e-3)
+    assert np.abs(way[:, 1] - drawn).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_an_edit_starts_from_embeddings(diffusion, conditions):
+    prior, start = diffusion[-1], np.full((ROWS, *SHAPE), 2.0, np.float32)
+    found = prior.edit(start, conditions, strength=0.25)
+    expected = prior.sample(conditions, start=start, strength=0.25)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
 def test_one_pass(tmp_path, conditions):
     stage, params = write(tmp_path, "embedding_regression")
     prior = Prior.load(tmp_path)

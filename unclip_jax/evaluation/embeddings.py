@@ -172,7 +172,7 @@ def _check_data(prior: Prior, data: AlignedArrays) -> None:
         )
     encoder = data.manifest["encoder"]
     hashed = encoder.startswith("sha256 ")  # nobody said which encoder: other examples
-    if not hashed and prior.encoder != encoder:
+    if prior.encoder and not hashed and prior.encoder != encoder:
         raise UsageError(
             f"{data.path} has embeddings of {encoder!r}, the prior learnt those of "
             f"{prior.encoder!r}"

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,16 +18,16 @@ import numpy as np
 from unclip_jax.diffusion import guidance as guidance_lib
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
+from unclip_jax.generation.embedding_inputs import Arrays, check_conditions
 from unclip_jax.generation.options import EmbeddingOptions, takes
-from unclip_jax.interop import native
+from unclip_jax.generation.slerp import slerp
+from unclip_jax.interop import dalle2_pytorch, native
 from unclip_jax.interop.components import Component, read_native
-from unclip_jax.models.conditions import FLOATS, MASK, Condition, merge_repeats
+from unclip_jax.models.conditions import Condition, merge_repeats
 from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
 
 USUAL_STEPS, USUAL_SAMPLER = 32, "ddpm"
-
-Arrays = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,12 @@ class _Program:
     sampler: str = USUAL_SAMPLER
     steps: int | str = USUAL_STEPS
     strength: float = 1.0
+    corrections: int | None = None  # of inversion; None: it draws
+
+
+# Least signal of timesteps there and back: an error of epsilon is one of x0 1 / signal
+# times as large, see samplers.ddim_inversion.
+MIN_SIGNAL = 0.03
 
 
 class Prior:
@@ -67,10 +73,11 @@ class Prior:
     def load(
         cls, folder: str | os.PathLike, dtype: str = "float32", batch_size: int = 256
     ) -> "Prior":
-        """Reads a native export.
+        """Reads a native export, or a file of DALLE2-pytorch.
 
         Args:
-          folder: of `python -m unclip_jax.export`.
+          folder: of `python -m unclip_jax.export`; or a file that DALLE2-pytorch or
+            MindEye wrote, see interop.dalle2_pytorch.
           dtype: of the computation, "float32" or "bfloat16".
           batch_size: embeddings that are drawn at a time.
 
@@ -78,6 +85,8 @@ class Prior:
           FileNotFoundError: no export, or one without an embedding prior.
           UsageError: damaged files, an unknown dtype.
         """
+        if dalle2_pytorch.is_dalle2_pytorch(folder):
+            return cls(dalle2_pytorch.read_prior(folder, dtype), batch_size)
         parts = native.read_index(folder)["parts"]
         kinds = [kind for kind in native.EMBEDDING_PRIORS if kind in parts]
         if not kinds:
@@ -103,6 +112,7 @@ class Prior:
         seed: int = 0,
         negative: Arrays | None = None,
         start=None,
+        noise=None,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
         **options,
@@ -120,6 +130,8 @@ class Prior:
           negative: conditions that guidance leads away from, in place of none.
           start: (B, *target_shape) embeddings, to which the noise of the first step
             that is taken is added; with `strength`.
+          noise: (B, *target_shape) noise of `invert` to begin with, in place of drawn
+            noise; DDIM's steps unless another sampler is named.
           first: number of the first row, where B rows are part of more.
           progress: called with (rows done, of all).
           guidance, steps, sampler, strength: see generation.options.EmbeddingOptions.
@@ -138,33 +150,120 @@ class Prior:
         rows, inputs = 0, {}
         for name, arrays in (("conditions", conditions), ("negative", negative)):
             if arrays is not None:
-                inputs[name] = self._check(arrays, name, rows)
+                inputs[name] = check_conditions(self.conditions, arrays, name, rows)
                 rows = len(jax.tree.leaves(inputs[name])[0])
         program, scale = _Program(draws), 1.0
         if self.is_deterministic:
-            self._refuse_noise(values, draws, negative, start)
+            self._refuse_noise(values, draws, (negative, start, noise))
         else:
+            if noise is not None and values.sampler is None:
+                values = dataclasses.replace(values, sampler="ddim")
             program, scale = self._resolve(values, program)
         if negative is not None and not program.guided:
             raise UsageError("negative conditions need a guidance other than 1")
-        if start is not None:
-            inputs["start"] = self._check_start(start, rows)
-        elif program.strength < 1:
+        if start is not None and noise is not None:
+            raise UsageError("start and noise: give one of them")
+        for name, value in (("start", start), ("noise", noise)):
+            if value is not None:
+                inputs[name] = self._check_embeddings(value, name, rows)
+        if start is None and program.strength < 1:
             raise UsageError("strength is for embeddings to start from: give start")
+        out = self._run(program, seed, scale, inputs, rows, first, progress)
+        return out[:, 0] if n is None else out
+
+    def edit(
+        self, embeddings, conditions: Arrays, *, strength: float = 0.5, **options
+    ) -> np.ndarray:
+        """Draws embeddings near others that fit the conditions better.
+
+        `sample` from embeddings (B, *target_shape) to which noise is added: the higher
+        the strength, in (0, 1], the less of them is kept. `options` are sample's.
+        """
+        return self.sample(conditions, start=embeddings, strength=strength, **options)
+
+    def invert(
+        self,
+        embeddings,
+        conditions: Arrays,
+        *,
+        guidance: float = 1.0,
+        steps: int | str | None = None,
+        corrections: int = 3,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """The noise from which DDIM draws given embeddings, (B, *target_shape) float32.
+
+        `sample(conditions, noise=...)` with the same guidance and steps gives them
+        back: the more steps and corrections the closer.
+
+        Args:
+          embeddings: (B, *target_shape).
+          conditions: as of `sample`.
+          guidance, steps: as of `sample`.
+          corrections: more calls of the model per step, see samplers.ddim_inversion.
+
+        Raises:
+          UsageError: inputs that do not fit, a deterministic prior.
+        """
+        if self.is_deterministic:
+            raise UsageError(
+                "this prior is deterministic: it has no noise to invert to"
+            )
+        if isinstance(corrections, bool) or corrections < 0:
+            raise UsageError(f"corrections must be at least 0, got {corrections}")
+        asked = EmbeddingOptions(guidance=guidance, steps=steps, sampler="ddim")
+        program, scale = self._resolve(asked, _Program(1, corrections=corrections))
+        checked = check_conditions(self.conditions, conditions, "conditions", 0)
+        rows = len(jax.tree.leaves(checked)[0])
+        noise = self._check_embeddings(embeddings, "embeddings", rows)
+        inputs = {"conditions": checked, "noise": noise}
+        return self._run(program, 0, scale, inputs, rows, 0, progress)[:, 0]
+
+    def interpolate(
+        self, start, end, conditions: Arrays, *, num: int = 5, **options
+    ) -> np.ndarray:
+        """Embeddings between others, each of them one that the prior would draw.
+
+        Both ends are inverted and their noise is interpolated spherically.
+
+        Args:
+          start, end: (B, *target_shape) embeddings.
+          conditions: as of `sample`; of all of the way.
+          num: embeddings on the way, start and end among them.
+          options: guidance, steps and corrections of `invert`.
+
+        Returns:
+          (B, num, *target_shape) float32.
+        """
+        if num < 2:
+            raise UsageError(f"num must be at least 2, both ends, got {num}")
+        ends = [self.invert(x, conditions, **options) for x in (start, end)]
+        options.pop("corrections", None)
+        shape = ends[0].shape
+        a, b = (noise.reshape(len(noise), -1) for noise in ends)
+        way = [slerp(a, b, t) for t in np.linspace(0, 1, num)]
+        options = {"guidance": 1.0, **options}
+        drawn = [
+            self.sample(conditions, noise=x.reshape(shape), **options) for x in way
+        ]
+        return np.stack(drawn, axis=1)
+
+    def _run(self, program, seed, scale, inputs, rows, first, progress):
+        """Runs a program on all rows: (B, draws, *target_shape)."""
         inputs["index"] = np.arange(first, first + rows, dtype=np.int32)
         if program not in self._programs:
             drawn = functools.partial(self._draw, program)
             self._programs[program] = jax.jit(drawn)
         run = self._programs[program]
         seed_, scale_ = np.uint32(seed % 2**32), np.float32(scale)
-        runner = BatchedRunner(self._mesh, max(1, self._batch_size // draws))
+        size = max(1, self._batch_size // program.draws)
+        runner = BatchedRunner(self._mesh, size)
         with jax.set_mesh(self._mesh):
-            out = runner.map(
+            return runner.map(
                 lambda batch: run(self._params, seed_, scale_, batch),
                 (inputs,),
                 progress,
             )
-        return out[:, 0] if n is None else out
 
     def _draw(self, program: _Program, params, seed, scale, batch):
         """(B, draws, *target_shape) of a batch on the devices."""
@@ -184,7 +283,9 @@ class Prior:
             negative = prepare(batch["negative"]) if "negative" in batch else None
             args = (conditions, negative), seed, scale, batch
             z = self._denoise(program, params, *args)
-        out: Any = self.component.module.apply(variables, z, method="denormalize")
+        if program.corrections is None:
+            z = self.component.module.apply(variables, z, method="denormalize")
+        out: Any = z
         return out.reshape(-1, draws, *self.target_shape)
 
     def _model(self, params, x, t, conditions, drop):
@@ -215,10 +316,16 @@ class Prior:
         guided = guidance_lib.classifier_free(
             model, conditions, scale if program.guided else 1
         )
-        predict = process.make_denoiser(
-            guided, schedule, config["prediction"], config.get("clip")
-        )
-        timesteps = samplers.timesteps(program.sampler, schedule, program.steps)
+        # there and back nothing is clipped: epsilon would not be the model's
+        clip = None if "noise" in batch else config.get("clip")
+        predict = process.make_denoiser(guided, schedule, config["prediction"], clip)
+        least = MIN_SIGNAL if "noise" in batch else 0.0
+        timesteps = samplers.timesteps(program.sampler, schedule, program.steps, least)
+        if program.corrections is not None:
+            z = module.apply({"params": params}, batch["noise"], method="normalize")
+            return samplers.ddim_inversion(
+                predict, schedule, z, timesteps, program.corrections, to_x0=False
+            )
         kept = max(1, math.ceil(program.strength * len(timesteps) - 1e-9))
         timesteps = timesteps[-kept:]
         x = samplers.normal(starts, self.target_shape)
@@ -229,65 +336,35 @@ class Prior:
             z = jnp.repeat(z, draws, axis=0)
             t = jnp.full(len(z), timesteps[0])
             x = process.q_sample(schedule, z, t, x)
+        elif "noise" in batch:
+            x = jnp.repeat(batch["noise"], draws, axis=0)
         own = {}
         if program.sampler == "ddpm" and config.get("variance"):
             own["variance"] = config["variance"]
+        if program.sampler == "ddim" and "noise" in batch:
+            own["to_x0"] = False  # that step could not be inverted
         sampler = samplers.SAMPLERS[program.sampler]
         return sampler(predict, schedule, x, timesteps, steps_keys, **own)
 
-    def _check(self, given: Arrays, where: str, rows: int) -> dict[str, Any]:
-        """{"arrays": {name: array}, "missing": {name: (B,) bool}}, of every condition.
-
-        `rows` is how many there must be; 0: any number.
-        """
-        names = [*self.conditions, *(name + MASK for name in self.conditions)]
-        if unknown := [name for name in given if name not in names]:
+    def _check_embeddings(self, value, where: str, rows) -> np.ndarray:
+        value, shape = np.asarray(value, np.float32), (rows, *self.target_shape)
+        if value.shape != shape or not np.isfinite(value).all():
             raise UsageError(
-                f"{where}: the prior knows no {unknown[0]!r}; its conditions are "
-                f"{', '.join(self.conditions)}"
+                f"{where}: expected finite embeddings {shape}, got {value.shape}"
             )
-        arrays: dict[str, np.ndarray] = {}
-        for name, condition in self.conditions.items():
-            if name in given:
-                mask = given.get(name + MASK)
-                own = _check_array(given[name], mask, condition, f"{where}: {name}")
-                arrays |= {name + suffix: x for suffix, x in own.items()}
-        lengths = {name: len(x) for name, x in arrays.items()}
-        rows = rows or max(lengths.values(), default=0)
-        if not rows or set(lengths.values()) != {rows}:
-            raise UsageError(
-                f"{where}: expected at least one row, and {rows or 'as many'} of each; "
-                f"got {lengths or 'no condition'}"
-            )
-        missing = {name: np.full(rows, name not in arrays) for name in self.conditions}
-        for name, condition in self.conditions.items():
-            if name not in arrays:
-                zero = np.zeros((), "float32" if condition.kind in FLOATS else "int32")
-                arrays[name] = np.broadcast_to(zero, (rows, *condition.shape))
-            if condition.kind in FLOATS and name + MASK not in arrays:
-                shape = arrays[name].shape[:-1]
-                arrays[name + MASK] = np.broadcast_to(np.array(True), shape)
-        return {"arrays": arrays, "missing": missing}
+        return value
 
-    def _check_start(self, start, rows) -> np.ndarray:
-        start, shape = np.asarray(start, np.float32), (rows, *self.target_shape)
-        if start.shape != shape or not np.isfinite(start).all():
-            raise UsageError(
-                f"start: expected finite embeddings {shape}, got {start.shape}"
-            )
-        return start
-
-    def _refuse_noise(self, values, draws, negative, start) -> None:
+    def _refuse_noise(self, values, draws, others) -> None:
         plain = EmbeddingOptions(guidance=values.guidance)
         if values != plain or values.guidance not in (None, 1) or draws > 1:
             raise UsageError(
                 "this prior is deterministic, one pass without noise: it takes no n, "
                 "guidance, steps, sampler or strength"
             )
-        if negative is not None or start is not None:
+        if any(value is not None for value in others):
             raise UsageError(
-                "this prior is deterministic: it takes no negative conditions and no "
-                "embeddings to start from"
+                "this prior is deterministic: it takes no negative conditions, no "
+                "noise and no embeddings to start from"
             )
 
     def _resolve(self, values: EmbeddingOptions, program: _Program):
@@ -317,45 +394,3 @@ class Prior:
             strength=float(values.strength),
         )
         return program, guidance
-
-
-def _check_array(given, mask, condition: Condition, where: str):
-    """{"": array, MASK: its mask, if it has one}, of the types the model takes.
-
-    Raises UsageError for shapes and values that cannot be.
-    """
-    x, shape = np.asarray(given), list(condition.shape)
-    if condition.kind == "repeats" and x.ndim == 3:
-        shape[0] = x.shape[1]  # however many there are
-    if x.shape[1:] != tuple(shape) or x.ndim != len(shape) + 1:
-        sizes = "".join(f", {size}" for size in condition.shape)
-        raise UsageError(f"{where} has shape {x.shape}, expected (rows{sizes})")
-    if condition.kind not in FLOATS:
-        if mask is not None or x.dtype.kind not in "iub":
-            raise UsageError(
-                f"{where} is {x.dtype}; expected whole numbers without a mask, "
-                "negative where there is none"
-            )
-        if x.size and x.max() >= (condition.size or 0):
-            raise UsageError(
-                f"{where} holds {x.max()}, expected numbers below {condition.size}"
-            )
-        return {"": x.astype(np.int32)}
-    if x.dtype.kind not in "fiub":
-        raise UsageError(f"{where} is {x.dtype}, expected numbers")
-    x, own = x.astype(np.float32), {}
-    if mask is not None:
-        mask = np.asarray(mask, bool)
-        if mask.shape != x.shape[:-1]:
-            raise UsageError(
-                f"{where}{MASK} has shape {mask.shape}, expected {x.shape[:-1]}"
-            )
-        x, own = np.where(mask[..., None], x, 0), {MASK: mask}
-    finite = np.isfinite(x).reshape(len(x), -1).all(1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise UsageError(
-            f"{where}: {len(bad)} rows hold NaN or infinity, e.g. row {bad[0]}; mask "
-            f"them with an array NAME{MASK}, or leave them out"
-        )
-    return {"": x, **own}

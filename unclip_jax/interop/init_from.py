@@ -10,6 +10,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json
 from unclip_jax.interop import (
     components,
+    dalle2_pytorch,
     diffusers_kandinsky,
     diffusers_stable,
     mapping,
@@ -20,6 +21,7 @@ from unclip_jax.interop.diffusers_prior import load_prior
 from unclip_jax.interop.diffusers_upsampler import load_upsampler
 from unclip_jax.interop.tensor_checks import check_tensors
 from unclip_jax.models.clip_caption import EMPTY_CAPTION
+from unclip_jax.models.dalle2_prior import Dalle2Prior
 from unclip_jax.models.layers import UNIT_SCALES
 
 # Kinds of parts that can be read from diffusers: folders in a pipeline, and the reader.
@@ -35,6 +37,8 @@ FROZEN = {
     "clip_fingerprint": "embeddings of the CLIP",
     "autoencoder_fingerprint": "latents of the autoencoder",
 }
+# Fields of a Dalle2Prior that its tensors' shapes do not tell.
+MEANING = ("causal", "queries", "rotary")
 # Parameters that CLIP makes, and diffusers' folders may have no place for.
 OF_CLIP = (*EMPTY_CAPTION, "null_clip_image")
 
@@ -44,7 +48,8 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
 
     Args:
       folder: a native export; or a folder of diffusers, a pipeline's or the module's
-        (but for a decoder, whose pipeline it must be).
+        (but for a decoder, whose pipeline it must be); for an embedding_prior also a
+        file of DALLE2-pytorch.
       run: what the run says of itself: "export" (what its stage's export() returned)
         and "data_info".
 
@@ -75,8 +80,9 @@ def load_initial(folder: str | os.PathLike, run: Mapping[str, Any]) -> dict[str,
             f"{where} has no learned embedding for what is dropped: set "
             "config.stage_options.null_embedding='zero_image'"
         )
+    process = _process(theirs)
     for name, ours in _process(config).items():
-        found = _process(theirs).get(name)
+        found = process.get(name)
         if found != ours:
             raise UsageError(f"{where} has {name} {found!r}, the config {ours!r}")
     params = mapping.unstack_blocks(params)
@@ -95,6 +101,8 @@ def _read(folder, part, where):
     if native.is_export(folder):
         config, params, meta = native.read_part(folder, part)
         return config, params, meta
+    if part == "embedding_prior" and dalle2_pytorch.is_dalle2_pytorch(folder):
+        return *dalle2_pytorch.load_prior(folder), {}
     if part == "decoder":
         for root in (folder, folder / "decoder"):
             if (root / "unet" / "config.json").is_file():
@@ -125,10 +133,12 @@ def _read_latent_decoder(root):
 def _process(config):
     """What parameters mean beyond their shapes."""
     prediction = config.get("diffusion", {}).get("prediction")
-    embedding = config.get("embedding")
+    embedding, model = config.get("embedding"), config["model"]
+    names = MEANING if model.get("backbone") == "dalle2_pytorch" else ()
+    more = {name: getattr(Dalle2Prior, name) for name in names}
+    more = {f"model.{name}": model.get(name, value) for name, value in more.items()}
     if embedding in UNIT_SCALES:  # one scale under two names is the same
-        model = config["model"]
         dim = model.get("embed_dim") or model["target_shape"][-1]
         scale = UNIT_SCALES[embedding](dim)
         embedding = f"unit norm times {scale:.6g}"
-    return {"embedding": embedding, "prediction": prediction}
+    return {"embedding": embedding, "prediction": prediction, **more}

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -68,15 +68,21 @@ def read_weights(
 
 
 def read_tensors(
-    path: str | os.PathLike, expected: str = "safetensors"
+    path: str | os.PathLike,
+    expected: str = "safetensors",
+    states: Sequence[str] = ("state_dict",),
+    skip_objects: bool = False,
 ) -> dict[str, np.ndarray]:
     """All tensors of a .safetensors or torch file, by name.
 
     Args:
       path: the file; anything but .safetensors is read by torch, which must then be
-        installed, with `weights_only`: nothing in it is executed. Of a training
-        checkpoint its "state_dict" is read, without the "module." of its names.
+        installed, with `weights_only`: nothing in it is executed.
       expected: what the file should be, for messages.
+      states: of a training checkpoint the first of these is read, without the "module."
+        of its names.
+      skip_objects: whether a torch file may hold other objects (an optimizer's state, a
+        version), which are passed over: neither imported nor made.
 
     Raises:
       FileNotFoundError: no such file.
@@ -86,7 +92,7 @@ def read_tensors(
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist; expected {expected}")
     if path.suffix != ".safetensors":
-        return _read_torch(path, expected)
+        return _read_torch(path, expected, states, skip_objects)
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -266,7 +272,17 @@ def _stored(name, tensor, dtype) -> np.ndarray:
     return stored
 
 
-def _read_torch(path, expected):
+class _Skipped:
+    """Stands for an object of a torch file that is not wanted."""
+
+    def __init__(self, *args, **kwargs):
+        """Takes and keeps nothing."""
+
+    def __setstate__(self, state):
+        """Keeps nothing."""
+
+
+def _read_torch(path, expected, states, skip_objects):
     try:
         import torch
     except ImportError:
@@ -281,7 +297,12 @@ def _read_torch(path, expected):
             "'torch>=2.6', or convert the file to safetensors"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        skipped: list[Any] = []
+        if skip_objects:
+            unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            skipped = [(_Skipped, name) for name in unknown]
+        with torch.serialization.safe_globals(skipped):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's and zip's, and RuntimeError for TorchScript
         raise UsageError(
             f"{str(path)!r} is not a PyTorch file of plain tensors: it is broken or "
@@ -289,7 +310,7 @@ def _read_torch(path, expected):
             f"{expected}"
         ) from None
     if isinstance(state, dict):
-        state = state.get("state_dict", state)  # as training checkpoints have it
+        state = next((state[k] for k in states if k in state), state)
     if not isinstance(state, dict):
         raise UsageError(
             f"{str(path)!r} holds a {type(state).__name__}, no dict of tensors"

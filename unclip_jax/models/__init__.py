@@ -7,6 +7,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.models.ar_prior import AutoregressivePrior
 from unclip_jax.models.autoencoder import Autoencoder
 from unclip_jax.models.clip import CLIP
+from unclip_jax.models.dalle2_prior import Dalle2Prior
 from unclip_jax.models.decoder import BACKBONES
 from unclip_jax.models.embedding_prior import EmbeddingPrior
 from unclip_jax.models.prior import DiffusionPrior
@@ -17,14 +18,14 @@ KINDS = {
     "clip": CLIP,
     "prior": DiffusionPrior,
     "ar_prior": AutoregressivePrior,
-    # by config.model.backbone, "unet" unless it is given
+    # by config.model.backbone; without one, as DEFAULT_BACKBONES says
     "decoder": {**BACKBONES, "stable_diffusion": StableDecoder},
     "upsampler": Upsampler,
     "autoencoder": Autoencoder,
-    "embedding_prior": EmbeddingPrior,
+    "embedding_prior": {"transformer": EmbeddingPrior, "dalle2_pytorch": Dalle2Prior},
     "embedding_regression": EmbeddingPrior,  # in a single pass
 }
-DEFAULT_BACKBONE = "unet"  # of decoders
+DEFAULT_BACKBONES = {"decoder": "unet", "embedding_prior": "transformer"}
 
 
 def module_of(kind: str, backbone: str | None = None, where: str = "config.model"):
@@ -38,7 +39,7 @@ def module_of(kind: str, backbone: str | None = None, where: str = "config.model
     module = KINDS[kind]
     if not isinstance(module, dict):
         return module
-    backbone = backbone or DEFAULT_BACKBONE
+    backbone = backbone or DEFAULT_BACKBONES[kind]
     if backbone not in module:
         raise UsageError(
             f"{where}.backbone {backbone!r}: expected one of {', '.join(module)}"

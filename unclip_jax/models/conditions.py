@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.text_transformer import text_mask
@@ -80,6 +81,21 @@ class Condition:
         return {"class": 1, "vector": None, "repeats": None}.get(
             self.kind, self.shape[0] if self.shape else 1
         )
+
+
+def describe(conditions: Mapping[str, Any]) -> dict[str, Condition]:
+    """{name: Condition} of {name: its fields}, in the order of their tokens.
+
+    Not in that of the mapping, which a file of JSON does not keep.
+
+    Raises UsageError for a description that is none.
+    """
+    found = {
+        name: config_lib.build(Condition, dict(fields), f"condition {name!r}")
+        for name, fields in conditions.items()
+    }
+    order = sorted(found, key=lambda name: (found[name].position, name))
+    return {name: found[name] for name in order}
 
 
 def batch_spec(conditions: Mapping[str, Condition]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
-from unclip_jax.models.conditions import MASK, Condition, ConditionEncoder
+from unclip_jax.models.conditions import MASK, Condition, ConditionEncoder, describe
 
 
 class EmbeddingPrior(nn.Module):
@@ -49,18 +48,8 @@ class EmbeddingPrior(nn.Module):
 
     @property
     def described(self) -> dict[str, Condition]:
-        """The conditions by name, in the order of their tokens.
-
-        Not in that of the mapping, which a file of JSON does not keep.
-
-        Raises UsageError for a description that is none.
-        """
-        found = {
-            name: config_lib.build(Condition, dict(fields), f"condition {name!r}")
-            for name, fields in self.conditions.items()
-        }
-        order = sorted(found, key=lambda name: (found[name].position, name))
-        return {name: found[name] for name in order}
+        """The conditions by name, in the order of their tokens."""
+        return describe(self.conditions)
 
     def setup(self):
         """Declares the layers; UsageError for fields that do not fit together."""
@@ -177,7 +166,7 @@ class EmbeddingPrior(nn.Module):
         return [time[:, None], self.noised_in(x_t.astype(self.dtype))]
 
 
-def example_conditions(model: EmbeddingPrior, n: int = 1) -> dict[str, Any]:
+def example_conditions(model, n: int = 1) -> dict[str, Any]:
     """{name: zeros} of n examples, repeats merged, to initialize the model with."""
     made = {}
     for name, condition in model.described.items():

@@ -72,8 +72,8 @@ def stage_defaults(config) -> dict[str, Any]:
     module = importlib.import_module(f"{__name__}.{name}")
     fields = config_lib.defaults(models.module_of(name, model.get("backbone")))
     del fields["dtype"]
-    if name == "decoder":
-        fields["backbone"] = models.DEFAULT_BACKBONE
+    if name in models.DEFAULT_BACKBONES:
+        fields["backbone"] = models.DEFAULT_BACKBONES[name]
     diffusion = getattr(module, "Diffusion", None)
     return {
         "model": fields,
