@@ -76,3 +76,17 @@ def test_gradients_are_clipped_by_their_norm():
 def test_unknown_schedules_are_refused():
     with pytest.raises(ValueError, match="'cosin'"):
         make_optimizer(OptimizerConfig(0.1, schedule="cosin"), 10)
+
+
+def test_the_decay_of_warmup_stable_decay_is_the_end_of_the_run():
+    options = OptimizerConfig(
+        2.0, warmup_steps=4, schedule="warmup_stable_decay", decay_fraction=0.25
+    )
+    rate = learning_rate(options, 40)
+    np.testing.assert_allclose([rate(i) for i in (0, 3, 4, 29, 30)], [0.5, 2, 2, 2, 2])
+    np.testing.assert_allclose([rate(i) for i in (31, 35, 40)], [1.8, 1.0, 0.0], 1e-6)
+
+
+def test_unknown_optimizers_are_refused():
+    with pytest.raises(ValueError, match="'moun'"):
+        OptimizerConfig(0.1, name="moun")

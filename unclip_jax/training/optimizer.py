@@ -1,4 +1,4 @@
-"""AdamW with warm-up and clipping, from config.optimizer."""
+"""AdamW or Muon with warm-up and clipping, from config.optimizer."""
 
 import dataclasses
 import math
@@ -8,13 +8,15 @@ import jax
 import optax
 
 from unclip_jax.errors import UsageError
+from unclip_jax.training.muon import scale_by_muon
 
-SCHEDULES = ("constant", "cosine", "linear")
+NAMES = ("adamw", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "warmup_stable_decay")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning rate."""
+    """An optimizer and its learning rate."""
 
     learning_rate: float  # at its peak
     weight_decay: float = 0.0  # of what `decayed` says
@@ -24,17 +26,25 @@ class OptimizerConfig:
     warmup_steps: int = 0  # linear, from 0
     schedule: str = "constant"  # after the warm-up; the others end at 0
     grad_clip_norm: float = 0.0  # of the whole gradient; 0: no clipping
+    name: str = "adamw"  # or "muon": for matrices, with AdamW for the rest
+    # of the steps, that schedule="warmup_stable_decay" takes from the peak to 0
+    decay_fraction: float = 0.2
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, end = getattr(self, field.name), math.inf
-            if field.name in ("b1", "b2"):
+            if field.name in ("b1", "b2", "decay_fraction"):
                 end = 1.0
             if field.type is not str and not 0 <= value < end:
                 raise UsageError(
                     f"config.optimizer.{field.name} must be in [0, {end:g}), got "
                     f"{value}"
                 )
+        if self.name not in NAMES:
+            raise UsageError(
+                f"config.optimizer.name {self.name!r}: expected one of "
+                f"{', '.join(NAMES)}"
+            )
 
 
 def learning_rate(options: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -47,6 +57,9 @@ def learning_rate(options: OptimizerConfig, steps: int) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, rest)
     elif options.schedule == "linear":
         after = optax.linear_schedule(peak, 0.0, rest)
+    elif options.schedule == "warmup_stable_decay":
+        last = max(round(options.decay_fraction * steps), 1)
+        after = optax.linear_schedule(peak, 0.0, last, max(rest - last, 0))
     else:
         raise UsageError(
             f"config.optimizer.schedule {options.schedule!r}: expected one of "
@@ -75,15 +88,17 @@ def decayed(params: Any) -> Any:
 def make_optimizer(
     options: OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW."""
-    adamw = optax.adamw(
-        learning_rate(options, steps),
-        b1=options.b1,
-        b2=options.b2,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-        mask=decayed,
-    )
+    """Clipping by global norm, then AdamW, or Muon with it."""
+    rate, betas = learning_rate(options, steps), (options.b1, options.b2, options.eps)
+    if options.name == "muon":
+        tx = optax.chain(
+            scale_by_muon(*betas),
+            optax.add_decayed_weights(options.weight_decay, decayed),
+            optax.scale_by_learning_rate(rate),
+        )
+    else:
+        decay = {"weight_decay": options.weight_decay, "mask": decayed}
+        tx = optax.adamw(rate, *betas, **decay)
     if not options.grad_clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), adamw)
+        return tx
+    return optax.chain(optax.clip_by_global_norm(options.grad_clip_norm), tx)
