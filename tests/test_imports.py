@@ -79,6 +79,7 @@ LIBRARIES = {
     "images": ("PIL",),
     "shapes": ("jax", "jaxtyping"),
     "versions": ("jax",),
+    "progress": ("tqdm",),
     "tokenizer": ("etils", "ftfy", "huggingface_hub", "tokenizers", "transformers"),
     "models": ("jax", "jaxtyping", "flax"),
     "diffusion": ("jax", "jaxtyping"),

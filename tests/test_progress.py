@@ -5,7 +5,15 @@ import io
 import pytest
 
 from unclip_jax import progress
-from unclip_jax.progress import ProgressLine, StepsOnly, Within, duration
+from unclip_jax.errors import UsageError
+from unclip_jax.progress import (
+    ProgressBar,
+    ProgressLine,
+    StepsOnly,
+    Within,
+    as_progress,
+    duration,
+)
 
 
 @pytest.fixture
@@ -110,3 +118,39 @@ def test_a_notebook_rewrites_the_line_too(clock):
     clock[0] += 1
     line(2, 4)
     assert stream.getvalue().count("\r") == 2 and "\n" not in stream.getvalue()
+
+
+def test_a_bar_shows_the_steps_of_each_loop(capsys):
+    bar = ProgressBar("drawing")
+    bar(0, 6)
+    for done in (4, 6):  # two batches
+        for loop in ("prior", "decoder"):
+            for step in range(5):
+                bar.step(loop, step, 5)
+        bar(done, 6)
+    shown = capsys.readouterr().err.split("\r")
+    assert "0/6" in shown[1] and "drawing:" in shown[1]
+    assert any("drawing: prior:   0%" in line and "0/5" in line for line in shown)
+    assert "drawing: decoder: 100%" in shown[-1] and "5/5" in shown[-1]
+    assert "6 of 6" in shown[-1] and shown[-1].endswith("\n")
+
+
+def test_a_bar_without_loops_is_of_the_rows(capsys):
+    bar = ProgressBar("encoding")
+    for done in (0, 2, 4):
+        bar(done, 4)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "encoding: 100%" in last and "4/4" in last
+
+
+def test_who_watches_sees_a_bar(monkeypatch):
+    def shown(*args, **options):
+        return isinstance(as_progress(*args, **options), ProgressBar)
+
+    assert shown(True) and not shown(False) and not shown(None)
+    monkeypatch.setattr(progress.sys, "stderr", Terminal())
+    assert shown(None) and not shown(False) and not shown(None, by_default=False)
+    line = ProgressLine("drawing", stream=io.StringIO())
+    assert as_progress(line) is line
+    with pytest.raises(UsageError, match="progress is 'yes': expected True, False"):
+        as_progress("yes")

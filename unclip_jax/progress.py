@@ -3,11 +3,16 @@
 A `progress` of the samplers is called with (rows done, of all): with 0 when sampling
 starts, then after each batch. If it has a method `step`, that is called with (what,
 step, steps) as each step of a loop within a batch starts.
+
+Commands show a ProgressLine, Python a ProgressBar unless it is told otherwise.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+from unclip_jax.errors import UsageError
 
 Progress = Callable[[int, int], None]
 
@@ -15,6 +20,35 @@ Progress = Callable[[int, int], None]
 def on_step(progress: Progress | None) -> Callable[[str, int, int], None] | None:
     """The method `step` of a progress, None if it has none."""
     return getattr(progress, "step", None)
+
+
+def as_progress(
+    progress: Progress | bool | None, name: str = "drawing", by_default: bool = True
+) -> Progress:
+    """What a method calls, of its argument `progress`.
+
+    Args:
+      progress: one, which is returned; True, a ProgressBar; False, nothing is shown;
+        None, a bar where somebody watches: on a terminal and in a notebook.
+      name: of the work, on the bar.
+      by_default: whether None may be a bar.
+
+    Raises UsageError for anything else.
+    """
+    if callable(progress):
+        return progress
+    if not (progress is None or isinstance(progress, bool)):
+        raise UsageError(
+            f"progress is {progress!r}: expected True, False, or a function of (rows "
+            "done, of all)"
+        )
+    if progress is None:
+        progress = by_default and _is_watched(sys.stderr)
+    return ProgressBar(name) if progress else _silent
+
+
+def _silent(done: int, total: int) -> None:
+    """Shows nothing."""
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +82,7 @@ class ProgressLine:
         """
         self._name, self._unit = name, unit
         self._stream = stream or sys.stderr
-        self._tty = self._stream.isatty() or _is_notebook(self._stream)
+        self._tty = _is_watched(self._stream)
         self._every = 0.2 if self._tty else every
         self._start, self._shown = time.monotonic(), -float("inf")
         self._open = False  # an unfinished line stands on the terminal
@@ -125,9 +159,48 @@ class ProgressLine:
         self.show(f"{rows}{elapsed}{more}", at_once, last)
 
 
-def _is_notebook(stream) -> bool:
-    """Whether a stream is a notebook's, which rewrites lines, too."""
-    return type(stream).__module__.partition(".")[0] == "ipykernel"
+class ProgressBar:
+    """A bar of tqdm: of the rows, and of the steps where there are loops.
+
+    A `progress` with steps; it ends with the last row.
+    """
+
+    def __init__(self, name: str):
+        """Shows nothing before its first call."""
+        self._name, self._loop = name, ""
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` rows are through."""
+        bar = self._open(total)
+        bar.set_postfix_str(f"{done} of {total}", refresh=False)
+        if done >= total:
+            bar.n = bar.total
+            bar.refresh()
+            bar.close()
+        elif not self._loop:
+            bar.update(done - bar.n)
+
+    def step(self, name: str, step: int, steps: int) -> None:
+        """Step `step` of `steps`, from 0, of the loop `name` starts."""
+        bar = self._open(steps)
+        if name != self._loop or step < bar.n:
+            self._loop = name
+            bar.set_description_str(f"{self._name}: {name}", refresh=False)
+            bar.reset(total=steps)
+        bar.update(step - bar.n)
+
+    def _open(self, total):
+        if self._bar is None:
+            from tqdm.auto import tqdm  # as notebooks or as consoles show it
+
+            self._bar = tqdm(total=total, desc=self._name)
+        return self._bar
+
+
+def _is_watched(stream) -> bool:
+    """Whether a stream is a terminal or a notebook's, which rewrite lines."""
+    return stream.isatty() or type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 class Within:

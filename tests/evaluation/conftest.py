@@ -73,7 +73,7 @@ class Model:
     def settings(self, **options):
         return {"decoder": {"guidance": options.get("decoder_guidance", 1.0)}}
 
-    def text2image(self, prompts, seed=0, first=0, **options):
+    def text2image(self, prompts, seed=0, first=0, progress=None, **options):
         if self.die_after is not None and len(self.calls) >= self.die_after:
             raise KeyboardInterrupt
         self.calls.append((first, len(prompts), seed, options))
@@ -85,12 +85,12 @@ class Model:
             out.append(self.source.draw(noun, colour, background))
         return np.stack(out)
 
-    def encode_image(self, images):
+    def encode_image(self, images, progress=None):
         back = images[:, 0, 0].astype(np.float32)
         blocks = images.reshape(len(images), 8, 2, 8, 2, 3).mean((2, 4, 5))
         return np.concatenate([back, blocks.reshape(len(images), -1)], axis=1) / 255
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts, progress=None):
         out = []
         for prompt in prompts:
             _, colour, noun, _, _, background, _ = prompt.split()

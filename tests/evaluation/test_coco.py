@@ -90,10 +90,10 @@ class Painter:
     def fit_for_clip(self, images):
         return images
 
-    def encode_image(self, images):
+    def encode_image(self, images, progress=None):
         return images[:, 0, :8, 0] / np.float32(255)
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts, progress=None):
         return self.encode_image(self.text2image(prompts))
 
 

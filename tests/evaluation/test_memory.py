@@ -58,20 +58,20 @@ class Model:
     def settings(self, **options):
         return {"decoder": {"guidance": options.get("decoder_guidance", 1.0)}}
 
-    def text2image(self, captions, seed=0, first=0, **options):
+    def text2image(self, captions, seed=0, first=0, progress=None, **options):
         self._call("draw")
         return gradients(range(first, first + len(captions)), seed)
 
     def fit_for_clip(self, images):
         return images
 
-    def encode_image(self, images):
+    def encode_image(self, images, progress=None):
         self._call("look")
         blocks = images.reshape(len(images), 4, SIZE // 4, 4, SIZE // 4, 3)
         means = blocks.mean((2, 4), dtype=np.float32)
         return means.reshape(len(images), -1) / 255
 
-    def encode_text(self, captions):
+    def encode_text(self, captions, progress=None):
         numbers = [int(caption.split()[1]) for caption in captions]
         return np.sin(np.outer(numbers, np.arange(1, 49))).astype(np.float32)
 

@@ -5,29 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.tiny_export import CAPTIONS, write_export
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import check_together, load_stack
-from unclip_jax.interop import components, native
-from unclip_jax.tokenizer import train_tokenizer
-
-CAPTIONS = ["a red heart", "a blue cat on teal", "the green umbrella"]
+from unclip_jax.interop import components
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, stack, resized):
+def folder(tmp_path_factory):
     """An export with a real tokenizer; the models' vocabularies fit it."""
-    folder = tmp_path_factory.mktemp("exports") / "tiny"
-    train_tokenizer(CAPTIONS, folder.parent / "tokenizer", 514, context_length=6)
-    native.write_tokenizer(folder, folder.parent / "tokenizer")
-    fingerprint = None
-    for kind in native.PARTS:
-        part = resized(kind, vocab_size=514, eot_id=513)
-        meta = {"step": 1, "clip_fingerprint": fingerprint}
-        native.write_part(folder, kind, part.config, part.params, meta)
-        if fingerprint is None:  # the CLIP comes first; the others belong to it
-            fingerprint = native.read_index(folder)["parts"][kind]["clip_fingerprint"]
-    return folder
+    return write_export(tmp_path_factory.mktemp("exports") / "tiny")
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_text_diff_goes_between_unit_embeddings(model, images, monkeypatch):
     options = dict(source="a cat", target="a big umbrella", thetas=(0.4,), steps=5)
     rows = model.text_diff(images[:2], **options)
     lengths = np.array([[1.0], [7.0]], np.float32)
-    monkeypatch.setattr(model, "encode_text", lambda x: lengths * encode_text(x))
+    monkeypatch.setattr(model, "encode_text", lambda x, **_: lengths * encode_text(x))
     close(model.text_diff(images[:2], **options), rows)
 
 

@@ -68,7 +68,9 @@ def generate(
         log(f"all {count} images are there already")
     for start in sorted(starts):
         prompts = folder.captions[start : min(start + batch_size, count)]
-        images = model.text2image(prompts, seed=config.seed, first=start, **options)
+        images = model.text2image(
+            prompts, seed=config.seed, first=start, progress=False, **options
+        )
         for i, image in enumerate(np.asarray(images), start):
             if i not in digests:
                 digests[i] = sha256_array(image)

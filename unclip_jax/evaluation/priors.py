@@ -62,7 +62,9 @@ def compare_priors(config, workdir, *, model=None, log=print):
     rows = {}
     for name, options in config.priors.items():
         log(f"{name}: drawing {len(captions)} embeddings")
-        drawn = model.sample_embeddings(captions, seed=config.seed, **options)
+        drawn = model.sample_embeddings(
+            captions, seed=config.seed, progress=False, **options
+        )
         rows[name] = prior_metrics(drawn, true, text)
     for name, z in references(model, true, text).items():
         rows[name] = prior_metrics(z, true, text)

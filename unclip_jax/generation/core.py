@@ -27,7 +27,7 @@ from unclip_jax.generation.resolve import resolve_all
 from unclip_jax.images import fit
 from unclip_jax.interop import native
 from unclip_jax.parallel.mesh import make_mesh
-from unclip_jax.progress import Progress, on_step
+from unclip_jax.progress import Progress, as_progress, on_step
 
 
 class Core:
@@ -107,17 +107,27 @@ class Core:
             raise native.missing_part(self.stack.origin, native.TOKENIZER, [*have])
         return self.tokenizer.encode(prompts)
 
-    def encode_image(self, images, progress: Progress | None = None) -> np.ndarray:
+    def encode_image(
+        self, images, progress: Progress | bool | None = None
+    ) -> np.ndarray:
         """uint8 (N, S, S, 3), S = clip_image_size -> raw embeddings (N, D) float32."""
         images = checks.images(images, self.clip_image_size, "CLIP")
         self.stack.part("clip")
-        return self.pipeline.map(self.pipeline.encode_image, (images,), progress)
+        return self._encode(self.pipeline.encode_image, images, progress)
 
-    def encode_text(self, prompts, progress: Progress | None = None) -> np.ndarray:
+    def encode_text(
+        self, prompts, progress: Progress | bool | None = None
+    ) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
         self.stack.part("clip")
         tokens = self.tokenize(prompts)
-        return self.pipeline.map(self.pipeline.encode_text, (tokens,), progress)
+        return self._encode(self.pipeline.encode_text, tokens, progress)
+
+    def _encode(self, function, rows, progress):
+        """Embeddings of rows; a bar is shown of several batches only."""
+        several = len(rows) > self.pipeline.batch_size
+        progress = as_progress(progress, "encoding", several)
+        return self.pipeline.map(function, (rows,), progress)
 
     @takes(*OPTIONS, by_flag=True)
     def text2image(
@@ -126,7 +136,7 @@ class Core:
         seed: int = 0,
         *,
         first: int = 0,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
         """Draws one picture per prompt.
@@ -166,8 +176,9 @@ class Core:
             distribution's dot_quantile.
           first: number of the first picture: prompts[a:] with first=a are drawn as
             they are within the whole list.
-          progress: called with (0, total), then (done, total) after each batch; see
-            generation.progress for more.
+          progress: a bar is shown in notebooks and on terminals; False shows none,
+            True one anywhere. Or a function that is called with (0, total), then
+            (done, total) after each batch; see unclip_jax.progress for more.
 
         Returns:
           uint8 (N, S, S, 3), S = image_size.
@@ -180,6 +191,7 @@ class Core:
         pipeline = self.pipeline
         pipeline.check(prior, decoder, upsampler)
         key_seed, tokens = _seed(seed), self.tokenize(prompts)
+        progress = as_progress(progress)
         steps = {"on_step": on_step(progress)}
 
         def sample(tokens, no_clip, indices):
@@ -205,7 +217,7 @@ class Core:
         first: int = 0,
         start: np.ndarray | None = None,
         strength: float = 1.0,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
         """The first half of text2image: raw image embeddings (N, D) float32.
@@ -223,6 +235,7 @@ class Core:
             start = checks.embeddings(start, dim)
             checks.same_length("embeddings to start from", start, "prompts", tokens)
             checks.starts_from_embeddings(prior.prior, self.stack.parts)
+        progress = as_progress(progress)
 
         def sample(tokens, indices, start):
             return self.pipeline.sample_prior(
@@ -248,7 +261,7 @@ class Core:
         hint: np.ndarray | None = None,
         start: np.ndarray | None = None,
         strength: float = 1.0,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
         """The second half of text2image: pictures of raw embeddings (N, D).
@@ -293,6 +306,7 @@ class Core:
                 checks.same_length(f"images ({name})", images, "embeddings", rows[0])
                 inpainting = inpainting._replace(**{name: process.from_uint8(images)})
         pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
+        progress = as_progress(progress)
         key_seed, steps = _seed(seed), {"on_step": on_step(progress)}
 
         def sample(conditions, indices, inpainting):
@@ -317,7 +331,7 @@ class Core:
         guidance: float | None = 1.0,
         steps: int | str | None = 50,
         corrections: int = 0,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> np.ndarray:
         """The noise from which `decode` draws pictures, by DDIM inversion.
 
@@ -342,6 +356,7 @@ class Core:
         options = DecoderOptions(guidance=guidance, steps=steps, sampler="ddim")
         self.pipeline.check(decoder=options, inverted=True)
         corrections = checks.integer("corrections", corrections, 0, 100)
+        progress = as_progress(progress, "inverting")
 
         def invert(x, conditions):
             z, no_clip, tokens = conditions

@@ -7,7 +7,7 @@ import numpy as np
 
 from unclip_jax.generation import checks
 from unclip_jax.generation.manipulations import Manipulations
-from unclip_jax.progress import StepsOnly
+from unclip_jax.progress import Progress, StepsOnly, as_progress
 
 
 class Editing(Manipulations):
@@ -25,7 +25,7 @@ class Editing(Manipulations):
         seed: int = 0,
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures drawn over, as prompts say or as their own embeddings do.
@@ -44,9 +44,10 @@ class Editing(Manipulations):
         Raises UsageError for what `decode` refuses.
         """
         checks.fraction("strength", strength)
+        progress = as_progress(progress)
         pixels = self.fit_for_decoder(images)
         if prompts is None:
-            z = self.encode_image(self.fit_for_clip(images))
+            z = self._embed(images)
         else:
             prompts = _one_each(prompts, len(pixels))
             own = {"seed": seed, "first": first, **(prior or {})}
@@ -62,7 +63,7 @@ class Editing(Manipulations):
         seed: int = 0,
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures whose embeddings the prior has changed as the prompts say.
@@ -71,7 +72,8 @@ class Editing(Manipulations):
         strength is the prior's.
         """
         checks.fraction("strength", strength)
-        z = self.encode_image(self.fit_for_clip(images))
+        progress = as_progress(progress)
+        z = self._embed(images)
         prompts = _one_each(prompts, len(z))
         own = {"seed": seed, "first": first, **(prior or {})}
         own |= {"start": z, "strength": strength}

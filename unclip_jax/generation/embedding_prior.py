@@ -26,6 +26,7 @@ from unclip_jax.interop.components import Component, read_native
 from unclip_jax.models.conditions import Condition, merge_repeats
 from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
+from unclip_jax.progress import Progress, as_progress
 
 USUAL_STEPS, USUAL_SAMPLER = 32, "ddpm"
 
@@ -114,7 +115,7 @@ class Prior:
         start=None,
         noise=None,
         first: int = 0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
         """Draws embeddings, or predicts them if the prior is deterministic.
@@ -133,7 +134,7 @@ class Prior:
           noise: (B, *target_shape) noise of `invert` to begin with, in place of drawn
             noise; DDIM's steps unless another sampler is named.
           first: number of the first row, where B rows are part of more.
-          progress: called with (rows done, of all).
+          progress: as for UnCLIP's methods.
           guidance, steps, sampler, strength: see generation.options.EmbeddingOptions.
 
         Returns:
@@ -189,7 +190,7 @@ class Prior:
         guidance: float = 1.0,
         steps: int | str | None = None,
         corrections: int = 3,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | bool | None = None,
     ) -> np.ndarray:
         """The noise from which DDIM draws given embeddings, (B, *target_shape) float32.
 
@@ -262,7 +263,7 @@ class Prior:
             return runner.map(
                 lambda batch: run(self._params, seed_, scale_, batch),
                 (inputs,),
-                progress,
+                as_progress(progress, by_default=rows > size),
             )
 
     def _draw(self, program: _Program, params, seed, scale, batch):

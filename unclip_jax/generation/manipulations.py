@@ -17,7 +17,7 @@ from unclip_jax.generation.options import DecoderOptions
 from unclip_jax.generation.resolve import resolve_options
 from unclip_jax.generation.slerp import rotate, slerp
 from unclip_jax.images import fit
-from unclip_jax.progress import StepsOnly
+from unclip_jax.progress import Progress, StepsOnly, as_progress
 
 NOISES = ("inverted", "shared")
 INVERTED = {"guidance": 1.0, "steps": 250}  # the defaults with inverted noise
@@ -47,8 +47,9 @@ class Manipulations(Core):
             if "{}" not in template:
                 raise UsageError(f"template {template!r} has no {{}} for the label")
         texts = [t.replace("{}", label) for label in labels for t in templates]
-        text = _unit(self.encode_text(texts)).reshape(len(labels), len(templates), -1)
-        cosine = _unit(self.encode_image(images)) @ _unit(text.mean(1)).T
+        text = _unit(self.encode_text(texts, progress=False))
+        text = text.reshape(len(labels), len(templates), -1).mean(1)
+        cosine = _unit(self.encode_image(images, progress=False)) @ _unit(text).T
         clip = self.stack.part("clip")
         logits = cosine * min(np.exp(float(clip.params["logit_scale"])), 100.0)
         odds = np.exp(logits - logits.max(1, keepdims=True))
@@ -64,7 +65,7 @@ class Manipulations(Core):
         steps: int | str | None = 250,
         guidance: float | None = 1.0,
         corrections: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The latents of pictures: (z_i (N, D), x_T (N, s, s, 3)), float32.
 
@@ -73,7 +74,7 @@ class Manipulations(Core):
         at all.
         """
         images = checks.image_list(images)
-        z = self.encode_image(self.fit_for_clip(images))
+        z = self._embed(images)
         pixels = self.fit_for_decoder(images)
         options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, corrections=corrections)
@@ -85,12 +86,13 @@ class Manipulations(Core):
         steps: int | str = 250,
         guidance: float = 1.0,
         corrections: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures to their latents and back."""
         options = dict(guidance=guidance, steps=steps, inverted=True, **decoder)
         options = self._check(**options)
+        progress = as_progress(progress)
         before = StepsOnly(progress)
         z, x_T = self.invert(images, steps, guidance, corrections, before)
         return self.decode(z, noise=x_T, **options, progress=progress)
@@ -105,7 +107,7 @@ class Manipulations(Core):
         inverted: bool = False,
         corrections: int = 0,
         first: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures with the CLIP embeddings of others: same content, new details.
@@ -121,12 +123,12 @@ class Manipulations(Core):
         options = dict(guidance=guidance, steps=steps, inverted=inverted, **decoder)
         options = self._check(corrections, **options)
         checks.number("eta", eta, 0)
-        noise = None
+        progress, noise = as_progress(progress), None
         if inverted:
             before = StepsOnly(progress)
             z, noise = self.invert(images, steps, guidance, corrections, before)
         else:
-            z = self.encode_image(self.fit_for_clip(images))
+            z = self._embed(images)
         options |= dict(seed=seed, eta=eta, first=first, progress=progress)
         return self.decode(z, noise=noise, **options)
 
@@ -140,7 +142,7 @@ class Manipulations(Core):
         guidance: float | None = None,
         steps: int | str | None = None,
         corrections: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """From pictures a to pictures b along the arc between their embeddings.
@@ -169,13 +171,13 @@ class Manipulations(Core):
         t = np.linspace(0, 1, frames)
         options = dict(guidance=guidance, steps=steps, inverted=exact)
         options = self._check(corrections, **options, **decoder)
-        x_T = None
+        progress, x_T = as_progress(progress), None
         if exact:
             before = StepsOnly(progress)
             z, x_T = self.invert([*a, *b], steps, guidance, corrections, before)
             x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
         else:
-            z = self.encode_image(self.fit_for_clip([*a, *b]))
+            z = self._embed([*a, *b])
         z = slerp(z[: len(a), None], z[len(a) :, None], t)  # (N, frames, D)
         return self._rows(z, x_T, seed, options, progress)
 
@@ -188,7 +190,7 @@ class Manipulations(Core):
         guidance: float = 1.0,
         steps: int | str = 250,
         corrections: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures changed as a caption changes from `source` to `target`.
@@ -209,7 +211,8 @@ class Manipulations(Core):
         options = dict(guidance=guidance, steps=steps, inverted=True, **decoder)
         options = self._check(**options)
         # of unit vectors, as the paper's are: of others the longer would tilt it
-        before, after = _unit(self.encode_text([source, target]))
+        before, after = _unit(self.encode_text([source, target], progress=False))
+        progress = as_progress(progress)
         listener = StepsOnly(progress)
         z, x_T = self.invert(images, steps, guidance, corrections, listener)
         z = rotate(z[:, None], (after - before)[None, None], np.array(angles))
@@ -228,7 +231,7 @@ class Manipulations(Core):
         eta: float = 0.0,
         prior: Mapping[str, Any] | None = None,
         first: int = 0,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures painted anew where the mask is True; the rest stays.
@@ -250,9 +253,10 @@ class Manipulations(Core):
         resolve_options(self.stack, "decoder", DecoderOptions(**options, eta=eta))
         pixels = self.fit_for_decoder(images)
         n = len(pixels)
+        progress = as_progress(progress)
         masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
         if prompt is None:
-            z, prompts = self.encode_image(self.fit_for_clip(images)), None
+            z, prompts = self._embed(images), None
         else:
             prompts = [prompt] * n
             own = {"seed": seed, "first": first, **(prior or {})}
@@ -267,7 +271,7 @@ class Manipulations(Core):
         seed: int = 0,
         guidance: float | None = None,
         steps: int | str | None = None,
-        progress=None,
+        progress: Progress | bool | None = None,
         **decoder,
     ) -> np.ndarray:
         """What the first principal components of an embedding keep of a picture.
@@ -289,9 +293,13 @@ class Manipulations(Core):
         most = len(statistics.mean)
         dims = [checks.integer("dims", n, 0, most) for n in dims]
         options = self._check(guidance=guidance, steps=steps, **decoder)
-        z = self.encode_image(self.fit_for_clip(images))
+        z = self._embed(images)
         z = np.stack([statistics.project(z, n) for n in dims], axis=1)
         return self._rows(z, None, seed, options, progress)
+
+    def _embed(self, images) -> np.ndarray:
+        """Pictures of any sizes -> their raw embeddings (N, D)."""
+        return self.encode_image(self.fit_for_clip(images), progress=False)
 
     def _check(self, corrections=0, **decoder):
         """The options for `decode` by DDIM; raises before anything is computed."""

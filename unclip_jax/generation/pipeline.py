@@ -52,11 +52,13 @@ class Pipeline:
 
     Attributes:
       stack: the components.
+      batch_size: rows computed at a time.
     """
 
     def __init__(self, stack: Stack, mesh: Mesh, batch_size: int):
         self.stack = stack
         self._runner = BatchedRunner(mesh, batch_size)
+        self.batch_size = batch_size
         self._jitted: dict[tuple[Callable, str], Callable] = {}
         self._params: dict[str, Any] = {}
 

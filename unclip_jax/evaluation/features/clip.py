@@ -23,11 +23,11 @@ class ClipExtractor:
     def image(self, images):
         """float32 (N, D) of uint8 (N, H, W, 3), scaled to CLIP's size if need be."""
         images = self.model.fit_for_clip(images)
-        return {"": np.asarray(self.model.encode_image(images))}
+        return {"": np.asarray(self.model.encode_image(images, progress=False))}
 
     def text(self, captions):
         """float32 (N, D) of N strings."""
-        return np.asarray(self.model.encode_text(captions))
+        return np.asarray(self.model.encode_text(captions, progress=False))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,7 +129,7 @@ def conditioning(model, options, progress) -> Figure:
     """
     prompts, seed = listings.prompts(options), options["seed"]
     paint = listings.decoder_options(options)
-    text = model.encode_text(prompts)
+    text = model.encode_text(prompts, progress=False)
     with_prior = model.text2image(
         prompts, seed, progress=progress, **listings.text_options(options)
     )

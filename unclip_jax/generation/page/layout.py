@@ -3,6 +3,7 @@
 from unclip_jax.generation.page import tabs
 from unclip_jax.generation.page.forms import PROMPT_MOST, Settings
 from unclip_jax.generation.page.jobs import Line
+from unclip_jax.generation.page.library import import_gradio
 from unclip_jax.generation.page.results import Results
 from unclip_jax.generation.unclip import UnCLIP
 
@@ -12,7 +13,7 @@ def make_page(model: UnCLIP, title: str):
 
     Tabs that need a part which the model lacks are left out.
     """
-    import gradio as gr
+    gr = import_gradio()
 
     names = f"unCLIP: {title}"
     with gr.Blocks(

@@ -6,6 +6,7 @@ import pathlib
 from unclip_jax.errors import UsageError
 from unclip_jax.generation.page.guard import Guard
 from unclip_jax.generation.page.layout import make_page
+from unclip_jax.generation.page.library import import_gradio
 from unclip_jax.generation.page.style import CSS
 from unclip_jax.generation.unclip import UnCLIP
 
@@ -45,7 +46,7 @@ def launch(page, host: str = "127.0.0.1", port: int | None = None) -> str:
       host: the address to listen on.
       port: to listen on; by default the first free one from 7860.
     """
-    import gradio as gr
+    gr = import_gradio()
     from starlette.middleware import Middleware
 
     theme = gr.themes.Soft(  # fonts of the system: nothing is fetched from elsewhere
