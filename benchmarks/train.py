@@ -107,7 +107,9 @@ def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTi
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     batches.check_batch_size(config.batch_size, mesh, config.grad_accum)
     with jax.set_mesh(mesh):
-        abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
+        abstract = train_state.abstract_state(
+            stage, tx, mesh, config.sharding_rules, config.ema_profiles
+        )
         start = time.perf_counter()
         state = train_state.init_sharded(stage, tx, config.seed, abstract)
         jax.block_until_ready(state)

@@ -13,6 +13,7 @@ DALLE2-pytorch (docs/any_prior.md).
 """
 
 from unclip_jax import config as config_lib
+from unclip_jax.errors import UsageError
 from unclip_jax.interop import recommended
 
 FLAGS = {
@@ -31,6 +32,11 @@ FLAGS = {
         "ema",
         "ema: the moving average; params: the raw parameters of the step",
     ),
+    "ema_std": (
+        float,
+        "relative standard deviation of the average instead, such as 0.1, made of "
+        "config.ema_profiles of the checkpoints that the run kept",
+    ),
     "step": (int, "step of the checkpoint (default the newest)"),
     **recommended.flags(),
     "verify": (False, "write nothing: compare --out with the run"),
@@ -43,11 +49,18 @@ def main(args):
     from unclip_jax.interop.export import compare, export, merged
     from unclip_jax.training.checkpoint import open_run
     from unclip_jax.training.checksums import tree_checksum
+    from unclip_jax.training.posthoc_ema import open_posthoc
 
     if dalle2_pytorch.is_dalle2_pytorch(args.run):
         print(dalle2_pytorch.export(args.run, args.out, args.dtype))
         return
-    shapes, read, meta = open_run(args.run, args.weights, args.step)
+    if args.ema_std is None:
+        shapes, read, meta = open_run(args.run, args.weights, args.step)
+    else:
+        if args.weights != "ema":
+            raise UsageError(f"--weights={args.weights} is no average: no --ema_std")
+        shapes, read, meta, error = open_posthoc(args.run, args.ema_std, args.step)
+        print(f"an average of std {args.ema_std:g}, within {error:.1%} of its profile")
     params = merged(lazy.tree(shapes, read), meta, tree_checksum)
     options = params, meta, args.run, args.out, args.format, args.dtype
     names = recommended.flags()

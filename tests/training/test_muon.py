@@ -138,15 +138,15 @@ class Deeper(toy.Stage):
 
 @pytest.mark.slow
 def test_sharded_and_resumed_it_is_bit_identical(tmp_path):
-    """Eight devices, matrices and momentum divided over four."""
+    """Eight devices, matrices, momentum and averages divided over four."""
     options = dict(learning_rate=0.01, name="muon", grad_clip_norm=1.0)
     options |= dict(schedule="warmup_stable_decay", warmup_steps=2)
     rules = ((r"(in|out)_1/kernel", ("fsdp", None)),)
+    options = dict(optimizer=options, ema_profiles=(0.05, 0.1))
 
     def run(name, steps, fsdp=4):
-        config = toy.make_config(
-            12, fsdp, optimizer=options, sharding_rules=rules if fsdp > 1 else ()
-        )
+        divided = rules if fsdp > 1 else ()
+        config = toy.make_config(12, fsdp, sharding_rules=divided, **options)
         data = Stopping(steps)
         stream = io.StringIO()
         return train(config, tmp_path / name, stage=Deeper(), data=data, stream=stream)

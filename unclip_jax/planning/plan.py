@@ -142,7 +142,9 @@ def plan(
         if devices
         else jax.sharding.AbstractMesh(tuple(sizes.values()), mesh_lib.AXES)
     )
-    abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
+    abstract = train_state.abstract_state(
+        stage, tx, mesh, config.sharding_rules, config.ema_profiles
+    )
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     rows = sharding.describe(abstract, shardings)
     example = sum(math.prod(s) * np.dtype(d).itemsize for s, d in _spec(stage))

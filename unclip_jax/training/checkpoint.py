@@ -1,17 +1,15 @@
 """Checkpoints: Orbax behind one file.
 
-A checkpoint has the items `state` (TrainState without the EMA), `ema` and `meta`
-(step, stage, config, export description, data info, versions, checksums). It restores
-onto any mesh. Saving is asynchronous; a save that failed raises at the next one.
+A checkpoint has the items `state` (TrainState without averages), `ema`, `meta` (step,
+stage, config, export description, data info, versions, checksums) and, of a run that
+keeps them, `profiles`. It restores onto any mesh. Saving is asynchronous; a save that
+failed raises at the next one.
 """
 
 import contextlib
 import errno
-import gc
 import importlib.metadata
-import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +25,10 @@ from unclip_jax.data_spec import DataSpec
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel.sharding import path_name
 from unclip_jax.training import checksums, run_folder
+from unclip_jax.training.damage import SET_ASIDE, compare, guarded
 from unclip_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-SET_ASIDE = "set_aside_"  # beside it: checkpoints that a run did not go on from
 READ_BYTES = 64 * 2**20  # leaves are read together up to so many, a larger one alone
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -52,16 +50,24 @@ def make_meta(stage_name: str, config: dict, export: dict, spec: DataSpec) -> di
 class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits."""
 
-    def __init__(self, workdir, keep: int = 2, restore_step: int | None = None):
+    def __init__(
+        self,
+        workdir,
+        keep: int = 2,
+        restore_step: int | None = None,
+        keep_every: int = 0,
+    ):
         """`restore_step`: go on from this one; newer ones are set aside, not deleted.
 
-        Raises UsageError when there is no such step.
+        The `keep` newest are kept, and multiples of `keep_every`. Raises UsageError
+        when there is no such step.
         """
         self._workdir = epath.Path(workdir)
         self.folder = _folder(workdir)
         if restore_step is not None:
             _set_aside_newer(self.folder, restore_step)
-        self._manager, self._keep = _manager(self.folder, keep), keep
+        self._manager = _manager(self.folder, keep, keep_every)
+        self._keep, self._keep_every = keep, keep_every
         self._saving = None  # the step, until it is known to be saved
 
     def __enter__(self):
@@ -83,6 +89,8 @@ class Checkpoints:
         if step == self.latest():
             return
         items = {"state": _without_ema(state), "ema": state.ema}
+        if state.profiles is not None:
+            items["profiles"] = state.profiles
         meta = {**meta, "step": step}
         sums = {name: checksums.tree_checksum(tree) for name, tree in items.items()}
         meta["checksums"] = {**sums, "meta": checksums.json_checksum(meta)}
@@ -186,17 +194,17 @@ class Checkpoints:
                 f"{self._workdir} trained adapters of other parameters than "
                 f"{like['config']['init_from']!r} has now: put those back"
             )
-        restored = _restore(
-            self._manager,
-            step,
-            self.folder,
-            meta["checksums"],
-            state=_restore_args(_without_ema(abstract)),
-            ema=_restore_args(abstract.ema),
-        )
+        items = {"state": _without_ema(abstract), "ema": abstract.ema}
+        if abstract.profiles is not None:
+            items["profiles"] = abstract.profiles
+        wanted = {name: _restore_args(tree) for name, tree in items.items()}
+        sums = meta["checksums"]
+        restored = _restore(self._manager, step, self.folder, sums, **wanted)
         for older in sorted(self._manager.all_steps())[: -self._keep]:
-            self._manager.delete(older)  # a kill may have left half of it
-        return TrainState(**restored["state"], ema=restored["ema"])
+            if not self._keep_every or older % self._keep_every:
+                self._manager.delete(older)  # a kill may have left half of it
+        averages = {name: restored[name] for name in items if name != "state"}
+        return TrainState(**restored["state"], **averages)
 
 
 Read = Callable[[str], np.ndarray]
@@ -224,23 +232,9 @@ def open_run(
     """
     if item not in ("ema", "params"):
         raise UsageError(f"item {item!r}: expected 'ema' or 'params'")
-    run_folder.read_config(workdir)
-    folder = _folder(workdir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it further")
-    with _manager(folder, None) as manager:
-        steps = manager.all_steps()
-        if not steps:
-            raise FileNotFoundError(
-                f"{workdir} has no checkpoint yet: train it further"
-            )
-        step = _check_step(steps, step, folder)
-        meta = _read_meta(manager, step, folder)
+    with open_checkpoints(workdir, step) as (manager, folder, step):
         name = "ema" if item == "ema" else "state"
-        described = _guarded(lambda: manager.item_metadata(step)[name], step, folder)
-    tree = getattr(described, "tree", described)
-    leaves = _Leaves(folder, step, name, tree)
-    _compare(name, leaves.checksum(), meta["checksums"], step, folder)
+        tree, leaves, meta = open_item(manager, folder, step, name)
     params, prefix = (tree, "") if item == "ema" else (tree["params"], "params/")
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     return shapes, lambda path: leaves.read(prefix + path), meta
@@ -253,18 +247,43 @@ def load_run(workdir, item: str = "ema") -> tuple[Any, dict]:
     return tree, meta
 
 
+@contextlib.contextmanager
+def open_checkpoints(workdir, step: int | None):
+    """(manager, folder, the step asked for or the newest); raises as `open_run`."""
+    run_folder.read_config(workdir)
+    folder = _folder(workdir)
+    missing = f"{workdir} has no checkpoint yet: train it further"
+    if not folder.is_dir():
+        raise FileNotFoundError(missing)
+    with _manager(folder, None) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise FileNotFoundError(missing)
+        yield manager, folder, _check_step(steps, step, folder)
+
+
+def open_item(manager, folder, step: int, name: str) -> tuple[Any, "_Leaves", dict]:
+    """(its tree of metadata, its arrays, meta) of a saved item, checked."""
+    meta = _read_meta(manager, step, folder)
+    described = guarded(lambda: manager.item_metadata(step)[name], step, folder)
+    tree = getattr(described, "tree", described)
+    leaves = _Leaves(folder, step, name, tree)
+    compare(name, leaves.checksum(), meta["checksums"], step, folder)
+    return tree, leaves, meta
+
+
 class _Leaves:
     """The arrays of one saved item, by their '/'-joined names."""
 
-    def __init__(self, folder, step, name, tree):
-        self._where = folder, step, name
+    def __init__(self, folder, step, name, tree, limit=READ_BYTES):
+        self._where, self._tree = (folder, step, name), tree
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(tree)
         self._names = [path_name(path) for path, _ in leaves]
         self._groups = [[]]
         size = 0
         for i, (_, leaf) in enumerate(leaves):
             count = int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-            if self._groups[-1] and size + count > READ_BYTES:
+            if self._groups[-1] and size + count > limit:
                 self._groups.append([])
                 size = 0
             self._groups[-1].append(i)
@@ -274,6 +293,10 @@ class _Leaves:
         }
         self._held: int | None = None  # the group read last
         self._arrays: dict[str, np.ndarray] = {}
+
+    def again(self, limit: int) -> "_Leaves":
+        """The same, to be read by up to `limit` bytes."""
+        return _Leaves(*self._where, self._tree, limit)
 
     def read(self, name: str) -> np.ndarray:
         """One array; its group is kept, because neighbours are asked for next."""
@@ -303,7 +326,7 @@ class _Leaves:
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             path = folder / str(step) / name
-            tree = _guarded(lambda: checkpointer.restore(path, args=args), step, folder)
+            tree = guarded(lambda: checkpointer.restore(path, args=args), step, folder)
         found = self._structure.flatten_up_to(tree)
         return {self._names[i]: np.asarray(found[i]) for i in wanted}
 
@@ -328,10 +351,11 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def _manager(folder, keep):
+def _manager(folder, keep, keep_every=0):
     """`keep` None opens for reading only."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
+        keep_period=keep_every or None,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # what killed runs left half-written
     )
@@ -341,6 +365,7 @@ def _manager(folder, keep):
     handlers = {  # named, or Orbax warns that it cannot guess them
         "state": ocp.PyTreeCheckpointHandler(**arrays),
         "ema": ocp.PyTreeCheckpointHandler(**arrays),
+        "profiles": ocp.PyTreeCheckpointHandler(**arrays),
         "meta": ocp.JsonCheckpointHandler(),
     }
     return _Manager(folder, options=options, item_handlers=handlers)
@@ -382,53 +407,17 @@ def _read_meta(manager, step, folder) -> dict:
     args = {"meta": ocp.args.JsonRestore()}
     meta = _restore(manager, step, folder, {}, **args)["meta"]
     meta.setdefault("checksums", {})
-    _compare("meta", checksums.json_checksum(meta), meta["checksums"], step, folder)
+    compare("meta", checksums.json_checksum(meta), meta["checksums"], step, folder)
     return meta
 
 
 def _restore(manager, step, folder, saved_sums, **args):
     """The items, compared with the checksums that there are."""
-    restored = _guarded(
+    restored = guarded(
         lambda: manager.restore(step, args=ocp.args.Composite(**args)), step, folder
     )
     for name in args:
         if name in saved_sums:
             found = checksums.tree_checksum(restored[name])
-            _compare(name, found, saved_sums, step, folder)
+            compare(name, found, saved_sums, step, folder)
     return restored
-
-
-def _compare(name, found, saved_sums, step, folder):
-    if saved_sums.get(name, found) != found:
-        raise _damaged(step, folder, f"its {name!r} is not what was saved")
-
-
-def _guarded(read, step, folder):
-    try:
-        return read()
-    except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
-        reason = " ".join(str(error).split())[:300]
-    _forget_failed_reads()
-    raise _damaged(step, folder, reason)
-
-
-def _forget_failed_reads():
-    """Collects Orbax's abandoned reads without their pages of traceback.
-
-    They would drown the one line that says what is wrong.
-    """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda *_: None
-    logger = logging.getLogger("asyncio")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        gc.collect()
-    finally:
-        sys.unraisablehook, logger.disabled = hook, disabled
-
-
-def _damaged(step, folder, reason) -> UsageError:
-    return UsageError(
-        f"the checkpoint {folder / str(step)} cannot be restored: {reason}. If it is "
-        "damaged, go on from an earlier one with --restore_step=N (those saved are the "
-        f"numbers in {folder}); newer ones are then moved to {SET_ASIDE}N, not deleted"
-    )

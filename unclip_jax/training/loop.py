@@ -107,7 +107,12 @@ def train(
         log = progress.say
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, config.checkpoint.keep, restore_step)
+            Checkpoints(
+                workdir,
+                config.checkpoint.keep,
+                restore_step,
+                config.checkpoint.keep_every,
+            )
         )
         # from here on a signal is kept for later
         interrupts = stack.enter_context(Interrupts())
@@ -117,7 +122,9 @@ def train(
 
         # --- The state, restored or fresh ---------------------------------------------
 
-        abstract = train_state.abstract_state(stage, tx, mesh, config.sharding_rules)
+        abstract = train_state.abstract_state(
+            stage, tx, mesh, config.sharding_rules, config.ema_profiles
+        )
         count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         log(
             f"{count:,} parameters, {mesh.size} {jax.devices()[0].platform} device(s), "

@@ -13,6 +13,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.evaluators import EVALUATORS, Options
 from unclip_jax.stages.lora import ADAPTED, LoraConfig
 from unclip_jax.training.optimizer import OptimizerConfig
+from unclip_jax.training.power_ema import exponent
 from unclip_jax.training.watchdog import WatchdogOptions
 from unclip_jax.training.writers import WandbOptions
 
@@ -23,6 +24,7 @@ class CheckpointConfig:
 
     every: int = 1000  # steps
     keep: int = 2  # newest ones
+    keep_every: int = 0  # steps: multiples are kept beside them; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,9 @@ class TrainConfig(stages.StageConfig):
     seed: int = 0  # of the parameters, of the order of the data and of all noise
     grad_accum: int = 1  # micro-batches that a step is computed in
     ema_decay: float = 0.9999
+    # relative standard deviations of further averages, such as (0.05, 0.1), of which
+    # `export --ema_std` makes any other; see power_ema.py
+    ema_profiles: tuple[float, ...] = ()
     init_from: str = ""  # folder of the parameters to start from
     # folder of the frozen autoencoder whose latents a decoder learns: an export's,
     # diffusers' (kandinsky-2-2-decoder, ...) or a run of stage autoencoder. Records
@@ -80,6 +85,7 @@ class TrainConfig(stages.StageConfig):
         for name, least in (
             ("checkpoint.every", 1),
             ("checkpoint.keep", 1),
+            ("checkpoint.keep_every", 0),
             ("preview.every", 0),
             ("preview.count", 0),
         ):
@@ -89,6 +95,8 @@ class TrainConfig(stages.StageConfig):
             raise UsageError(
                 f"config.ema_decay must be in [0, 1), got {self.ema_decay}"
             )
+        for std in self.ema_profiles:
+            exponent(std)
         if self.lora.rank and self.stage not in ADAPTED:
             raise UsageError(
                 f"config.lora.rank: stage {self.stage!r} has no adapters, only "

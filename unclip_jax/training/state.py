@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -26,6 +26,7 @@ class TrainState:
       params: float32 master parameters.
       ema: float32 exponential moving average of them, in its own buffers.
       opt_state: of optax.
+      profiles: {std: averages} of power_ema, or None.
       frozen: parameters that no step changes and no checkpoint holds, of a LoraStage;
         else None.
     """
@@ -35,6 +36,7 @@ class TrainState:
     params: Any
     ema: Any
     opt_state: Any
+    profiles: Any = None
     frozen: Any = None
 
     @property
@@ -48,27 +50,31 @@ def joined(params, frozen):
     return params if frozen is None else {"frozen": frozen, "trained": params}
 
 
-def init_state(stage, tx: optax.GradientTransformation, rng) -> TrainState:
-    """A fresh state. The EMA is a copy: donating one buffer twice is fatal."""
+def init_state(
+    stage, tx: optax.GradientTransformation, rng, profiles: Sequence[float] = ()
+) -> TrainState:
+    """A fresh state. Averages are copies: donating one buffer twice is fatal."""
     params, frozen = stage.init(rng), None
     if isinstance(stage, LoraStage):
         params, frozen = stage.init_trained(rng, params), params
+    averages = {f"{std:g}": jax.tree.map(jnp.copy, params) for std in profiles}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt_state=tx.init(params),
+        profiles=averages or None,
         frozen=frozen,
     )
 
 
-def abstract_state(stage, tx, mesh: Mesh, rules) -> TrainState:
+def abstract_state(stage, tx, mesh: Mesh, rules, profiles=()) -> TrainState:
     """TrainState of ShapeDtypeStructs with shardings; allocates nothing.
 
     Raises UsageError where the stage's fields do not make a model.
     """
-    init = functools.partial(init_state, stage, tx)
+    init = functools.partial(init_state, stage, tx, profiles=profiles)
     try:
         shapes = jax.eval_shape(init, jax.random.key(0))
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -87,8 +93,9 @@ def init_sharded(stage, tx, seed: int, abstract: TrainState) -> TrainState:
     """A fresh state on the devices, sharded as `abstract` says."""
     # jitted as one program, so that each buffer is made where it will live
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
-    init = jax.jit(lambda rng: init_state(stage, tx, rng), out_shardings=shardings)
-    return init(jax.random.key(seed))
+    profiles = [float(std) for std in abstract.profiles or ()]
+    init = functools.partial(init_state, stage, tx, profiles=profiles)
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
 def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from unclip_jax.parallel import sharding
+from unclip_jax.training import power_ema
 from unclip_jax.training.run_config import TrainConfig
 from unclip_jax.training.state import TrainState, joined
 
@@ -62,6 +63,8 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
         decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
 
+        profiles = power_ema.update(state.profiles, params, state.step)
+
         def keep(new, old):
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
@@ -71,6 +74,7 @@ def make_step(stage, tx: optax.GradientTransformation, ema_decay: float, accum: 
             params=keep(params, state.params),
             ema=keep(ema, state.ema),
             opt_state=keep(opt_state, state.opt_state),
+            profiles=keep(profiles, state.profiles),
             frozen=state.frozen,
         )
         return new, {**metrics, "grad_norm": norm, "skipped": new.skipped}
