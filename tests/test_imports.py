@@ -88,6 +88,7 @@ LIBRARIES = {
         "PIL",
         "array_record",
         "fonticon_mdi7",
+        "h5py",
         "msgpack",
         "pyarrow",
         "tensorflow",

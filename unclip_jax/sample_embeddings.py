@@ -28,6 +28,7 @@ FLAGS = {
     "dtype": ("float32", "of the computation: float32 or bfloat16"),
     "evaluate": (False, "score the samples: scores.json, and a table"),
     "train": (str, "with --evaluate, folder of the arrays the prior learnt from"),
+    "groups": (str, "with --evaluate, a class of the data: scores of each, as well"),
 }
 
 
@@ -36,8 +37,9 @@ def main(args):
     from unclip_jax.errors import UsageError
     from unclip_jax.evaluation import embeddings
 
-    if args.train and not args.evaluate:
-        raise UsageError("--train is for --evaluate")
+    for name in ("train", "groups"):
+        if getattr(args, name) and not args.evaluate:
+            raise UsageError(f"--{name} is for --evaluate")
     asked = {n: getattr(args, n) for n in ("guidance", "steps", "sampler")}
     names = ("prior", "data", "n", "seed", "count", "batch_size", "dtype")
     config = embeddings.SampleConfig(
@@ -46,7 +48,7 @@ def main(args):
     )
     embeddings.sample(config, args.out)
     if args.evaluate:
-        embeddings.score(config, args.out, args.train or "")
+        embeddings.score(config, args.out, args.train or "", args.groups or "")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from unclip_jax.data.aligned import alignment, writer
 from unclip_jax.data.aligned.config import read_config
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation import embeddings
+from unclip_jax.evaluation.metrics.embedding_metrics import embedding_metrics
 from unclip_jax.generation import Prior
 from unclip_jax.generation.options import EmbeddingOptions
 
@@ -103,3 +104,23 @@ def test_other_data_is_refused(config, tmp_path):
         embeddings.sample(config, tmp_path / "full", **QUIET)
     with pytest.raises(UsageError, match="--count"):
         dataclasses.replace(config, count=-1)
+
+
+@pytest.mark.slow
+def test_scores_of_each_class(config, tmp_path):
+    """Those of a class are those of its rows alone; another name is refused."""
+    embeddings.sample(config, tmp_path, **QUIET)
+    lines = []
+    scores = embeddings.score(config, tmp_path, groups="label", say=lines.append)
+    labels = np.load(f"{config.data}/label.npy")
+    assert set(scores["groups"]) == {"0", "1", "2", "3"}
+    assert f"label 2: {(labels == 2).sum()} rows" in lines
+    true = np.load(f"{config.data}/target.npy").reshape(N, -1)[labels == 2]
+    drawn = np.load(tmp_path / "samples.npy").reshape(N, 2, -1)[labels == 2]
+    own = embedding_metrics(drawn[:, 0], true, redrawn=drawn[:, 1])
+    assert scores["groups"]["2"] == own | {
+        "chance@1": 1 / len(true),
+        "chance@5": 5 / len(true),
+    }
+    with pytest.raises(UsageError, match="--groups=voxels.* no such class; it has lab"):
+        embeddings.score(config, tmp_path, groups="voxels", **QUIET)

@@ -67,6 +67,15 @@ def test_impossible_topologies(topology, message):
         plan.plan(load("paper/decoder.py"), topology)
 
 
+def test_a_grid_of_tokens_is_assumed():
+    training = load("any/token_grid.py")
+    sizes = {"embed_dim": 8, "target_tokens": 3, "condition_tokens": 5}
+    spec = plan.assumed_spec(training, sizes)
+    assert spec.target_shape == (3, 8) == spec.embedding_mean.shape
+    assert spec.conditions["condition"]["shape"] == (5, 8)
+    assert plan.assumed_spec(training, {"embed_dim": 8}).target_shape == (8,)
+
+
 def test_impossible_batches_and_mistyped_assumptions():
     config = dataclasses.replace(load("paper/prior.py"), batch_size=100)
     with pytest.raises(ValueError, match="100 is not divisible by 64 = data 8 x fsdp"):

@@ -125,16 +125,24 @@ def sample(config: SampleConfig, out, say=print) -> np.ndarray:
     return np.load(folder / SAMPLES, mmap_mode="r")
 
 
-def score(config: SampleConfig, out, train: str = "", say=print) -> dict[str, float]:
+def score(
+    config: SampleConfig, out, train: str = "", groups: str = "", say=print
+) -> dict[str, Any]:
     """Scores what `sample` drew; writes scores.json and prints a table.
 
     Args:
       config: as of `sample`.
       out: the folder of samples.
       train: folder of aligned arrays that the prior learnt from; "": unknown.
+      groups: name of a class among the data's conditions (the prior need not know it),
+        of each of which there are scores too; "": none.
 
     Returns:
-      see embedding_metrics, and "chance@1", "chance@5".
+      see embedding_metrics, and "chance@1", "chance@5"; with `groups` also "groups",
+      {class: scores among its own rows}.
+
+    Raises:
+      UsageError: no such class, or one with a single row.
     """
     samples = np.load(pathlib.Path(out) / SAMPLES, mmap_mode="r")
     data, rows = AlignedArrays(config.data), len(samples)
@@ -144,13 +152,44 @@ def score(config: SampleConfig, out, train: str = "", say=print) -> dict[str, fl
     if train:
         more["train"] = _flat(AlignedArrays(train).read(TARGET))
     first = samples[:, 0] if config.n else samples
-    scores = embedding_metrics(_flat(first), _flat(data.read(TARGET)[:rows]), **more)
-    scores |= {f"chance@{k}": min(k / rows, 1.0) for k in (1, 5)}
+    predicted, true = _flat(first), _flat(data.read(TARGET)[:rows])
+    classes = _classes(data, groups, rows) if groups else None
+    scores = _score(predicted, true, **more)
+    tables = {"": scores}
+    if classes is not None:
+        more = {name: x for name, x in more.items() if name == "redrawn"}
+        for value in np.unique(classes[classes >= 0]):
+            own = classes == value
+            if own.sum() < 2:
+                raise UsageError(f"{groups} {value} has a single row: nothing to rank")
+            redrawn = {name: x[own] for name, x in more.items()}
+            tables[str(value)] = _score(predicted[own], true[own], **redrawn)
+        scores = {**scores, "groups": {k: t for k, t in tables.items() if k}}
     files.write_json(pathlib.Path(out) / SCORES, scores)
-    width = max(map(len, scores))
-    for name, value in scores.items():
-        say(f"{name:{width}}  {value:.4f}")
+    for name, table in tables.items():
+        if name:
+            say(f"{groups} {name}: {np.count_nonzero(classes == int(name)):,} rows")
+        width = max(map(len, table))
+        for key, value in table.items():
+            say(f"{key:{width}}  {value:.4f}")
     return scores
+
+
+def _score(predicted, true, **more) -> dict[str, float]:
+    chance = {f"chance@{k}": min(k / len(true), 1.0) for k in (1, 5)}
+    return embedding_metrics(predicted, true, **more) | chance
+
+
+def _classes(data: AlignedArrays, name: str, rows: int) -> np.ndarray:
+    """(rows,) of a class; negative ones are not known."""
+    conditions = data.manifest["conditions"]
+    known = [n for n, about in conditions.items() if about["kind"] == "class"]
+    if name not in known:
+        raise UsageError(
+            f"--groups={name}: {data.path} has no such class; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    return np.asarray(data.read(name)[:rows])
 
 
 def _flat(x):

@@ -45,6 +45,9 @@ ASSUMED: dict[str, Any] = {
     "context_length": 256,
     "eot_id": 49407,
 }
+# Of aligned arrays: a target of this many tokens (0: a vector) and a condition, all of
+# them embed_dim numbers wide.
+GRID = {"target_tokens": 0, "condition_tokens": 0}
 IMAGE_SIZE = {"clip": 256, "decoder": 64, "autoencoder": 256}
 # XLA's effort levels: -1 is the least.
 QUICK: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
@@ -227,8 +230,13 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
     if config.stage == "upsampler":
         side = 4 * config.model["low_res_size"]
     known: dict[str, Any] = {**ASSUMED, "image_size": side}
-    config_lib.check_keys(assume, known, "--assume")
+    grid = GRID if config.data.get("source") == "aligned" else {}
+    config_lib.check_keys(assume, {**known, **grid}, "--assume")
     known |= assume
+    arrays = {}
+    if grid:
+        tokens, others = (known.pop(name, 0) for name in grid)
+        arrays = _assumed_arrays(tokens, others, known["embed_dim"])
     degradation = make_degradation(config.data.get("degradation"), known["image_size"])
     dim = known["embed_dim"]
 
@@ -243,10 +251,12 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
     if channels != 3:  # a decoder of latents
         latents = {"latent_shape": (known["image_size"],) * 2 + (channels,)}
         known |= latents
+    shape = arrays.get("target_shape", (dim,))
     return DataSpec(
         **known,
-        embedding_mean=np.zeros(dim),
-        embedding_std=np.ones(dim),
+        **arrays,
+        embedding_mean=np.zeros(shape),
+        embedding_std=np.ones(shape),
         embedding_sample=embedding_sample,
         text_width=dim,
         empty_text_states=np.zeros((known["context_length"], dim)),
@@ -256,6 +266,19 @@ def assumed_spec(config: TrainConfig, assume: Mapping[str, Any]) -> DataSpec:
         crop_size=degradation.crop if degradation else None,
         low_res_size=degradation.low_res_size if degradation else None,
     )
+
+
+def _assumed_arrays(tokens: int, condition_tokens: int, dim: int) -> dict[str, Any]:
+    """The fields of DataSpec that tell of aligned arrays: a target, a condition."""
+    condition: dict[str, Any] = {"kind": "vector", "shape": (dim,)}
+    if condition_tokens:
+        condition = {"kind": "sequence", "shape": (condition_tokens, dim)}
+    return {
+        "target": "target",
+        "target_shape": (tokens, dim) if tokens else (dim,),
+        "target_dtype": "float32",
+        "conditions": {"condition": condition},
+    }
 
 
 def step_flops(stage, config, state) -> int:

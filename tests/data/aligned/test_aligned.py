@@ -1,5 +1,9 @@
 """Aligned arrays: what goes in comes out, by row or by key; bad input is named."""
 
+import io
+import pathlib
+import tarfile
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -9,6 +13,7 @@ from unclip_jax.data import loader
 from unclip_jax.data.aligned import alignment, inspection, reader, writer
 from unclip_jax.data.aligned.config import read_config
 from unclip_jax.data.aligned.reader import AlignedArrays
+from unclip_jax.data.aligned.tables import open_table
 from unclip_jax.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -285,3 +290,61 @@ def test_damaged_folders_are_refused():
         AlignedArrays("out/train")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         AlignedArrays("nowhere")
+
+
+def write_tar(name, samples):
+    """Shards as webdataset has them: {key: {member: array}}."""
+    with tarfile.open(name, "w") as tar:
+        for key, members in samples.items():
+            for member, array in members.items():
+                data = io.BytesIO()
+                np.save(data, array)
+                entry = tarfile.TarInfo(f"{key}.{member}.npy")
+                entry.size = data.tell()
+                data.seek(0)
+                tar.addfile(entry, data)
+
+
+def test_hdf5_and_tars_are_tables():
+    """HDF5 by rows in any order; shards by key, against the arrays that went in."""
+    h5py = pytest.importorskip("h5py")
+    target, voxels, keys = floats(N, 5), floats(N, 7), [f"k{i:02d}" for i in range(N)]
+    order = RNG.permutation(N)
+    with h5py.File("t.h5", "w") as file:
+        file["clip/image"] = target[order]
+        file["names"] = [keys[i] for i in order]
+    rows = dict(zip(keys, voxels, strict=True))
+    for shard in range(2):
+        some = {k: {"voxels": rows[k], "id": np.int64(3)} for k in keys[shard::2]}
+        write_tar(f"s-{shard}.tar", some)
+    make(
+        {"path": "t.h5:clip/image", "keys": "t.h5:names"},
+        voxels={"path": "s-*.tar:voxels", "keys": "s-*.tar:__key__"},
+    )
+    found = AlignedArrays("out/train")
+    assert found.keys.tolist() == [keys[i] for i in order]
+    np.testing.assert_array_equal(found.read("target"), target[order])
+    np.testing.assert_array_equal(found.read("voxels"), voxels[order])
+    table = open_table("t.h5:clip/image", "")
+    for some in ([3, 1, 1, 2], [39, 0], []):
+        np.testing.assert_array_equal(table[np.array(some, int)], target[order][some])
+
+
+def test_bad_hdf5_and_tars_are_refused():
+    h5py = pytest.importorskip("h5py")
+    with h5py.File("t.h5", "w") as file:
+        file["a"], file["b"] = floats(2, 3), floats(2, 3)
+    write_tar("s.tar", {"x": {"a": floats(3)}, "y": {"a": floats(4)}})
+    (pathlib.Path("bad.h5")).write_bytes(b"nothing")
+    (pathlib.Path("bad.tar")).write_bytes(b"nothing" * 100)
+    for name, message in {
+        "t.h5": "no array ''; name one of them, as t.h5:NAME: a, b",
+        "bad.h5": "cannot be read",
+        "bad.tar:a": "cannot be read",
+        "s.tar:b": "no array 'b'; name one of them, as s.tar:NAME: a, __key__",
+        "s.tar:a": r"rows of other shapes: 'x' \(3,\), 'y' \(4,\)",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            open_table(name, "config.target")
+    with pytest.raises(FileNotFoundError, match="no file is called"):
+        open_table("none-*.tar:a", "config.target")

@@ -1,25 +1,58 @@
-"""Arrays of files, one row per example: .npy, .npz, .parquet and .txt."""
+"""Arrays of files, one row per example: of numpy, parquet, HDF5, text and tars."""
 
+import glob
+import io
 import pathlib
 import re
+import tarfile
+from typing import Any
 
 import numpy as np
 
 from unclip_jax import files
 from unclip_jax.errors import UsageError
 
-SUFFIXES = (".npy", ".npz", ".parquet", ".txt")
+SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5", ".tar", ".txt")
+KEY = "__key__"  # of tars: the samples' names, webdataset's own word
+
+
+class HDF5Rows:
+    """An array of an HDF5 file that is read by rows, in any order, not as a whole."""
+
+    def __init__(self, dataset):
+        """Of an open h5py.Dataset."""
+        self._dataset = dataset
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+        self.ndim, self.itemsize = dataset.ndim, dataset.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Returns some rows; h5py wants them ascending and once each."""
+        if isinstance(rows, slice):
+            return self._dataset[rows]
+        wanted, places = np.unique(rows, return_inverse=True)
+        if len(wanted) and wanted[-1] - wanted[0] < 2 * len(wanted):
+            block = self._dataset[wanted[0] : wanted[-1] + 1]  # far faster than a list
+            return block[np.asarray(rows) - wanted[0]]
+        return self._dataset[wanted][places]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self._dataset[()], dtype)
 
 
 def open_table(name: str, where: str) -> np.ndarray:
     """The array that a file holds, rows first.
 
-    A .npy is memory-mapped; the others are read into memory.
+    A .npy is memory-mapped and HDF5 read by rows; the others are read into memory.
 
     Args:
       name: "file.npy"; "file.npz:NAME", of one array NAME may be left out;
         "file.parquet:COLUMN", lists of numbers or of lists of numbers, lists of
-        integers of other lengths are filled up with -1; "file.txt", a text per line.
+        integers of other lengths are filled up with -1; "file.h5:NAME"; "*.tar:NAME",
+        of samples in webdataset's form, "KEY.NAME" a .npy each, or with __key__ for
+        NAME their keys; "file.txt", a text per line.
       where: whose it is, for messages.
 
     Raises:
@@ -28,13 +61,18 @@ def open_table(name: str, where: str) -> np.ndarray:
         is no array of numbers or texts.
     """
     path, member = _split(name, where)
+    if path.suffix == ".tar":
+        return _read_tars(path, member, where)
     if not path.is_file():
         raise FileNotFoundError(f"{where}: {str(path)!r} does not exist")
+    array: Any
     try:
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r")
         elif path.suffix == ".npz":
             array = _read_npz(path, member, where)
+        elif path.suffix in (".h5", ".hdf5"):
+            array = _open_hdf5(path, member, where)
         elif path.suffix == ".parquet":
             array = _read_parquet(path, member, where)
         else:
@@ -81,11 +119,17 @@ def open_texts(name: str, where: str) -> np.ndarray:
             f"{where}: {name} is {array.dtype} {array.shape}, expected one text or "
             "whole number per row"
         )
-    return array.astype(str)
+    return np.asarray(array).astype(str)
+
+
+def files_of(name: str) -> list[str]:
+    """The files that a name as of `open_table` stands for."""
+    path, _ = _split(name, "")
+    return sorted(glob.glob(str(path))) if path.suffix == ".tar" else [str(path)]
 
 
 def _split(name, where):
-    match = re.fullmatch(r"(.+\.(?:npz|parquet)):(.+)", str(name))
+    match = re.fullmatch(r"(.+\.(?:npz|parquet|h5|hdf5|tar)):(.+)", str(name))
     path = pathlib.Path(match[1] if match else name)
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{where}: {name!r}: expected one of {', '.join(SUFFIXES)}")
@@ -106,6 +150,58 @@ def _pick(member, names, path, where):
 def _read_npz(path, member, where):
     with np.load(path) as arrays:
         return arrays[_pick(member, list(arrays), path, where)]
+
+
+def _open_hdf5(path, member, where):
+    try:
+        import h5py
+    except ImportError:
+        raise UsageError(f"{where}: reading {path} needs pip install h5py") from None
+    names: list[str] = []
+    file = h5py.File(path, "r")  # stays open as long as its rows are wanted
+    kind = h5py.Dataset
+    file.visititems(lambda n, item: names.append(n) if isinstance(item, kind) else None)
+    dataset = file[_pick(member.lstrip("/"), names, path, where)]
+    if h5py.check_string_dtype(dataset.dtype):
+        return dataset.asstr()[()].astype(str)
+    return HDF5Rows(dataset) if dataset.ndim else dataset[()]
+
+
+def _read_tars(path, member, where):
+    """Rows of all shards, in the order of their names."""
+    shards = sorted(glob.glob(str(path)))
+    if not shards:
+        raise FileNotFoundError(f"{where}: no file is called {str(path)!r}")
+    keys, rows, names = [], [], set()
+    member = member.removesuffix(".npy")
+    for shard in shards:
+        try:
+            with tarfile.open(shard) as tar:
+                for entry in tar:
+                    key, _, name = entry.name.rpartition("/")[2].partition(".")
+                    if not entry.isfile() or not name.endswith(".npy"):
+                        continue
+                    name = name.removesuffix(".npy")
+                    names.add(name)
+                    if name == member or (member == KEY and key not in keys[-1:]):
+                        keys.append(key)
+                    if name == member:
+                        data = tar.extractfile(entry)
+                        assert data is not None  # of a plain file it is not
+                        rows.append(np.load(io.BytesIO(data.read())))
+        except (tarfile.TarError, *files.NUMPY_DAMAGE) as error:
+            raise UsageError(f"{where}: {shard} cannot be read: {error}") from error
+    if member != KEY and not rows:
+        _pick(member, [*sorted(names), KEY], path, where)
+    if member == KEY:
+        return np.array(keys)
+    if len({row.shape for row in rows}) > 1:
+        other = next(i for i, row in enumerate(rows) if row.shape != rows[0].shape)
+        raise UsageError(
+            f"{where}: {path}:{member} has rows of other shapes: {keys[0]!r} "
+            f"{rows[0].shape}, {keys[other]!r} {rows[other].shape}"
+        )
+    return np.stack(rows)
 
 
 def _read_parquet(path, member, where):

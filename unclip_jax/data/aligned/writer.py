@@ -26,6 +26,7 @@ from unclip_jax import config as config_lib
 from unclip_jax import files
 from unclip_jax.data.aligned.alignment import Alignment, Column, chunks
 from unclip_jax.data.aligned.config import AlignConfig
+from unclip_jax.data.aligned.tables import files_of
 
 FORMAT, VERSION = "unclip_jax-arrays", 1
 MANIFEST, STATISTICS, KEYS, TARGET = "manifest.json", "statistics.npz", "keys", "target"
@@ -228,9 +229,9 @@ def _sources(config) -> dict[str, list[int]]:
         names += [options.path, options.keys, options.mask]
     found = {}
     for name in filter(None, names):
-        path = name if os.path.isfile(name) else name.rpartition(":")[0]
-        stat = os.stat(path)
-        found[path] = [stat.st_size, stat.st_mtime_ns]
+        for path in files_of(name):
+            stat = os.stat(path)
+            found[path] = [stat.st_size, stat.st_mtime_ns]
     return found
 
 
