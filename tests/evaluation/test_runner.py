@@ -9,12 +9,13 @@ import safetensors.numpy
 
 from unclip_jax.evaluation.config import make_metrics, read_config
 from unclip_jax.evaluation.generate import generate
-from unclip_jax.evaluation.report import html
+from unclip_jax.evaluation.report import extremes, html
 from unclip_jax.evaluation.runner import evaluate
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.images import read_metadata
 
 FILES = {"results.json", "pictures.jsonl", "samples.png", "report.html"}
+FILES |= {"best_and_worst.html"}
 
 
 def run(config, workdir, model, fingerprint="m1"):
@@ -65,7 +66,16 @@ def test_results_say_what_was_drawn(config, make_model, tmp_path):
     assert rows[1]["results"]["icons/all"] == 1
     page = (tmp_path / "report.html").read_text()
     assert page.count("<figure>") == 8 and rows[0]["caption"] in page
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from outside
+    links = re.findall(r'(?:src|href)="(?!data:)([^"]*)', page)  # nothing from outside
+    single = [*rows[0]["results"]]
+    assert links == [f"best_and_worst.html#{name}" for name in scores if name in single]
+    ends = (tmp_path / "best_and_worst.html").read_text()
+    assert all(f'<h2 id="{name}">' in ends for name in single)
+    assert {"clip_score", "r_precision", "icons/all"} <= {*single}
+    # two checks that every picture passes
+    assert ends.count("<p>1 for every picture.</p>") == 2
+    assert ends.count("<figure>") == 2 * 6 * (len(single) - 2)
+    assert re.findall(r'(?:src|href)="(?!data:)([^"]*)', ends) == ["report.html"]
     assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
     for name in scores:
         assert name in text and name in page
@@ -204,3 +214,23 @@ def test_every_registered_metric_runs(config, make_model, inception, tmp_path):
         for q in metric.quantities
     }
     assert set(results["scores"]) == want
+
+
+def test_the_ends_of_scores():
+    assert extremes.ends([0.3, 0.1, 0.9, 0.1, 0.9], 2) == ([2, 4], [1, 3])
+    assert extremes.ends([1.0, 0.0, 1.0], 6) == ([0], [1])
+    assert extremes.ends([1.0, 0.0, 1.0, 1.0], 2) == ([0, 2], [1])
+    assert extremes.ends([1.0, 1.0], 2) == ([], [])
+
+
+def test_where_less_is_better_the_least_comes_first():
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    rows = [{"caption": f"caption {i}"} for i in range(4)]
+    scores = {"a": {"better": "lower"}, "b": {"better": ""}}
+    values = {"a": [4.0, 1.5, 3.0, 2.0], "b": [4.0, 1.5, 3.0, 2.0]}
+    page = extremes.page(scores, values, rows, pixels, count=1)
+    shown = re.findall(r"<h[23][^>]*>([^<]*)|<figcaption>([^<]*)|<span>([^<]*)", page)
+    assert ["".join(found) for found in shown] == [
+        *("a", "Best", "caption 1", "a 1.5", "Worst", "caption 0", "a 4"),
+        *("b", "Highest", "caption 0", "b 4", "Lowest", "caption 1", "b 1.5"),
+    ]

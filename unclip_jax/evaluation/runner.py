@@ -10,7 +10,8 @@ In the work folder appear
   results.csv        the numbers alone.
   pictures.jsonl     one line per image: caption, attributes, per-image results.
   samples.png        the first images beside the true ones, with their captions.
-  report.html        all of it on one page that needs nothing else.
+  report.html        all of it on one page;
+  best_and_worst.html  the images that each score puts highest and lowest.
   sweep.*            the curve over options of generation, when config.sweep asks.
 """
 

@@ -24,6 +24,19 @@ HESSEL_PREFIX = "A photo depicts "
 def clip_score(image, text, convention="cosine"):
     """CLIP score of paired CLIP features image (N, D) and text (N, D): a float.
 
+    Raises what `clip_scores` does.
+    """
+    score = float(clip_scores(image, text, convention).mean())
+    return max(score, 0.0) if convention == "torchmetrics" else score
+
+
+def clip_scores(image, text, convention="cosine"):
+    """What each pair adds to the mean of a CLIP score: float64 (N,).
+
+    Args:
+      image, text: paired CLIP features (N, D).
+      convention: one of CONVENTIONS; torchmetrics clamps the mean, not these.
+
     Raises:
       UsageError: unknown convention, unpaired shapes, NaN features.
     """
@@ -35,10 +48,8 @@ def clip_score(image, text, convention="cosine"):
     same_rows(image, text)
     cosine = paired_cosine(image, text)
     if convention == "hessel":
-        return float(2.5 * np.maximum(cosine, 0.0).mean())
-    if convention == "torchmetrics":
-        return float(max(100.0 * cosine.mean(), 0.0))
-    return float(cosine.mean())
+        return 2.5 * np.maximum(cosine, 0.0)
+    return 100.0 * cosine if convention == "torchmetrics" else cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,4 +72,6 @@ class ClipScore(Metric):
         prefix = HESSEL_PREFIX if self.convention == "hessel" else ""
         image = samples.image_features(self.features)
         text = samples.text_features(self.features, prefix)
-        return {"": clip_score(image, text, self.convention)}
+        if self.convention == "torchmetrics":  # of all, not of each
+            return {"": clip_score(image, text, self.convention)}
+        return {"": clip_scores(image, text, self.convention)}

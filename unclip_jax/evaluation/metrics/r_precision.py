@@ -15,8 +15,13 @@ from unclip_jax.evaluation.metrics.checks import as_features, same_rows, unit_ro
 from unclip_jax.evaluation.metrics.ranking import hit_rate_at
 
 
-def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
-    """Fraction of images whose own caption is among the k best of `pool`.
+def r_precision(image, text, **options):
+    """Fraction of images whose own caption is among the k best; see `find_captions`."""
+    return float(find_captions(image, text, **options).mean())
+
+
+def find_captions(image, text, pool=100, k=1, seed=0, groups=None):
+    """Whether each image's own caption is among the k best of `pool`: (N,), 0 to 1.
 
     Args:
       image, text: paired CLIP features (N, D).
@@ -50,12 +55,12 @@ def r_precision(image, text, pool=100, k=1, seed=0, groups=None):
         draw = np.random.default_rng((seed, i)).choice(others, pool - 1, replace=False)
         scores = text[np.append(draw, i)] @ image[i]
         hits[i] = hit_rate_at(scores[-1:], scores[None], k)[0]
-    return float(hits.mean())
+    return hits
 
 
 @dataclasses.dataclass(frozen=True)
 class RPrecision(Metric):
-    """How often CLIP finds the caption of an image; see `r_precision`."""
+    """How often CLIP finds the caption of an image; see `find_captions`."""
 
     pool: int = 100
     k: int = 1
@@ -79,4 +84,4 @@ class RPrecision(Metric):
         image = samples.image_features(self.features)
         text = samples.text_features(self.features)
         groups = samples.caption_groups
-        return {"": r_precision(image, text, self.pool, self.k, self.seed, groups)}
+        return {"": find_captions(image, text, self.pool, self.k, self.seed, groups)}

@@ -14,44 +14,48 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unclip_jax.grids import FONT_SIZE, GAP, caption_grid
 
+REPORT, EXTREMES = "report.html", "best_and_worst.html"
+
+STYLE = """body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 1080px; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td:not(:last-child) { white-space: nowrap; }
+td.value { font-weight: 600; }
+@media (max-width: 640px) {  /* a metric is a block: its numbers, then what it says */
+  tr:first-child { display: none; }
+  tr { display: flex; flex-wrap: wrap; gap: 0 1em; padding: .6em 0;
+    border-bottom: 1px solid #ddd; }
+  td { padding: 0; border: 0; }
+  td:first-child { font-weight: 600; }
+  td:first-child, td:last-child { flex-basis: 100%; }
+  td[data-name]::before { content: attr(data-name) " "; color: #555;
+    font-weight: 400; }
+  td:empty { display: none; }
+}
+summary { cursor: pointer; font-size: 1.2em; font-weight: 600; margin: 1em 0; }
+.curves { display: flex; flex-wrap: wrap; gap: 18px; }
+.curves figure { flex: 1 1 400px; }
+.curves svg { width: 100%; height: auto; }
+.grid { display: grid; gap: 18px;
+  grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
+figure { margin: 0; }
+img { width: 104px; height: 104px; image-rendering: pixelated;
+  outline: 1px solid #ccc; margin-right: 4px; }
+figcaption { line-height: 1.3; }
+.checks { font-size: 13px; color: #555; }
+.ok { color: #17722b; } .no { color: #b3261e; }
+.note { background: #fff6dc; padding: .4em .8em; }
+pre { background: #f4f4f4; padding: .8em; overflow: auto; font-size: 12px; }
+"""
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>unclip_jax evaluation</title>
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 1080px; margin: 2em auto; padding: 0 1em; }}
-table {{ border-collapse: collapse; margin: 1em 0; }}
-th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
-th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
-td:not(:last-child) {{ white-space: nowrap; }}
-td.value {{ font-weight: 600; }}
-@media (max-width: 640px) {{  /* a metric is a block: its numbers, then what it says */
-  tr:first-child {{ display: none; }}
-  tr {{ display: flex; flex-wrap: wrap; gap: 0 1em; padding: .6em 0;
-    border-bottom: 1px solid #ddd; }}
-  td {{ padding: 0; border: 0; }}
-  td:first-child {{ font-weight: 600; }}
-  td:first-child, td:last-child {{ flex-basis: 100%; }}
-  td[data-name]::before {{ content: attr(data-name) " "; color: #555;
-    font-weight: 400; }}
-  td:empty {{ display: none; }}
-}}
-summary {{ cursor: pointer; font-size: 1.2em; font-weight: 600; margin: 1em 0; }}
-.curves {{ display: flex; flex-wrap: wrap; gap: 18px; }}
-.curves figure {{ flex: 1 1 400px; }}
-.curves svg {{ width: 100%; height: auto; }}
-.grid {{ display: grid; gap: 18px;
-  grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }}
-figure {{ margin: 0; }}
-img {{ width: 104px; height: 104px; image-rendering: pixelated;
-  outline: 1px solid #ccc; margin-right: 4px; }}
-figcaption {{ line-height: 1.3; }}
-.checks {{ font-size: 13px; color: #555; }}
-.ok {{ color: #17722b; }} .no {{ color: #b3261e; }}
-.note {{ background: #fff6dc; padding: .4em .8em; }}
-pre {{ background: #f4f4f4; padding: .8em; overflow: auto; font-size: 12px; }}
-</style></head><body>
+{style}</style></head><body>
 <h1>Evaluation</h1>
 <p>{summary}</p>
 <table>{table}
@@ -113,7 +117,31 @@ def table(results):
     return "\n".join(out)
 
 
-def html(results, rows, generated, true, curves=()):
+def figure(row, generated, true=None):
+    """A picture, and the true one beside it, with what single pictures are scored.
+
+    Args:
+      row: "caption", "results": {check: 0 or 1, or a score}.
+      generated, true: uint8 (H, W, 3).
+    """
+    caption = html_lib.escape(row["caption"])
+    marks = []
+    for name, value in row["results"].items():
+        text, kind = f"{_short(name)} {value:.3g}", ""
+        if value in (0, 1):  # a check
+            kind = ' class="ok"' if value else ' class="no"'
+            text = f"{'✓' if value else '✗'} {_short(name)}"
+        marks.append(f"<span{kind}>{html_lib.escape(text)}</span>")
+    sides = [("generated", generated), *([] if true is None else [("true", true)])]
+    images = "".join(
+        f'<img src="{_data_uri(image)}" alt="{side}: {caption}">'
+        for side, image in sides
+    )
+    checks = f'<div class="checks">{", ".join(marks)}</div>'
+    return f"<figure>{images}<figcaption>{caption}{checks}</figcaption></figure>"
+
+
+def html(results, rows, generated, true, curves=(), extremes=()):
     """One HTML page with pictures embedded: str.
 
     Args:
@@ -121,29 +149,18 @@ def html(results, rows, generated, true, curves=()):
       rows: one dict per shown picture ("caption", "results": {check: 0 or 1}).
       generated, true: uint8 (len(rows), H, W, 3); true may be None.
       curves: [(svg, what it says)] of a sweep.
+      extremes: names of the scores that EXTREMES has a section for.
     """
     escape = html_lib.escape
     provenance = results["provenance"]
-    lines = _table_html(results["scores"], generated_here="model" in provenance)
-    figures = []
-    for i, row in enumerate(rows):
-        checks = ", ".join(
-            f'<span class="{"ok" if ok else "no"}">{"✓" if ok else "✗"} '
-            f"{escape(_short(name))}</span>"
-            for name, ok in row["results"].items()
-        )
-        caption = escape(row["caption"])
-        real = ""
-        if true is not None:
-            real = f'<img src="{_data_uri(true[i])}" alt="true: {caption}">'
-        figures.append(
-            f'<figure><img src="{_data_uri(generated[i])}" alt="generated: {caption}">'
-            f"{real}"
-            f'<figcaption>{caption}<div class="checks">{checks}</div>'
-            "</figcaption></figure>"
-        )
+    lines = _table_html(results["scores"], "model" in provenance, extremes)
+    figures = [
+        figure(row, generated[i], None if true is None else true[i])
+        for i, row in enumerate(rows)
+    ]
     has_captions = true is not None
     return _PAGE.format(
+        style=STYLE,
         summary=escape(_summary(provenance)),
         table="\n".join(lines),
         legend=_LEGEND if has_captions else "",
@@ -179,7 +196,7 @@ def _summary(provenance):
     return f"{text}, {date}"
 
 
-def _table_html(scores, generated_here):
+def _table_html(scores, generated_here, extremes):
     """The rows of the table; columns in which no score has a value are left out."""
     columns = {
         "value": "generated" if generated_here else "value",
@@ -196,7 +213,10 @@ def _table_html(scores, generated_here):
     names = ("metric", *columns.values(), "what it says")
     yield f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     for name, score in scores.items():
-        cells = [f"<td>{html_lib.escape(name)}</td>"]
+        title = html_lib.escape(name)
+        if name in extremes:
+            title = f'<a href="{EXTREMES}#{title}">{title}</a>'
+        cells = [f"<td>{title}</td>"]
         for key, title in columns.items():
             text = score[key] or ""
             if key != "better":

@@ -21,7 +21,7 @@ from unclip_jax.evaluation.features.gaussian import GaussianStatistics
 from unclip_jax.evaluation.image_sets import Images
 from unclip_jax.evaluation.inputs import Examples
 from unclip_jax.evaluation.metrics import Metric
-from unclip_jax.evaluation.report import html
+from unclip_jax.evaluation.report import extremes, html
 from unclip_jax.evaluation.scoring import Score
 from unclip_jax.files import atomic_write
 from unclip_jax.versions import versions
@@ -110,7 +110,9 @@ def write(
     options: ReportConfig,
     curves: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes results.json, results.csv, pictures.jsonl, samples.png and report.html.
+    """Writes results.json, results.csv, pictures.jsonl, samples.png, report.html.
+
+    And best_and_worst.html, where single images have scores.
 
     Args:
       workdir: where they go.
@@ -134,7 +136,12 @@ def write(
     lines = "".join(json.dumps(r) + "\n" for r in rows)
     atomic_write(workdir / "pictures.jsonl", lines)
     atomic_write(workdir / "samples.png", html.samples_png(*shown, options.columns))
-    atomic_write(workdir / "report.html", html.html(results, *shown, curves))
+    page = html.html(results, *shown, curves, per_image.keys())
+    atomic_write(workdir / html.REPORT, page)
+    if per_image:
+        true = examples and examples.images
+        page = extremes.page(results["scores"], per_image, rows, images, true)
+        atomic_write(workdir / html.EXTREMES, page)
     columns = ("value", "stderr", "true_pictures", "chance", "better")
     scores = results["scores"].items()
     table = [{"metric": n, **{c: s[c] for c in columns}} for n, s in scores]
