@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.random_params import random_variables
+from unclip_jax.models import layers
 from unclip_jax.models.unet import UNet
 from unclip_jax.parallel.mesh import make_mesh
 
@@ -106,3 +107,33 @@ def test_every_kernel_is_gathered_and_every_device_keeps_its_rows():
     with jax.set_mesh(make_mesh(data=2, fsdp=4)):
         assert constraints(16) == 3 * kernels
         assert constraints(15) == kernels  # which do not divide
+
+
+def test_what_pixels_refine_by_torchs_convolutions():
+    """Added to what the same UNet predicts without; nothing at initialization."""
+    torch = pytest.importorskip("torch")
+    fields = {**FIELDS, "attention_resolutions": (), "patch_size": 4}
+    plain, refined = UNet(**fields), UNet(**fields, refine_channels=5)
+    x, t = normal(2, 8, 8, 3), jnp.array([5, 900])
+    zeros = jax.jit(refined.init)(jax.random.key(0), x, t)["params"]["refine_2"]
+    assert not np.any(zeros["kernel"]) and not np.any(zeros["bias"])
+    variables = random_variables(refined, x, t)
+    params = variables["params"]
+    rest = {k: v for k, v in params.items() if not k.startswith("refine")}
+    y = plain.apply({"params": rest}, x, t)
+
+    def conv(h, name):
+        kernel = torch.tensor(np.asarray(params[name]["kernel"])).permute(3, 2, 0, 1)
+        bias = torch.tensor(np.asarray(params[name]["bias"]))
+        return torch.nn.functional.conv2d(h, kernel, bias, padding=1)
+
+    time = layers.timestep_embedding(t, fields["channels"])
+    for name in ("time_1", "time_2", "refine_time"):
+        time = time @ params[name]["kernel"] + params[name]["bias"]
+        time = time * jax.nn.sigmoid(time) if name != "refine_time" else time
+    h = torch.tensor(np.concatenate([x, y], axis=-1)).permute(0, 3, 1, 2)
+    shift = torch.tensor(np.asarray(time))[:, :, None, None]
+    silu = torch.nn.functional.silu
+    h = conv(silu(conv(silu(conv(h, "refine_0") + shift), "refine_1")), "refine_2")
+    want = np.asarray(y) + h.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(refined.apply(variables, x, t), want, atol=2e-5)

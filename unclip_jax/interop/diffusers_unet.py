@@ -168,14 +168,15 @@ def their_settings(fields: Mapping[str, Any], in_channels: int) -> dict[str, Any
 
     Raises UsageError when their classes cannot hold it.
     """
-    for name, found in {
-        "patch_size": fields.get("patch_size", 1),
-        "channel_mult[0]": fields["channel_mult"][0],
-    }.items():
-        if found != 1:
+    for name, found, theirs in (
+        ("patch_size", fields.get("patch_size", 1), 1),
+        ("refine_channels", fields.get("refine_channels", 0), 0),
+        ("channel_mult[0]", fields["channel_mult"][0], 1),
+    ):
+        if found != theirs:
             raise UsageError(
-                f"diffusers' UNets have {name} 1; this one has {name} {found}: keep it "
-                "in the native format"
+                f"diffusers' UNets have {name} {theirs}; this one has {name} {found}: "
+                "keep it in the native format"
             )
     depths = fields["num_res_blocks"]
     down, up = _block_types(attention_levels(fields))

@@ -270,6 +270,7 @@ class UNetDecoder(Decoder, kw_only=True):
     attention_resolutions: tuple[int, ...]
     head_channels: int = 64
     patch_size: int = 1
+    refine_channels: int = 0
     scale_shift: bool = True
     norm_groups: int = 32
 
@@ -285,6 +286,7 @@ class UNetDecoder(Decoder, kw_only=True):
             attention_resolutions=self.attention_resolutions,
             head_channels=self.head_channels,
             patch_size=self.patch_size,
+            refine_channels=self.refine_channels,
             scale_shift=self.scale_shift,
             dropout=self.dropout,
             norm_groups=self.norm_groups,

@@ -93,19 +93,33 @@ def test_a_shifted_glyph_is_still_found(drawn):
     assert rates(moved, wanted, palette, masks)["glyph_top1"] >= 0.9
 
 
-def test_scaled_and_shifted_glyphs_are_found_with_their_alternatives():
-    source = Icons(split="train", image_size=32, nouns=24, jitter=0.3)
+def test_scaled_mirrored_and_shifted_glyphs_are_found_with_their_alternatives():
+    source = Icons(split="train", image_size=48, nouns=24, jitter=0.3, mirrored=True)
     names, nouns = list(source.colours), source.nouns
     examples = [source[i] for i in range(120)]
     images = np.stack([e["image"] for e in examples])
     palette = np.array([source.colours[name] for name in names])
-    masks, reach = icons.jittered(
-        np.stack([source.mask(noun) for noun in nouns]), source.jitter
-    )
-    assert reach == 5 and icons.jittered(masks[:, 0], 0.0)[1] == 0
-    readings = icons.read_icons(images, palette, masks, max_shift=reach)
+    masks = np.stack([source.mask(noun) for noun in nouns])
+    assert icons.placed(masks, 0.0).shape == (24, 1, 48, 48)
+    many = icons.placed(masks, source.jitter, source.mirrored)
+    assert many.shape == (24, 5 * 2, 48, 48)
     wanted = np.array([nouns.index(e["noun"]) for e in examples])
-    assert (readings.glyphs[:, 0] == wanted).mean() >= 0.97
+
+    def found(masks, **options):
+        readings = icons.read_icons(images, palette, masks, max_shift=1, **options)
+        return (readings.glyphs[:, 0] == wanted).mean()
+
+    assert found(many, centred=True) >= 0.97
+    assert found(masks) < 0.7 < found(icons.placed(masks, 0.3), centred=True) < 0.9
+
+
+def test_the_noise_of_a_background_is_its_deviation_whatever_the_glyph():
+    random = np.random.default_rng(0)
+    images = np.full((3, 64, 64, 3), (200, 100, 50), np.float64)
+    images[1] += random.normal(scale=6.0, size=(64, 64, 3))
+    images[2, :, :20] = 0  # a glyph on 82 of the ring's 252 pixels
+    noise = icons.background_noise(images)
+    np.testing.assert_allclose(noise, [0, 6, 0], atol=1.0)
 
 
 def test_an_empty_picture_has_no_glyph(drawn):

@@ -12,6 +12,8 @@ answer:
                the resulting soft mask is correlated (zero mean, unit norm, small
                shifts allowed) with the masks of the whole vocabulary.  Since both
                colours are the measured ones, a wrong colour does not cost the shape.
+               Where the source varies place, size or direction, masks of several are
+               tried, with their centre of mass on the image's.
 """
 
 import dataclasses
@@ -50,7 +52,7 @@ def join_readings(parts):
     return Readings(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
-def read_icons(images, palette, masks, max_shift=2, top=5):
+def read_icons(images, palette, masks, max_shift=2, top=5, centred=False):
     """Read background, glyph colour and glyph from images of icons.
 
     Args:
@@ -60,6 +62,7 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
         alternatives of one glyph (e.g. sizes) may be given as (V, A, H, W).
       max_shift: pixels a glyph may be off its mask's place, in x and in y.
       top: how many glyphs to name.
+      centred: whether the masks are `placed`: the glyph may be anywhere.
 
     Returns:
       Readings.
@@ -84,6 +87,8 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
     glyph, seen = glyph_rgb(pixels, back)
     glyph_colour = np.where(seen, nearest_colour(glyph, palette), NONE)
     soft = soft_masks(pixels, back, glyph)
+    if centred:
+        soft = np.stack([centre(mask) for mask in soft])
     glyphs = rank_glyphs(soft, masks, max_shift, top)
     return Readings(
         background=nearest_colour(back, palette),
@@ -92,25 +97,51 @@ def read_icons(images, palette, masks, max_shift=2, top=5):
     )
 
 
-def jittered(masks, jitter):
-    """Alternatives of masks (V, H, W) for glyphs scaled by [1 - jitter, 1].
+def placed(masks, jitter, mirrored=False):
+    """Alternatives of masks (V, H, W) for glyphs of any place and size.
+
+    Args:
+      masks: of the centred glyphs.
+      jitter: sizes are [1 - jitter, 1] of the mask's.
+      mirrored: whether they may be mirrored, left to right.
 
     Returns:
-      (masks (V, A, H, W), how many pixels such glyphs may be off the centre).
+      (V, A, H, W) float32: sizes less than 8% apart, with the centre of mass in the
+      middle.
     """
-    if not jitter:
-        return masks[:, None], 0
-    height, width = masks.shape[1:]
+    masks = np.asarray(masks, np.float32)
     scales = np.linspace(1.0, 1.0 - jitter, 1 + int(np.ceil(jitter / 0.08)))
-    out = np.zeros((len(masks), len(scales), height, width), np.float32)
-    for a, scale in enumerate(scales):
-        h, w = round(height * scale), round(width * scale)
-        top, left = (height - h) // 2, (width - w) // 2
-        for v, mask in enumerate(masks):
-            full = Image.fromarray(np.asarray(mask, np.float32))
-            small = full.resize((w, h), Image.Resampling.BICUBIC)
-            out[v, a, top : top + h, left : left + w] = np.asarray(small)
-    return out, int(np.ceil(jitter * max(height, width) / 2))
+    alternatives = [[_shrink(mask, scale) for scale in scales] for mask in masks]
+    if mirrored:
+        alternatives = [[*a, *(mask[:, ::-1] for mask in a)] for a in alternatives]
+    return np.array([[centre(mask) for mask in a] for a in alternatives])
+
+
+def _shrink(mask, scale):
+    """A mask (H, W), smaller about its middle."""
+    height, width = mask.shape
+    h, w = round(height * scale), round(width * scale)
+    top, left = (height - h) // 2, (width - w) // 2
+    small = Image.fromarray(mask).resize((w, h), Image.Resampling.BICUBIC)
+    out = np.zeros_like(mask)
+    out[top : top + h, left : left + w] = np.asarray(small)
+    return out
+
+
+def centre(mask):
+    """A mask (H, W) moved by whole pixels until its centre of mass is in the middle.
+
+    What is below half of its peak does not count, noise for instance.
+    """
+    seen = np.where(mask > 0.5 * mask.max(), mask, 0)
+    total = seen.sum()
+    if not total:
+        return mask
+    height, width = mask.shape
+    y = (seen.sum(axis=1) @ np.arange(height)) / total
+    x = (seen.sum(axis=0) @ np.arange(width)) / total
+    shift = round((height - 1) / 2 - y), round((width - 1) / 2 - x)
+    return np.roll(mask, shift, axis=(0, 1))
 
 
 def check_icons(readings, background, glyph_colour, glyph):
@@ -137,10 +168,26 @@ def check_icons(readings, background, glyph_colour, glyph):
 
 def background_rgb(pixels):
     """Median of the outermost ring of pixels (N, H, W, 3): float64 (N, 3)."""
-    ring = np.concatenate(
+    return np.median(_ring(pixels), axis=1)
+
+
+def background_noise(images):
+    """How far the outermost ring of images (N, H, W, 3) is from one colour: (N,).
+
+    In grey levels, 0 for a plain background: 1.4826 times the median distance from the
+    median, the standard deviation if it were normal, and the mean of the three
+    channels. A glyph that touches less than half of the ring does not count.
+    """
+    ring = _ring(np.asarray(images, np.float64))
+    distance = np.abs(ring - np.median(ring, axis=1, keepdims=True))
+    return 1.4826 * np.median(distance, axis=1).mean(axis=1)
+
+
+def _ring(pixels):
+    """The outermost pixels of (N, H, W, C): (N, 2 (H + W) - 4, C)."""
+    return np.concatenate(
         [pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]], axis=1
     )
-    return np.median(ring, axis=1)
 
 
 def glyph_rgb(pixels, back):
@@ -219,6 +266,9 @@ class Icons(Metric):
             "the named glyph is among the five most alike", percent=True
         ),
         "all": Quantity("background, colour and glyph all right", percent=True),
+        "noise": Quantity(
+            "grey levels by which the background is not one colour", better="lower"
+        ),
     }
 
     def __call__(self, samples):
@@ -230,19 +280,30 @@ class Icons(Metric):
         def read():
             palette = np.array([source.colours[name] for name in names])
             masks = np.stack([source.mask(noun) for noun in nouns])
-            masks, reach = jittered(masks, getattr(source, "jitter", 0.0))
-            shift = self.max_shift + reach
+            jitter = getattr(source, "jitter", 0.0)
+            mirrored = getattr(source, "mirrored", False)
+            varied = bool(jitter or mirrored)
+            if varied:
+                masks = placed(masks, jitter, mirrored)
             pieces = samples.images.pieces(0, len(samples), most=512)
-            return join_readings(
-                [read_icons(images, palette, masks, shift) for images in pieces]
-            )
+            read = [
+                (
+                    read_icons(images, palette, masks, self.max_shift, centred=varied),
+                    background_noise(images),
+                )
+                for images in pieces
+            ]
+            readings, noise = zip(*read, strict=True)
+            return join_readings(readings), np.concatenate(noise)
 
         def targets(attribute, known):
             return [known.index(example[attribute]) for example in samples.rows]
 
-        return check_icons(
-            samples.cached(("icons", self.max_shift), read),
+        readings, noise = samples.cached(("icons", self.max_shift), read)
+        checks = check_icons(
+            readings,
             background=targets("background", names),
             glyph_colour=targets("colour", names),
             glyph=targets("noun", nouns),
         )
+        return checks | {"noise": noise}
