@@ -50,6 +50,8 @@ def test_mistakes_are_refused(capsys, monkeypatch):
     code, output = run(capsys, "smaple")
     assert code == 2 and "did you mean 'sample'" in output.err
     assert run(capsys)[0] == 2
+    code, output = run(capsys, "--version")
+    assert code == 0 and output.out == f"unclip_jax {unclip_jax.__version__}\n"
     code, output = run(capsys, "sample", "--model=nowhere", "--otu=x.png")
     assert code == 2 and "otu" in output.err
 

@@ -10,6 +10,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+import unclip_jax
+
 COMMANDS = {
     "Data and training": ("init", "embed", "align", "train", "report", "plan"),
     "Sampling": ("sample", "sample_embeddings", "app", "estimate_variance"),
@@ -20,7 +22,8 @@ USAGE = """usage: unclip COMMAND [--flags]
 
 {commands}
 
-`unclip COMMAND --help` lists the flags of a command."""
+`unclip COMMAND --help` lists the flags of a command, `unclip --version` says which
+this is."""
 
 
 def summary(command: str) -> str:
@@ -53,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(usage())
         sys.exit(0 if len(argv) > 1 else 2)
     command = argv[1]
+    if command in ("--version", "version"):
+        print(f"unclip_jax {unclip_jax.__version__}")
+        sys.exit(0)
     if command not in names:
         near = difflib.get_close_matches(command, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

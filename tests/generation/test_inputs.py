@@ -9,7 +9,8 @@ from PIL import Image
 
 from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
-from unclip_jax.generation import UnCLIP
+from unclip_jax.errors import UsageError
+from unclip_jax.generation import UnCLIP, checks
 from unclip_jax.generation.cli import command
 from unclip_jax.generation.loading import Stack
 from unclip_jax.images import read_image, read_metadata
@@ -189,3 +190,31 @@ def test_impossible_values_are_refused(run, tmp_path, capsys, flags, message):
     out = tmp_path / "out.png"
     assert run("--prompt=a heart", f"--out={out}", *flags) == 2
     assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_names_of_other_libraries_are_answered_with_ours(model, images):
+    for name, meant in {
+        "guidance_scale": "'prior_guidance' or 'decoder_guidance'?",
+        "num_inference_steps": "'prior_steps' or 'decoder_steps' or",
+        "decoder_stpes": "'decoder_steps'",
+    }.items():
+        with pytest.raises(TypeError, match=f"'{name}': did you mean {meant}"):
+            model.text2image("a heart", **{name: 3})
+    with pytest.raises(TypeError, match="'decoder_guidance': did you mean 'guidance'"):
+        model.variations(images[:1], decoder_guidance=3)
+    with pytest.raises(TypeError, match="'count': the options are guidance, steps,"):
+        model.interpolate(images[:1], images[:1], count=3)
+
+
+def test_images_may_be_pillow_s_or_files(images, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(path)
+    transparent = Image.fromarray(images[0]).convert("RGBA")
+    for given in (images[0], Image.fromarray(images[0]), transparent, path, str(path)):
+        for values in (given, [given]):
+            (read,) = checks.image_list(values)
+            np.testing.assert_array_equal(read, images[0])
+    with pytest.raises(FileNotFoundError):
+        checks.image_list("nowhere.png")
+    with pytest.raises(UsageError, match="an image of Pillow's or the name of a file"):
+        checks.image_list([images[0] / 255])

@@ -31,6 +31,9 @@ def test_parts_can_be_left_out(folder):
     clip = UnCLIP.load(folder, parts=("clip",), batch_size=8)
     assert list(clip.stack.parts) == ["clip"]
     assert clip.encode_text(["a cat"]).shape == (1, 8)
+    assert list(UnCLIP.load(folder, parts="clip").stack.parts) == ["clip"]
+    with pytest.raises(ValueError, match="parts: 'klip' is none of clip, prior,"):
+        UnCLIP.load(folder, parts=("klip",))
 
 
 def test_bfloat16(folder):

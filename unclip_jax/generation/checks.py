@@ -1,14 +1,17 @@
 """What callers may hand to UnCLIP; each check says what was wrong with it."""
 
 import math
+import os
 from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unclip_jax.diffusion import samplers, schedule
 from unclip_jax.diffusion.process import from_uint8
 from unclip_jax.errors import UsageError
+from unclip_jax.images import read_image, to_rgb
 
 PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -16,7 +19,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def prompts(values: str | Sequence[str]) -> list[str]:
     """The prompts as a list; a single string is a list of one."""
-    values = [values] if isinstance(values, str) else list(values)
+    values = [values] if isinstance(values, str) else list(values or ())
     if not values:
         raise UsageError("no prompts: give at least one")
     for i, value in enumerate(values):
@@ -53,20 +56,32 @@ def images(values, size: int, what: str) -> np.ndarray:
 
 
 def image_list(values) -> list[np.ndarray]:
-    """uint8 (H, W, 3) each, of any sizes, at least one; one alone is a list of one."""
-    if isinstance(values, np.ndarray) and values.ndim == 3:
+    """uint8 (H, W, 3) each, of any sizes, at least one; one alone is a list of one.
+
+    Images of Pillow's and names of files do as well.
+    """
+    is_array = isinstance(values, np.ndarray) and values.ndim == 3
+    if is_array or isinstance(values, str | os.PathLike | Image.Image):
         values = [values]
-    values = [np.asarray(value) for value in values]
+    values = [_pixels(value) for value in values]
     if not values:
         raise UsageError("no images: give at least one")
     for i, value in enumerate(values):
         shaped = value.ndim == 3 and value.shape[2] == 3 and value.size
         if value.dtype != np.uint8 or not shaped:
             raise UsageError(
-                f"image {i} must be uint8 (H, W, 3), got {value.dtype} {value.shape}; "
-                "unclip_jax.images.read_image reads a file as that"
+                f"image {i} must be uint8 (H, W, 3), an image of Pillow's or the name "
+                f"of a file, got {value.dtype} {value.shape}"
             )
     return values
+
+
+def _pixels(image) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = to_rgb(image)
+    return np.asarray(image)
 
 
 def noise(values, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ from unclip_jax.generation.options import (
     UpsamplerOptions,
     build,
     defaults,
+    make,
     takes,
 )
 from unclip_jax.generation.pipeline import Pipeline
@@ -227,7 +228,7 @@ class Core:
             instead of drawing new ones; the more the larger `strength`, in (0, 1].
           others: as for text2image.
         """
-        prior = PriorOptions(**options)
+        prior = make(PriorOptions, options)
         self.pipeline.check(prior)
         key_seed, tokens = _seed(seed), self.tokenize(prompts)
         if start is not None:
@@ -297,7 +298,7 @@ class Core:
         if keep is not None:
             known, mask = checks.known(*keep, (n, side, side))
             inpainting = inpainting._replace(known=known, keep=mask)
-        pipeline, decoder = self.pipeline, DecoderOptions(**options)
+        pipeline, decoder = self.pipeline, make(DecoderOptions, options)
         if any(part is not None for part in (noise, keep, hint, start)):
             checks.trained_size(decoder.height, decoder.width)
         for name, images in {"hint": hint, "start": start}.items():

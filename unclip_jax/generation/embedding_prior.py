@@ -19,7 +19,7 @@ from unclip_jax.diffusion import guidance as guidance_lib
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
 from unclip_jax.generation.embedding_inputs import Arrays, check_conditions
-from unclip_jax.generation.options import EmbeddingOptions, takes
+from unclip_jax.generation.options import EmbeddingOptions, make, takes
 from unclip_jax.generation.slerp import slerp
 from unclip_jax.interop import dalle2_pytorch, native
 from unclip_jax.interop.components import Component, read_native
@@ -144,7 +144,7 @@ class Prior:
         Raises:
           UsageError: conditions that do not fit, options that cannot be.
         """
-        values = EmbeddingOptions(**options)
+        values = make(EmbeddingOptions, options)
         draws = 1 if n is None else n
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise UsageError(f"n must be a whole number of draws, got {n!r}")

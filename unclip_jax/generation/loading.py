@@ -73,7 +73,7 @@ class Stack:
 
 def load_stack(
     folder: str | os.PathLike | Sequence[str | os.PathLike],
-    kinds: Sequence[str] = native.KINDS,
+    kinds: str | Sequence[str] = native.KINDS,
     dtype: str = "float32",
 ) -> Stack:
     """Reads those parts of the `kinds` that the export in `folder` has.
@@ -91,6 +91,10 @@ def load_stack(
       UsageError: a format that is not supported, broken files, or parts that do not
         belong together.
     """
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    for kind in kinds:
+        if native.kind_of(kind) not in native.KINDS:
+            raise UsageError(f"parts: {kind!r} is none of {', '.join(native.KINDS)}")
     folders = _split(folder)
     for folder in folders:
         if not folder.is_dir():

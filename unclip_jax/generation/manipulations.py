@@ -13,7 +13,7 @@ import numpy as np
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
 from unclip_jax.generation.core import Core
-from unclip_jax.generation.options import DecoderOptions
+from unclip_jax.generation.options import DecoderOptions, make
 from unclip_jax.generation.resolve import resolve_options
 from unclip_jax.generation.slerp import rotate, slerp
 from unclip_jax.images import fit
@@ -250,7 +250,9 @@ class Manipulations(Core):
         options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, sampler=sampler, **decoder)
         # complain before anything is drawn
-        resolve_options(self.stack, "decoder", DecoderOptions(**options, eta=eta))
+        resolve_options(
+            self.stack, "decoder", make(DecoderOptions, {**options, "eta": eta})
+        )
         pixels = self.fit_for_decoder(images)
         n = len(pixels)
         progress = as_progress(progress)
@@ -310,7 +312,7 @@ class Manipulations(Core):
             )
         inverted = decoder.get("inverted", False)
         options = {k: v for k, v in decoder.items() if k != "inverted"}
-        resolve_options(self.stack, "decoder", DecoderOptions(**options), inverted)
+        resolve_options(self.stack, "decoder", make(DecoderOptions, options), inverted)
         if corrections and not inverted:
             raise UsageError(
                 f"corrections={corrections}, which are the inversion's, but noise that "

@@ -6,13 +6,17 @@ be None is then as the export recommends; generation.resolve checks and complete
 """
 
 import dataclasses
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, get_args
 
 # Options whose flags begin with the component's name.
 SHARED = ("guidance", "steps", "sampler", "variance")
 SHARED += ("guidance_interval", "guidance_rescale")
+# What these are called elsewhere.
+SYNONYMS = {"num_inference_steps": "steps", "num_steps": "steps"}
+SYNONYMS |= {"guidance_scale": "guidance", "scheduler": "sampler"}
 
 
 def option(default: Any, text: str) -> Any:
@@ -218,9 +222,32 @@ def build(values: Mapping[str, Any], *classes: type) -> tuple[Any, ...]:
 
     Raises TypeError for a name that is no option of any.
     """
-    if unknown := [*{*values} - {*defaults(*classes)}]:
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    check_names(values, defaults(*classes))
     return tuple(cls(**select(cls, values)) for cls in classes)
+
+
+def make(cls: type, values: Mapping[str, Any]) -> Any:
+    """Returns an instance of the class; TypeError for a name that it does not have."""
+    check_names(values, names(cls))
+    return cls(**values)
+
+
+def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
+    """Raises TypeError for a name that is not valid, with those that may be meant."""
+    valid = [*valid]
+    for name in given:
+        if name in valid:
+            continue
+        word = SYNONYMS.get(name, name)
+        near = [
+            v
+            for v in valid
+            if word == v or v.endswith(f"_{word}") or word.endswith(f"_{v}")
+        ]
+        near = near or difflib.get_close_matches(word, valid, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = hint or f"the options are {', '.join(valid)}"
+        raise TypeError(f"unexpected keyword argument {name!r}: {hint}")
 
 
 def takes(*classes: type, by_flag: bool = False) -> Callable:

@@ -30,7 +30,7 @@ class UnCLIP(Editing):
         cls,
         folder: str | os.PathLike | Sequence[str | os.PathLike],
         *,
-        parts: Sequence[str] = native.KINDS,
+        parts: str | Sequence[str] = native.KINDS,
         dtype: str = "float32",
         mesh: Mesh | None = None,
         batch_size: int = 32,
