@@ -377,10 +377,9 @@ class Prior:
         if not math.isfinite(guidance):
             raise UsageError(f"guidance must be a finite number, got {guidance}")
         sampler = values.sampler or config.get("sampler") or USUAL_SAMPLER
-        if sampler not in samplers.SAMPLERS:
-            raise UsageError(
-                f"sampler {sampler!r}: expected one of {', '.join(samplers.SAMPLERS)}"
-            )
+        known = [name for name in samplers.SAMPLERS if name != "consistency"]
+        if sampler not in known:
+            raise UsageError(f"sampler {sampler!r}: expected one of {', '.join(known)}")
         if not 0 < values.strength <= 1:
             raise UsageError(f"strength {values.strength}: expected above 0, up to 1")
         schedule = self.component.noise_schedule

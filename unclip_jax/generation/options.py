@@ -47,7 +47,8 @@ class PriorOptions:
     )
     sampler: str | None = option(
         None,
-        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun, or consistency for a model trained "
+        "for it (default the export's, else ddpm)",
     )
     variance: str | None = option(
         None, "variance of the prior's ddpm steps; see --decoder_variance"
@@ -160,7 +161,8 @@ class EmbeddingOptions:
     )
     sampler: str | None = option(
         None,
-        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde or heun (default the export's, else ddpm)",
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun, or consistency for a model trained "
+        "for it (default the export's, else ddpm)",
     )
     strength: float = option(
         1.0,

@@ -83,6 +83,11 @@ def resolve_options(
     if sampler is None:
         sampler = diffusion.get("sampler") or USUAL_SAMPLER.get(kind, "ddim")
     sampler = checks.sampler(f"{kind} sampler", sampler)
+    if sampler == "consistency" and not diffusion.get("consistency"):
+        raise UsageError(
+            f"{kind} sampler 'consistency': the {kind} of {stack.origin} was not "
+            "trained with config.diffusion.consistency"
+        )
     if inverted and sampler != "ddim":
         raise UsageError(f"inverted noise is undone by ddim only, not by {sampler}")
     interval = _interval(

@@ -65,6 +65,7 @@ class Diffusion(DiffusionConfig):
 
     min_snr_gamma: float | None = None
     guidance: float | None = None  # of sampling, by default
+    consistency: int | None = None  # steps, see DiffusionConfig
     train_variance: bool = True
     clip: float | None = None
     threshold: tuple[float, float] | None = None
@@ -231,11 +232,10 @@ class Stage(DiffusionStage):
             guidance.classifier_free(model, condition, scale), bound
         )
         noise_schedule = self.diffusion.noise_schedule
-        count = self.options.preview_steps
-        steps = schedule.strided_timesteps(noise_schedule.num_steps, count)
+        sample, steps = self.diffusion.preview_sampler(self.options.preview_steps)
         keys = jax.random.split(rng, len(true))
         x_T = samplers.normal(keys, true.shape[1:])
-        drawn = samplers.ddim(denoise, noise_schedule, x_T, steps, keys)
+        drawn = sample(denoise, noise_schedule, x_T, steps, keys)
         drawn = drawn if latent else process.to_uint8(drawn)
         pairs = jnp.stack([true, drawn], axis=1)
         return pairs.reshape(-1, *true.shape[1:])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax import config as config_lib
-from unclip_jax.diffusion import process, samplers
+from unclip_jax.diffusion import consistency, process, samplers
 from unclip_jax.diffusion.samplers.ancestral import VARIANCES
 from unclip_jax.diffusion.schedule import Schedule, make_schedule
 from unclip_jax.errors import UsageError
@@ -35,8 +35,10 @@ class DiffusionConfig:
       sampler: a name in diffusion.samplers.SAMPLERS.
       sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
       variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
-      guidance, min_snr_gamma: options of some stages; None: 1 in sampling, and no
-        weights in the loss (see diffusion.process.training_losses).
+      guidance, min_snr_gamma, consistency: options of some stages; None: 1 in sampling,
+        no weights in the loss (see diffusion.process.training_losses), and no
+        consistency training. That has so many steps (see diffusion.consistency), and
+        the sampler "consistency", of one step or a few.
     """
 
     schedule: str = "cosine"
@@ -48,7 +50,8 @@ class DiffusionConfig:
     sampler: str | None = None
     sampling_steps: int | str | None = None
     variance: str | None = None
-    guidance = min_snr_gamma = None  # no fields, but of the stages that have them
+    # no fields, but of the stages that have them
+    guidance = min_snr_gamma = consistency = None
 
     def __post_init__(self):
         where = "config.diffusion"
@@ -73,6 +76,8 @@ class DiffusionConfig:
                 f"{where}: loss_space {self.loss_space!r} and min_snr_gamma "
                 f"{self.min_snr_gamma} both weigh the loss; give one of them"
             )
+        if self.consistency is not None:
+            self._check_consistency()
         if self.logit_normal is not None:
             values = self.logit_normal
             if len(values) != 2 or not (
@@ -93,6 +98,25 @@ class DiffusionConfig:
                 f"{where}.guidance must be a finite number, got {guidance!r}"
             )
 
+    def _check_consistency(self):
+        where, count = "config.diffusion.consistency", self.consistency
+        if not isinstance(count, int) or not 2 <= count <= self.num_steps:
+            raise UsageError(
+                f"{where} must be from 2 to num_steps={self.num_steps}, got {count!r}"
+            )
+        if self.sampler != "consistency" or not self.sampling_steps:
+            raise UsageError(
+                f"{where}: such a model is drawn by sampler='consistency' in few "
+                f"sampling_steps, got {self.sampler!r} and {self.sampling_steps}"
+            )
+        if self.prediction == "epsilon":
+            raise UsageError(
+                f"{where}: prediction='epsilon' does not say x_0 where there is no "
+                "signal; take 'x0', 'v' or 'flow'"
+            )
+        if self.loss_space is not None or self.min_snr_gamma is not None:
+            raise UsageError(f"{where} has a loss of its own: no loss_space, no gamma")
+
     @classmethod
     def from_config(cls, config, learned_sigma: bool = False) -> Self:
         """Builds the options from a training config.
@@ -107,7 +131,22 @@ class DiffusionConfig:
                 "its variance; only decoders and upsamplers with "
                 "model.learned_sigma=True do"
             )
+        if options.consistency and learned_sigma:
+            raise UsageError(
+                "config.diffusion.consistency trains no variance: set "
+                "config.model.learned_sigma=False"
+            )
         return options
+
+    def preview_sampler(self, steps: int):
+        """(sampler, its timesteps) for looking at a model that is trained.
+
+        DDIM in so many steps, unless it is a consistency model, with its own.
+        """
+        name: str = "consistency" if self.consistency else "ddim"
+        count = self.sampling_steps if self.consistency else steps
+        timesteps = samplers.timesteps(name, self.noise_schedule, count or steps)
+        return samplers.SAMPLERS[name], timesteps
 
     @property
     def noise_schedule(self) -> Schedule:
@@ -158,7 +197,7 @@ class DiffusionStage:
         """Computes the denoising loss of one noised version of each example.
 
         The mean squared error (DDPM, equation 14), with a learned variance plus the
-        rescaled bound (IDDPM's RESCALED_MSE).
+        rescaled bound (IDDPM's RESCALED_MSE); or that of diffusion.consistency.
         """
         rng_t, rng_noise, *keys, rng_dropout = jax.random.split(
             rng, 3 + self.num_input_keys
@@ -169,14 +208,22 @@ class DiffusionStage:
         t = self.diffusion.draw_timesteps(rng_t, len(x_0))
         noise = jax.random.normal(rng_noise, x_0.shape)
         x_t = process.q_sample(noise_schedule, x_0, t, noise)
-        output = self.model.apply(
-            {"params": params},
-            x_t,
-            t,
-            *self.training_inputs(batch, keys),
-            deterministic=False,
-            rngs={"dropout": rng_dropout},
-        )
+        inputs = self.training_inputs(batch, keys)
+
+        def model(x_t, t):
+            return self.model.apply(
+                {"params": params},
+                x_t,
+                t,
+                *inputs,
+                deterministic=False,
+                rngs={"dropout": rng_dropout},
+            )
+
+        output = model(x_t, t)
+        if count := self.diffusion.consistency:
+            x0, losses = self._consistency(count, model, output, x_0, x_t, t, noise)
+            return losses["consistency"], self.metrics(params, batch, losses, x0)
         if not getattr(self.diffusion, "train_variance", True):
             output = output[..., : x_0.shape[-1]]
         losses = process.training_losses(
@@ -193,6 +240,24 @@ class DiffusionStage:
         losses = {name: value.mean() for name, value in losses.items()}
         predicted = process.interpret(noise_schedule, prediction, x_t, t, output, None)
         return sum(losses.values()), self.metrics(params, batch, losses, predicted.x0)
+
+    def _consistency(self, count, model, output, x_0, x_t, t, noise):
+        """(the model's x0 of x_t, {"consistency": the loss})."""
+        options, schedule = self.diffusion, self.diffusion.noise_schedule
+
+        def x0_of(output, x, t):
+            return process.interpret(
+                schedule, options.prediction, x, t, output, None
+            ).x0
+
+        s = t - consistency.step_length(schedule.num_steps, count)
+        known, s = s < 0, jnp.maximum(s, 0)
+        x_s = process.q_sample(schedule, x_0, s, noise)
+        goal = x0_of(model(x_s, s), x_s, s)
+        goal = jnp.where(known.reshape(-1, *(1,) * (x_0.ndim - 1)), x_0, goal)
+        x0, goal = x0_of(output, x_t, t), jax.lax.stop_gradient(goal)
+        losses = consistency.consistency_losses(schedule, count, t, x0, goal)
+        return x0, {"consistency": losses.mean()}
 
     def denoiser(self, model, clip):
         """Returns (x_t, t) -> Prediction, as samplers take it.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax import models, stages
 from unclip_jax.data_spec import DataSpec
-from unclip_jax.diffusion import samplers, schedule
+from unclip_jax.diffusion import samplers
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 EMBED_STEPS = 16  # of sampling for evaluators: numbers to compare, not pictures
@@ -33,6 +33,7 @@ class Diffusion(DiffusionConfig):
     prediction: str = "x0"
     clip: float | None = None  # bound on |x0| in sampling; None: by the convention
     guidance: float | None = None  # of sampling, by default
+    consistency: int | None = None  # steps, see DiffusionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +125,9 @@ class Stage(DiffusionStage):
 
         keys = jax.random.split(rng, len(true))
         x_T = samplers.normal(keys, true.shape[1:])
-        steps = schedule.strided_timesteps(noise_schedule.num_steps, EMBED_STEPS)
+        sample, steps = self.diffusion.preview_sampler(EMBED_STEPS)
         denoise = self.denoiser(model, self.diffusion.clip)
-        z = samplers.ddim(denoise, noise_schedule, x_T, steps, keys)
+        z = sample(denoise, noise_schedule, x_T, steps, keys)
         predicted = self.model.apply(variables, z, method="denormalize")
         return {"predicted": predicted, "true": true, "text": text}
 

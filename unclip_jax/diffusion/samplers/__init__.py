@@ -18,6 +18,7 @@ for impossible timesteps.
 """
 
 from unclip_jax.diffusion.samplers.ancestral import ddpm
+from unclip_jax.diffusion.samplers.consistency import consistency, even_timesteps
 from unclip_jax.diffusion.samplers.ddim import ddim, ddim_inversion
 from unclip_jax.diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde
 from unclip_jax.diffusion.samplers.heun import heun
@@ -36,6 +37,7 @@ from unclip_jax.shapes import HostPath
 
 __all__ = [
     "SAMPLERS",
+    "consistency",
     "ddim",
     "ddim_inversion",
     "ddpm",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 SAMPLERS = {
+    "consistency": consistency,
     "ddim": ddim,
     "ddpm": ddpm,
     "dpmpp_2m": dpmpp_2m,
@@ -67,7 +70,8 @@ def timesteps(
 
     A number of steps is spread from T - 1 down to 0, evenly in time; for the solvers of
     second order evenly in the log SNR, without the end of a schedule that goes far down
-    (`schedule.log_snr_timesteps`). Anything else is `schedule.respace`'s.
+    (`schedule.log_snr_timesteps`); for "consistency" over the ends of equal parts.
+    Anything else is `schedule.respace`'s.
 
     Args:
       name: a key of SAMPLERS.
@@ -98,4 +102,6 @@ def timesteps(
     count = min(count, kept.num_steps)
     if name in _IN_LOG_SNR:
         return log_snr_timesteps(kept, count)
+    if name == "consistency":
+        return even_timesteps(kept.num_steps, count)
     return strided_timesteps(kept.num_steps, count)

@@ -125,6 +125,7 @@ class Settings:
             [
                 (f"{key} (recommended)" if key == recommended else key, key)
                 for key in SAMPLERS
+                if key != "consistency" or key == recommended
             ],
             value=recommended,
             label=name.replace("_", " ").capitalize(),
