@@ -49,6 +49,21 @@ def test_samplers_reach_the_mean_and_the_covariance(name, options):
     np.testing.assert_allclose(np.cov(x.T), gaussian.COVARIANCE, atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["ddpm", *DETERMINISTIC, "dpmpp_2m_sde"])
+def test_they_start_where_no_signal_is_left(name):
+    """At abar = 0, where epsilon says nothing of x_0; the Gaussian's x_0 does."""
+    schedule = make_schedule("zero_snr:linear")
+    predict = gaussian.predictor(schedule)
+    steps = np.append(999, samplers.timesteps(name, schedule, 250))
+    steps = np.unique(steps)[::-1]
+    x_T = samplers.normal(keys_of(4096), (2,))
+    run = functools.partial(samplers.SAMPLERS[name], predict, schedule)
+    x = np.asarray(jax.jit(lambda x: run(x, steps, keys_of(4096, 1)))(x_T))
+    error = np.sqrt(np.diag(gaussian.COVARIANCE) / 4096)
+    np.testing.assert_allclose(x.mean(0), gaussian.MEAN, atol=4 * error.max())
+    np.testing.assert_allclose(np.cov(x.T), gaussian.COVARIANCE, atol=0.02)
+
+
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_ddpm_brackets_the_spread_between_its_two_variances(variance):
     """In 10 steps the small variance is too small and the large one too large."""

@@ -44,6 +44,19 @@ def test_a_shift_moves_the_times_of_a_flow_as_stable_diffusion_3_does(shift):
     np.testing.assert_allclose(np.sqrt(bar / (1 - bar)), (1 - u) / u, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["scaled_linear", "cosine"])
+def test_zero_terminal_snr_is_that_of_diffusers(name):
+    torch = pytest.importorskip("torch")
+    ddim = pytest.importorskip("diffusers.schedulers.scheduling_ddim")
+    plain = make_schedule(name).betas
+    betas = ddim.rescale_zero_terminal_snr(torch.from_numpy(plain)).numpy()
+    schedule = make_schedule(f"zero_snr:{name}")
+    np.testing.assert_allclose(schedule.betas, betas, rtol=1e-6)
+    assert schedule.alphas_cumprod[-1] == 0
+    shifted = make_schedule(f"zero_snr:{name}", shift=2.0).alphas_cumprod
+    assert shifted[-1] == 0 and (np.diff(shifted) < 0).all()
+
+
 def test_impossible_shifts_are_refused():
     for shift in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="shift must be a positive number"):

@@ -111,6 +111,11 @@ def reverse_variance(
             f"the {schedule.num_steps} timesteps"
         )
     t, _, signal_t, sigma_t, signal_s, sigma_s = make_steps(schedule, timesteps)
+    if signal_t[0] == 0:
+        raise UsageError(
+            f"analytic variance at timestep {t[0]}, where nothing is left of x_0: take "
+            "another variance, or sampler"
+        )
     beta = 1 - (signal_t / signal_s) ** 2
     of_x_0 = (sigma_t / signal_t) ** 2 * (1 - np.clip(statistic[t], 0, 1))
     if bound is not None:

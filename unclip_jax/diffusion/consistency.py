@@ -2,8 +2,8 @@
 
 Song & Dhariwal 2023 ("Improved techniques for training consistency models"): what it
 says of x_t is trained towards what it says of x_s, s < t, with the same noise, and of
-x_0 itself at the end. No teacher is needed; from a trained denoiser it is that of Geng
-et al. 2024 (ECT). The finer the steps, the nearer to the ODE.
+x_0 itself at the end. No teacher is needed; from a trained denoiser it is Geng et al.
+2024's. The finer the steps, the nearer to the ODE.
 """
 
 import jax.numpy as jnp

@@ -254,9 +254,11 @@ def x0_slope(schedule: Schedule, prediction: str) -> Table:
     """(T,) float64: by how much x_0 changes with the output, at a fixed x_t."""
     bar = schedule.alphas_cumprod
     signal, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+    with np.errstate(divide="ignore"):  # inf where no signal is left
+        of_epsilon = sigma / signal
     return {
         "x0": np.ones_like(bar),
-        "epsilon": sigma / signal,
+        "epsilon": of_epsilon,
         "v": sigma,
         "flow": sigma / (signal + sigma),
     }[prediction]

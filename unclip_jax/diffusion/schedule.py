@@ -17,14 +17,17 @@ class Schedule:
     """A discrete variance-preserving process of T steps (Ho et al. 2020).
 
     Attributes:
-      betas: (T,) float64 in (0, 1).
+      betas: (T,) float64 in (0, 1); the last may be 1, so that nothing of x_0 is left.
     """
 
     betas: np.ndarray
 
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)
-        if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
+        inside = (betas > 0) & (betas < 1)
+        if betas.ndim == 1 and betas.size > 1:
+            inside[-1] |= betas[-1] == 1
+        if betas.ndim != 1 or not inside.all():
             raise UsageError("betas must be a vector of numbers between 0 and 1")
         object.__setattr__(self, "betas", betas)
 
@@ -44,6 +47,9 @@ def squared_cosine(t: float) -> float:
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
+ZERO_SNR = "zero_snr:"
+
+
 def make_schedule(
     name: str, num_steps: int = 1000, shift: float | None = None
 ) -> Schedule:
@@ -54,7 +60,10 @@ def make_schedule(
     is latent diffusion's 0.00085 to 0.012, linear in the square root. Both take other
     betas, which are not rescaled: "linear:0.00085:0.012" is Kandinsky's. flow has the
     signal-to-noise ratios of the straight path (1 - u) x_0 + u epsilon at the T
-    midpoints u of [0, 1], so that nothing of x_0 is left at the last.
+    midpoints u of [0, 1], so that hardly anything of x_0 is left at the last.
+    "zero_snr:NAME" is another schedule without a trace of x_0 at the last timestep,
+    where "linear" leaves 0.6% of it: all signals are lowered alike and stretched to
+    begin as before (Lin et al. 2023, algorithm 1).
 
     Args:
       name: the schedule.
@@ -75,6 +84,11 @@ def make_schedule(
 
 
 def _unshifted(name: str, num_steps: int) -> Schedule:
+    if name.startswith(ZERO_SNR) and num_steps > 1:
+        bar = _unshifted(name.removeprefix(ZERO_SNR), num_steps).alphas_cumprod
+        signal = np.sqrt(bar)
+        signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+        return _with_signals(signal**2)
     if name == "cosine":
         t = np.arange(num_steps + 1) / num_steps
         bar = np.array([squared_cosine(u) for u in t])
@@ -95,7 +109,7 @@ def _unshifted(name: str, num_steps: int) -> Schedule:
     raise UsageError(
         f"noise schedule {name!r}: expected 'cosine', 'flow', 'linear' or "
         "'scaled_linear', or one of the linear ones with its betas, "
-        "'linear:0.00085:0.012'"
+        "'linear:0.00085:0.012', each also after 'zero_snr:'"
     )
 
 
@@ -234,7 +248,8 @@ def log_snr_timesteps(schedule: Schedule, num_steps: int) -> HostPath:
     """
     check_count(num_steps, schedule.num_steps)
     bar = schedule.alphas_cumprod
-    half_log_snr = np.log(bar / (1 - bar)) / 2
+    with np.errstate(divide="ignore"):  # -inf where no signal is left
+        half_log_snr = np.log(bar / (1 - bar)) / 2
     count = max((half_log_snr >= LEAST_HALF_LOG_SNR).sum(), num_steps)
     half_log_snr = half_log_snr[:count]
     even = np.linspace(half_log_snr[-1], half_log_snr[0], num_steps)

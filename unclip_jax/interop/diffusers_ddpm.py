@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from unclip_jax.diffusion.schedule import ZERO_SNR
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
 
@@ -75,9 +76,8 @@ def read_ddpm(folder: str | os.PathLike, learned_sigma: bool) -> dict[str, Any]:
     # only the first two bound x_0 at all
     bounded = name in ("DDPMScheduler", "DDIMScheduler")
     settings = {**DEFAULTS, "clip_sample": bounded, **config}
-    for key in ("trained_betas", "rescale_betas_zero_snr"):
-        if settings[key]:
-            raise UsageError(f"{file}: {key} is not supported")
+    if settings["trained_betas"]:
+        raise UsageError(f"{file}: trained_betas is not supported")
     threshold = None
     if settings["thresholding"]:
         threshold = settings["dynamic_thresholding_ratio"], settings["sample_max_value"]
@@ -91,6 +91,8 @@ def read_ddpm(folder: str | os.PathLike, learned_sigma: bool) -> dict[str, Any]:
         "sampler": SAMPLERS[name],
         "spacing": _spacing(settings, file),
     }
+    if settings["rescale_betas_zero_snr"]:
+        diffusion["schedule"] = ZERO_SNR + diffusion["schedule"]
     if not settings.get("set_alpha_to_one", name != "PNDMScheduler"):
         diffusion["to_x0"] = False
     if name == "DDPMScheduler":
@@ -150,6 +152,9 @@ def _schedule(settings, file):
 
 
 def _their_betas(schedule):
+    if schedule.startswith(ZERO_SNR):
+        rest = schedule.removeprefix(ZERO_SNR)
+        return {**_their_betas(rest), "rescale_betas_zero_snr": True}
     if schedule == "cosine":
         return {"beta_schedule": "squaredcos_cap_v2"}
     usual = {

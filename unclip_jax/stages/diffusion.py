@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax.diffusion import consistency, process, samplers
 from unclip_jax.diffusion.samplers.ancestral import VARIANCES
-from unclip_jax.diffusion.schedule import Schedule, make_schedule
+from unclip_jax.diffusion.schedule import ZERO_SNR, Schedule, make_schedule
 from unclip_jax.errors import UsageError
 
 
@@ -70,6 +70,12 @@ class DiffusionConfig:
             raise UsageError(
                 f"{where}.variance {self.variance!r} is an option of sampler='ddpm', "
                 f"which is {self.sampler!r}"
+            )
+        if self.prediction == "epsilon" and self.schedule.startswith(ZERO_SNR):
+            raise UsageError(
+                f"{where}.prediction 'epsilon' says nothing of x_0 where no signal is "
+                f"left, at the last timestep of {self.schedule!r}: take 'v', 'x0' or "
+                "'flow'"
             )
         if self.loss_space is not None and self.min_snr_gamma is not None:
             raise UsageError(

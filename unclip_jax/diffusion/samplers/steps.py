@@ -51,8 +51,12 @@ def make_steps(schedule: Schedule, timesteps: Path, to_x0: bool = True) -> Steps
 
 
 def half_log_snr_steps(steps: Steps) -> np.ndarray:
-    """(n,) float64 lengths of the steps in log(signal / sigma); inf for the last."""
-    h = np.log(steps.signal_s / steps.signal_t) + np.log(steps.sigma_t)
+    """(n,) float64 lengths of the steps in log(signal / sigma); inf for the last.
+
+    And for the first, from a timestep without signal.
+    """
+    with np.errstate(divide="ignore"):
+        h = np.log(steps.signal_s / steps.signal_t) + np.log(steps.sigma_t)
     return np.append(h[:-1] - np.log(steps.sigma_s[:-1]), np.inf)
 
 
