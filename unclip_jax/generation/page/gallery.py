@@ -21,6 +21,7 @@ class Gallery:
         self._gr = gr
         self.component = gr.Gallery(
             label=label,
+            show_label=False,
             elem_id=name,
             format="png",
             interactive=False,

@@ -13,10 +13,12 @@ CSS = """
   grid-template-columns: repeat(auto-fill, minmax(min(256px, 100%), 1fr)) !important;
   height: auto !important; grid-auto-rows: auto !important;
 }
-.shown .grid-container img { width: 100%; object-fit: contain; }
-.shown .caption-label {
-  left: 6px; right: 6px; bottom: 6px; max-width: none; font-size: 12px;
-  white-space: normal; opacity: 0.92;
+.shown .thumbnail-lg { display: flex; flex-direction: column; height: auto !important;
+  aspect-ratio: auto !important; }
+.shown .grid-container img { width: 100%; height: auto; object-fit: contain; }
+.shown .caption-label {  /* below the image, not over it */
+  position: static; width: 100%; max-width: none; padding: 6px 8px; border: 0;
+  font-size: 12px; white-space: normal; opacity: 1 !important;
 }
 .strip { min-height: 0 !important; height: auto !important; }
 .strip .grid-container {
