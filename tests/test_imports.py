@@ -97,7 +97,15 @@ LIBRARIES = {
         "transformers",
     ),
     "parallel": ("etils", "jax"),
-    "interop": ("etils", "jax", "flax", "ml_dtypes", "safetensors", "torch"),
+    "interop": (
+        "etils",
+        "jax",
+        "flax",
+        "ml_dtypes",
+        "safetensors",
+        "torch",
+        "transformers",
+    ),
     "embedding": ("jax", "flax", "PIL"),
     "generation": ("jax", "flax", "PIL", "tokenizers", "transformers")
     + ("gradio", "starlette"),  # the one is built on the other
