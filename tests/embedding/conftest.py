@@ -4,27 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from tests.configs import TOWERS
 from unclip_jax import models
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.interop import components
 from unclip_jax.tokenizer import train_tokenizer
 
-CONFIG = {
-    "model": {
-        "embed_dim": 8,
-        "vocab_size": 514,
-        "context_length": 6,
-        "eot_id": 513,
-        "image_size": 8,
-        "patch_size": 4,
-        "vision_width": 8,
-        "vision_depth": 1,
-        "vision_heads": 2,
-        "text_width": 8,
-        "text_depth": 1,
-        "text_heads": 2,
-    }
-}
+SHARED = {"embed_dim": 8, "vocab_size": 514, "context_length": 6, "eot_id": 513}
+CONFIG = {"model": {**SHARED, **TOWERS}}
 
 
 @pytest.fixture(scope="session")

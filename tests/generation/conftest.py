@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.configs import TOWERS
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import Stack
@@ -14,19 +15,7 @@ from unclip_jax.interop import components
 SHARED = {"embed_dim": 8, "vocab_size": 30, "context_length": 6, "eot_id": 29}
 DIFFUSION = {"schedule": "cosine", "num_steps": 20}
 CONFIGS = {
-    "clip": {
-        "model": {
-            **SHARED,
-            "image_size": 8,
-            "patch_size": 4,
-            "vision_width": 8,
-            "vision_depth": 1,
-            "vision_heads": 2,
-            "text_width": 8,
-            "text_depth": 1,
-            "text_heads": 2,
-        }
-    },
+    "clip": {"model": {**SHARED, **TOWERS}},
     "prior": {
         "model": {**SHARED, "width": 8, "depth": 1, "num_heads": 2},
         "diffusion": {**DIFFUSION, "prediction": "x0"},

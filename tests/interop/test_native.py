@@ -7,24 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.configs import TOWERS
 from unclip_jax import models
 from unclip_jax.interop import components, native
 from unclip_jax.interop.export import export
 
 SHARED = {"embed_dim": 8, "vocab_size": 20, "context_length": 5, "eot_id": 3}
-CLIP = {
-    "model": {
-        **SHARED,
-        "image_size": 8,
-        "patch_size": 4,
-        "vision_width": 8,
-        "vision_depth": 1,
-        "vision_heads": 2,
-        "text_width": 8,
-        "text_depth": 1,
-        "text_heads": 2,
-    }
-}
+CLIP = {"model": {**SHARED, **TOWERS}}
 PRIOR = {
     "model": {**SHARED, "width": 8, "depth": 1, "num_heads": 2},
     "diffusion": {"schedule": "cosine", "num_steps": 10, "prediction": "x0"},
