@@ -3,12 +3,16 @@
 import json
 import types
 
+import numpy as np
 import pytest
 
-from benchmarks import train
+from benchmarks import embedding_prior, train
 from unclip_jax import config
+from unclip_jax.data.aligned import alignment, writer
+from unclip_jax.data.aligned.config import read_config
 from unclip_jax.errors import UsageError
 from unclip_jax.planning.plan import parse_assumptions
+from unclip_jax.training import run_config
 
 
 @pytest.mark.slow
@@ -32,3 +36,44 @@ def test_assumptions():
     assert parse_assumptions(["embed_dim=768"]) == {"embed_dim": 768}
     with pytest.raises(UsageError, match="--assume=embed_dim=x: expected NAME="):
         parse_assumptions(["embed_dim=x"])
+
+
+def make_arrays(folder):
+    """Two splits in which a linear map of the condition, and noise, is the target."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((6, 4))
+    for name, count in (("train", 80), ("test", 20)):
+        x = rng.standard_normal((count, 6)).astype(np.float32)
+        y = x @ weights + 0.1 * rng.standard_normal((count, 4))
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", y.astype(np.float32))
+        options = {
+            "target": {"path": str(folder / "y.npy")},
+            "conditions": {"condition": {"path": str(folder / "x.npy")}},
+            "splits": {name: 1.0},
+        }
+        options = read_config(options)
+        writer.write(options, alignment.align(options), folder, say=lambda line: None)
+
+
+@pytest.mark.slow
+def test_priors_are_raced(tmp_path, capsys):
+    """Ridge regression solves a linear problem; the prior's numbers stand beside it."""
+    pytest.importorskip("sklearn")
+    make_arrays(tmp_path)
+    loaded = config.load("configs/any/embedding_regression.py")
+    loaded.data.path, loaded.steps = str(tmp_path / "train"), 12
+    loaded.model = {"width": 8, "depth": 1, "num_heads": 1}
+    args = {"test": str(tmp_path / "test"), "fold": None, "n": 2, "peer": None}
+    args |= {"peer_ff": 1.0, "ours": True, "out": str(tmp_path / "race.json")}
+    embedding_prior.main(types.SimpleNamespace(config=loaded, **args))
+    race = json.loads((tmp_path / "race.json").read_text())
+    assert race["ridge regression"]["to_true"] > 0.98
+    ours = race["embedding_regression"]
+    assert ours["parameters"] > 0 and ours["cpu_seconds_per_step"] > 0
+    assert "chance@1 0.0500, 20 rows" in capsys.readouterr().out
+    training = run_config.read_config(loaded)
+    split = embedding_prior.read_split(training, "", "1/4")
+    assert not {*split.train} & {*split.test} and len(split.test)
+    with pytest.raises(UsageError, match="one of --test and --fold"):
+        embedding_prior.read_split(training, "", "")
