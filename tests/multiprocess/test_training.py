@@ -159,6 +159,18 @@ def test_sigterm_to_one_saves_the_same_step_on_both(tmp_path, together):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_process_whose_data_is_slow_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_SLOW", "1")
+    finished = finish(start(tmp_path / "run", 2, 1, steps=16, fsdp=1, pause=1.0))
+    for code, out in finished:
+        assert code == 0, out
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines][-3:]  # what was read ahead is used up
+    assert all(row["data_wait_process"] == 1 for row in rows)
+    assert all(row["data_wait"] > 0.5 and row["goodput"] < 0.5 for row in rows)
+    assert "of process 1  " in finished[0][1]
+
+
 @pytest.mark.parametrize("moment", ["loss", "embed"])
 def test_sigterm_while_compiling_or_evaluating(tmp_path, monkeypatch, moment):
     """To one of two: both stop at the same place, saved, with exit code 0."""

@@ -2,7 +2,8 @@
 
 python toy.py WORKDIR FSDP STEPS [PAUSE [COORDINATOR NUM_PROCESSES PROCESS_ID]]
 
-trains; PAUSE seconds pass before each batch. With TOY_SIGTERM_IN=loss (preview, embed)
+trains; PAUSE seconds pass before each batch, with TOY_SLOW=PROCESS_ID only of that
+process. With TOY_SIGTERM_IN=loss (preview, embed)
 the last process sends itself a SIGTERM when that is compiled, once; it then previews
 and evaluates, too.
 """
@@ -130,7 +131,10 @@ def main(workdir, fsdp, steps, pause=0.0, *process):
             changes["evaluators"] = {"retrieval": {"every": 4, "count": 64}}
         config = make_config(int(steps), int(fsdp), **changes)
         stage = EmbeddingStage(signal_in)
-        train(config, workdir, stage=stage, data=Data(float(pause)))
+        slow = os.environ.get("TOY_SLOW", process[-1] if process else "")
+        is_slow = not process or slow == process[-1]
+        data = Data(float(pause) if is_slow else 0.0)
+        train(config, workdir, stage=stage, data=data)
 
     if not process:
         return run()

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from unclip_jax import files
 from unclip_jax.errors import UsageError
@@ -77,6 +78,25 @@ class StepTimer:
         self._metrics, self._paused = [], 0.0
         self._began = self._mark = now
         return values
+
+
+WORST = ("data_wait", "hbm_gib", "hbm_peak_gib")
+
+
+def worst_process(values: dict[str, float]) -> dict[str, float]:
+    """Of each measure of WORST in `values` the largest that a process has.
+
+    Called by all processes at the same step. Of several, `data_wait_process` is the
+    number of the one that waited longest: all others waited for it, in the step, and
+    so did not for data.
+    """
+    if jax.process_count() == 1:
+        return {}
+    names = [name for name in WORST if name in values]
+    own = np.array([values[name] for name in names], np.float32)
+    everyone = np.asarray(multihost_utils.process_allgather(own))  # (P, names)
+    worst = dict(zip(names, everyone.max(axis=0).tolist(), strict=True))
+    return worst | {"data_wait_process": int(everyone[:, 0].argmax())}
 
 
 class Goodput:
