@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.training import toy
 from unclip_jax import config as config_lib
 from unclip_jax import train
 from unclip_jax.training import run_folder
@@ -62,3 +63,9 @@ def test_a_run_whose_config_was_written_in_full_goes_on(tmp_path):
     full["stage_options"]["drop_text"] = 0.25
     with pytest.raises(ValueError, match=r"stage_options.drop_text \(0.5 there, 0.25"):
         run_folder.claim(tmp_path / "run", full)
+
+
+def test_only_checkpoints_that_are_saved_can_be_kept():
+    toy.make_config(checkpoint={"every": 4, "keep_every": 8})
+    with pytest.raises(ValueError, match="keep_every 6: of the checkpoints of every 4"):
+        toy.make_config(checkpoint={"every": 4, "keep_every": 6})

@@ -91,6 +91,12 @@ class TrainConfig(stages.StageConfig):
         ):
             if (value := operator.attrgetter(name)(self)) < least:
                 raise UsageError(f"config.{name} must be at least {least}, got {value}")
+        every, kept = self.checkpoint.every, self.checkpoint.keep_every
+        if kept % every:
+            raise UsageError(
+                f"config.checkpoint.keep_every {kept}: of the checkpoints of every "
+                f"{every} steps (config.checkpoint.every) only multiples can be kept"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UsageError(
                 f"config.ema_decay must be in [0, 1), got {self.ema_decay}"
