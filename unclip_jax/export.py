@@ -39,6 +39,11 @@ FLAGS = {
     ),
     "step": (int, "step of the checkpoint (default the newest)"),
     **recommended.flags(),
+    "guide": (
+        False,
+        "as the weaker model that guides the decoder in --out (autoguidance): of an "
+        "earlier --step, or another --ema_std",
+    ),
     "verify": (False, "write nothing: compare --out with the run"),
 }
 
@@ -65,7 +70,9 @@ def main(args):
     options = params, meta, args.run, args.out, args.format, args.dtype
     names = recommended.flags()
     values = recommended.Recommended(**{name: getattr(args, name) for name in names})
-    print(compare(*options) if args.verify else export(*options, values))
+    if args.verify and args.guide:
+        raise UsageError("--verify looks at parts that are not there to --guide others")
+    print(compare(*options) if args.verify else export(*options, values, args.guide))
 
 
 if __name__ == "__main__":

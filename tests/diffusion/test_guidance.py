@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unclip_jax.diffusion.guidance import classifier_free
+from unclip_jax.diffusion.guidance import autoguidance, classifier_free
 
 C = jnp.array([[2.0, 5.0], [3.0, -1.0]])
 X = jnp.array([[0.1, 0.2], [0.3, 0.4]])
@@ -82,3 +82,21 @@ def test_the_type_of_the_model_is_kept():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         classifier_free(model, C, **options)
+
+
+def test_autoguidance_extrapolates_from_the_weaker_model():
+    """Two denoisers of Gaussians, x_0 = a x: the guided factor in closed form."""
+    strong, weak = 0.8, 0.5
+
+    def denoiser(a):
+        return lambda x, t, c, drop: a * x + jnp.where(drop[:, None], 0.0, c)
+
+    models = denoiser(strong), denoiser(weak)
+    out = autoguidance(*models, C, 3.0)(X, T)
+    factor = weak + 3.0 * (strong - weak)
+    np.testing.assert_allclose(out, factor * X + C, rtol=1e-6)  # both see C
+    out = autoguidance(*models, C, jnp.float32(3.0), interval=(100, 500))(X, T)
+    np.testing.assert_allclose(out[0], (strong * X + C)[0], rtol=1e-6)
+    np.testing.assert_allclose(out[1], (factor * X + C)[1], rtol=1e-6)
+    alone = autoguidance(models[0], None, C, 1)(X, T)  # the weaker one is not called
+    np.testing.assert_array_equal(alone, strong * X + C)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2021)."""
+"""Classifier-free guidance (Ho & Salimans 2021), and guidance by a weaker model."""
 
 import math
 
@@ -31,35 +31,83 @@ def classifier_free(model, conditions, scale, *, interval=None, rescale=0.0):
       UsageError: a scale on the host that is not finite, an interval that holds no
         timestep, or a rescale outside [0, 1].
     """
-    on_host = isinstance(scale, int | float | np.number)
-    if on_host and not math.isfinite(scale):
+    _check(scale, interval, rescale)
+
+    def conditional(x, t):
+        return model(x, t, conditions, jnp.zeros(x.shape[0], bool))
+
+    def outputs(x, t):
+        b = x.shape[0]
+        twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (x, t, conditions))
+        return jnp.split(model(*twice, jnp.arange(2 * b) >= b), 2)
+
+    if _is_one(scale):
+        return conditional
+    return _extrapolated(outputs, scale, interval, rescale)
+
+
+def autoguidance(model, weaker, conditions, scale, *, interval=None, rescale=0.0):
+    """Turns a conditional model into one that is led away from a weaker one.
+
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself",
+    equation 3: weaker + s (model - weaker), both with the condition. The weaker one is
+    an earlier checkpoint, or smaller, or another average of the parameters.
+
+    Args:
+      model, weaker: as of `classifier_free`.
+      conditions, scale, interval, rescale: as of `classifier_free`.
+
+    Returns and raises what `classifier_free` does.
+    """
+    _check(scale, interval, rescale)
+
+    def conditional(x, t):
+        return model(x, t, conditions, jnp.zeros(x.shape[0], bool))
+
+    def outputs(x, t):
+        return conditional(x, t), weaker(x, t, conditions, jnp.zeros(x.shape[0], bool))
+
+    if _is_one(scale):
+        return conditional
+    return _extrapolated(outputs, scale, interval, rescale)
+
+
+def _on_host(scale) -> bool:
+    return isinstance(scale, int | float | np.number)
+
+
+def _is_one(scale) -> bool:
+    return _on_host(scale) and bool(scale == 1)
+
+
+def _check(scale, interval, rescale):
+    if _on_host(scale) and not math.isfinite(scale):
         raise UsageError(f"guidance scale must be a finite number, got {scale}")
     if interval is not None and not 0 <= interval[0] <= interval[1]:
         raise UsageError(f"guidance interval {interval}: expected 0 <= first <= last")
     if not 0 <= rescale <= 1:
         raise UsageError(f"guidance rescale must be between 0 and 1, got {rescale}")
 
-    def conditional(x, t):
-        return model(x, t, conditions, jnp.zeros(x.shape[0], bool))
+
+def _extrapolated(outputs, scale, interval, rescale):
+    """(x, t) -> guided output, of outputs (x, t) -> (of the model, of the other)."""
 
     def guided(x, t):
         b, channels = x.shape[0], x.shape[-1]
-        twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (x, t, conditions))
-        drop = jnp.arange(2 * b) >= b
-        output, uncond = jnp.split(model(*twice, drop), 2)
-        cond, uncond = output[..., :channels], uncond[..., :channels]
+        output, other = outputs(x, t)
+        cond, other = output[..., :channels], other[..., :channels]
         s = jnp.broadcast_to(scale, (b,))
         if interval is not None:
             s = jnp.where((interval[0] <= t) & (t <= interval[1]), s, 1)
         s = s.reshape((b,) + (1,) * (x.ndim - 1))
-        # uncond + s (cond - uncond), exactly cond at s = 1
-        mean = cond + (s - 1) * (cond - uncond)
+        # other + s (cond - other), exactly cond at s = 1
+        mean = cond + (s - 1) * (cond - other)
         if rescale:
             mean = mean * (1 - rescale + rescale * _std(cond) / _std(mean))
         mean = mean.astype(cond.dtype)
         return jnp.concatenate([mean, output[..., channels:]], axis=-1)
 
-    return conditional if on_host and scale == 1 else guided
+    return guided
 
 
 def _std(x):

@@ -158,6 +158,8 @@ def _read_native(folder, kinds, dtype):
         )
     names = [k for kind in kinds for k in have if kind in _names_for(k)]
     read = {k: components.read_native(folder, k, dtype) for k in names}
+    if (guide := read.pop(native.GUIDE, None)) and "decoder" in read:
+        read["decoder"] = _with_guide(folder, read["decoder"], guide)
     lengths = [getattr(p.module, "context_length", None) for p in read.values()]
     tokenizer = None
     if native.TOKENIZER in have and any(lengths):
@@ -169,6 +171,21 @@ def _read_native(folder, kinds, dtype):
         tables = native.read_statistics(folder)
         statistics = _statistics(folder, tables, read["decoder"].module.embed_dim)
     return Stack(str(folder), read, tokenizer, statistics)
+
+
+def _with_guide(folder, decoder, guide) -> Component:
+    """The decoder with the parameters of the one that guides it, as "guide"."""
+    same = guide.module == decoder.module and all(
+        guide.config["diffusion"].get(name) == decoder.config["diffusion"].get(name)
+        for name in ("schedule", "num_steps", "shift", "prediction")
+    )
+    if not same:
+        raise UsageError(
+            f"the {native.GUIDE} of {folder} is another model than its decoder, or of "
+            "another process: export an earlier checkpoint of the same config"
+        )
+    params = {**decoder.params, "guide": guide.params}
+    return dataclasses.replace(decoder, params=params)
 
 
 def _statistics(folder, tables, dim) -> Gaussian:

@@ -132,7 +132,8 @@ def sample_decoder(
 ):
     """Pictures, or latents of them, for image embeddings (and captions).
 
-    Guidance contrasts with the model that sees neither embedding nor caption.
+    Guidance contrasts with the model that sees neither embedding nor caption; of a
+    decoder with params["guide"], with a weaker one that sees both.
 
     Known pixels replace the model's x_0 at each step, so that they follow their own
     path from x_T to what they are, whatever the sampler (inpainting without training;
@@ -187,10 +188,14 @@ def sample_decoder(
     bound = latents.x0_bound(decoder)
     if exact:
         bound = None if decoder.module.is_latent else _bound_by_noise(eta)
-    model = decoder_model(decoder, params)
+    model, weaker = decoder_models(decoder, params)
     if negative is not None:
+        if weaker is not None:
+            raise UsageError(
+                "this decoder is guided by a weaker one: a negative prompt has no place"
+            )
         model, condition = with_negative(model), (negative, *condition)
-    denoise = denoiser(decoder, model, condition, scale, options, bound)
+    denoise = denoiser(decoder, model, condition, scale, options, bound, weaker)
 
     def predict(x, t):
         if known is None or keep is None:
@@ -268,8 +273,8 @@ def invert_images(
     """
     sched = schedule_of(decoder)
     condition = clip_image, no_clip, tokens, clip_caption
-    model = decoder_model(decoder, params)
-    predict = denoiser(decoder, model, condition, scale, options, None)
+    model, weaker = decoder_models(decoder, params)
+    predict = denoiser(decoder, model, condition, scale, options, None, weaker)
     timesteps, to_x0 = path_of(decoder, options)
     return samplers.ddim_inversion(
         predict, sched, images, timesteps, corrections, to_x0, runner(piece)
@@ -348,6 +353,13 @@ def decoder_model(decoder: Component, params):
     return model
 
 
+def decoder_models(decoder: Component, params) -> tuple[Callable, Callable | None]:
+    """`decoder_model`, and that of the decoder which guides it, if one does."""
+    own = {name: value for name, value in params.items() if name != "guide"}
+    weaker = decoder_model(decoder, params["guide"]) if "guide" in params else None
+    return decoder_model(decoder, own), weaker
+
+
 def with_negative(model):
     """A decoder's model whose unconditional rows see other embeddings, given first."""
 
@@ -384,16 +396,21 @@ def schedule_of(part: Component) -> schedule.Schedule:
     return part.noise_schedule
 
 
-def denoiser(part, model, condition, scale, options, bound):
-    """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound."""
+def denoiser(part, model, condition, scale, options, bound, weaker=None):
+    """(x_t, t) -> process.Prediction of the guided model, |x_0| <= bound.
+
+    It is guided by the `weaker` model, if there is one, else without a classifier.
+    """
     sched, kind = schedule_of(part), part.config["diffusion"]["prediction"]
-    guided = guidance.classifier_free(
-        model,
-        condition,
-        scale if options.guided else 1,
-        interval=options.guidance_interval,
-        rescale=options.guidance_rescale,
-    )
+    scale = scale if options.guided else 1
+    within = {
+        "interval": options.guidance_interval,
+        "rescale": options.guidance_rescale,
+    }
+    if weaker is None:
+        guided = guidance.classifier_free(model, condition, scale, **within)
+    else:
+        guided = guidance.autoguidance(model, weaker, condition, scale, **within)
     if options.dynamic_threshold is not None:
         bound = process.dynamic_threshold(options.dynamic_threshold)
     return process.make_denoiser(guided, sched, kind, bound)

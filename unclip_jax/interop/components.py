@@ -123,7 +123,7 @@ def build_component(
         fingerprint = meta.get("clip_fingerprint")
         fingerprint = fingerprint or native.clip_fingerprint(config, params)
     else:
-        known = kind in (*native.PARTS, *native.EMBEDDING_PRIORS)
+        known = kind in (*native.PARTS, native.GUIDE, *native.EMBEDDING_PRIORS)
         fingerprint = meta.get("clip_fingerprint") if known else None
     return Component(kind, module, params, config, fingerprint, meta)
 

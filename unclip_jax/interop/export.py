@@ -38,6 +38,7 @@ def export(
     format: str = "native",
     dtype: str = "float32",
     recommended: Recommended = AS_TRAINED,
+    guide: bool = False,
 ) -> str:
     """Adds the model of a run to the export in `folder`, or replaces it there.
 
@@ -56,6 +57,7 @@ def export(
       format: one of FORMATS.
       dtype: that floats are stored as, "float32", "bfloat16" or "float16".
       recommended: for its sampling, where it is not what the training config says.
+      guide: of a decoder: whether it is the weaker one that guides that of `folder`.
 
     Returns:
       A sentence that says what was written.
@@ -68,6 +70,14 @@ def export(
     params = merged(params, meta)
     part, kept, what = _part(params, meta, run, format, dtype, recommended)
     kind, data_info = part.kind, meta["data_info"]
+    if guide:
+        if (kind, format) != ("decoder", "native"):
+            raise UsageError(
+                f"--guide: a weaker model guides a decoder, in the native format; this "
+                f"is a {kind} for {format}"
+            )
+        native.write_part(folder, native.GUIDE, part.config, params, kept, dtype)
+        return f"exported {what} to {folder}, as the weaker one that guides its decoder"
     tokenizer = tokenizer_folder(run, data_info) if kind == "clip" else None
     if format == "diffusers":
         diffusers.write_part(folder, part, dtype, tokenizer)

@@ -45,6 +45,8 @@ KINDS = (*PARTS, "upsampler", "autoencoder")
 # priors of any encoder's embeddings, which are no parts of a stack: generation.Prior
 EMBEDDING_PRIORS = ("embedding_prior", "embedding_regression")
 LAST = "_last"
+# a weaker decoder, which guides the part "decoder"; see diffusion.guidance
+GUIDE = "decoder_guide"
 TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"
 ANALYTIC = "analytic.json"  # of a part: see write_analytic
@@ -59,6 +61,8 @@ def kind_of(part: str) -> str:
     """
     if part == TEXT_ENCODER:
         return "clip"
+    if part == GUIDE:
+        return "decoder"
     return "upsampler" if re.fullmatch(rf"upsampler_\d+({LAST})?", part) else part
 
 
@@ -121,7 +125,7 @@ def write_part(
         meta["clip_fingerprint"] = clip_fingerprint(config, params)
     elif part == "autoencoder":
         meta["autoencoder_fingerprint"] = autoencoder_fingerprint(config, params)
-    elif part in PARTS and not meta.get("clip_fingerprint"):
+    elif part in (*PARTS, GUIDE) and not meta.get("clip_fingerprint"):
         raise UsageError(
             f"the {part} does not say which CLIP's embeddings it learnt from: its meta "
             "lacks 'clip_fingerprint'; train it on records made by unclip_jax.embed"
@@ -369,7 +373,7 @@ def _check_mappings(value, path, *names):
 def _check_same_clip(folder, index):
     by_clip: dict[str, list[str]] = {}
     for part, entry in index["parts"].items():
-        if part in PARTS:
+        if part in (*PARTS, GUIDE):
             by_clip.setdefault(str(entry.get("clip_fingerprint")), []).append(part)
     if len(by_clip) > 1:
         groups = [
