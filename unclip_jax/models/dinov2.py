@@ -6,7 +6,6 @@ No stage uses it: it is a yardstick beside Inception's (Stein et al. 2023).
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -36,7 +35,7 @@ class ScaledBlock(nn.Module):
         x = x + scaled("scale_1", y)
         y = layers.LayerNorm(**norm, name="ln_2")(x)
         y = nn.Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
-        y = jax.nn.gelu(y, approximate=False)
+        y = layers.gelu(y)
         y = nn.Dense(width, dtype=self.dtype, name="fc_2")(y)
         return x + scaled("scale_2", y), None
 

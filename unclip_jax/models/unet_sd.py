@@ -57,7 +57,7 @@ class TransformerBlock(nn.Module):
         y = layers.LayerNorm(**norm, name="ln_3")(x)
         y = nn.Dense(8 * width, dtype=self.dtype, name="fc_1")(y)
         y, gate = jnp.split(y, 2, axis=-1)
-        y = y * nn.gelu(gate, approximate=False)
+        y = y * layers.gelu(gate)
         return x + nn.Dense(width, dtype=self.dtype, name="fc_2")(y)
 
 
