@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel import sharding
+from unclip_jax.parallel.leaves import run_by_leaf
 from unclip_jax.stages.lora import LoraStage
 
 
@@ -54,7 +55,12 @@ def init_state(
     stage, tx: optax.GradientTransformation, rng, profiles: Sequence[float] = ()
 ) -> TrainState:
     """A fresh state. Averages are copies: donating one buffer twice is fatal."""
-    params, frozen = stage.init(rng), None
+    return _state_of(stage, tx, rng, stage.init(rng), profiles)
+
+
+def _state_of(stage, tx, rng, params, profiles) -> TrainState:
+    """The state of a fresh model."""
+    frozen = None
     if isinstance(stage, LoraStage):
         params, frozen = stage.init_trained(rng, params), params
     averages = {f"{std:g}": jax.tree.map(jnp.copy, params) for std in profiles}
@@ -91,11 +97,19 @@ def abstract_state(stage, tx, mesh: Mesh, rules, profiles=()) -> TrainState:
 
 def init_sharded(stage, tx, seed: int, abstract: TrainState) -> TrainState:
     """A fresh state on the devices, sharded as `abstract` says."""
-    # jitted as one program, so that each buffer is made where it will live
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     profiles = [float(std) for std in abstract.profiles or ()]
-    init = functools.partial(init_state, stage, tx, profiles=profiles)
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+    rng, lora = jax.random.key(seed), abstract.frozen is not None
+    name = "frozen" if lora else "params"
+    model = run_by_leaf(stage.init, getattr(shardings, name), rng)
+
+    def rest(rng, params):
+        state = _state_of(stage, tx, rng, params, profiles)
+        return dataclasses.replace(state, **{name: None})
+
+    places = dataclasses.replace(shardings, **{name: None})
+    state = jax.jit(rest, out_shardings=places)(rng, model)
+    return dataclasses.replace(state, **{name: model})
 
 
 def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:
