@@ -14,6 +14,12 @@ seconds, examples/s, the model's operations (forward and backward, without what
 rematerialization computes again) with their share of the devices' peak (MFU), and the
 most memory that a device had in use. --matmul measures the peak that a matrix product
 reaches, which is below the data sheet's.
+
+--versus=torch times it beside diffusers' module of the same size (a prior or a UNet
+decoder on CLIP's states) with PyTorch's fused AdamW, in turns, and prints a table:
+
+    python -m benchmarks.train --config=benchmarks/small.py:prior --versus=torch \\
+        --assume=embed_dim=768 --assume=context_length=77
 """
 
 import dataclasses
@@ -21,14 +27,17 @@ import json
 import pathlib
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import torch_step, turns
 from unclip_jax import config as config_lib
 from unclip_jax import stages
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.planning.plan import assumed_spec, parse_assumptions
@@ -43,6 +52,8 @@ FLAGS = {
     "steps": (10, "timed steps, after two that are not"),
     "assume": ([], "NAME=NUMBER: a property of the data; may be repeated"),
     "matmul": (False, "measure what a bfloat16 matrix product reaches, too"),
+    "versus": ("", '"torch": time it beside PyTorch, in turns'),
+    "rounds": (5, "of --versus, each of about four seconds"),
     "out": ("", "a file for the numbers, as JSON"),
 }
 
@@ -99,8 +110,30 @@ def matmul_peak(size: int = 8192, repeats: int = 20) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - start)
 
 
-def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTimes:
-    """Initializes, compiles and times the training step of `config`."""
+@dataclasses.dataclass
+class Step:
+    """A compiled training step with a state and a batch; `run` does one and waits."""
+
+    stage: Any
+    mesh: Any
+    flops: int
+    parameters: int
+    init: float  # seconds
+    compile: float
+    state: Any
+    batch: Any
+    rng: Any
+    compiled: Any
+
+    def run(self) -> float:
+        """Does a step; returns its loss."""
+        with jax.set_mesh(self.mesh):
+            self.state, metrics = self.compiled(self.state, self.rng, self.batch)
+            return float(metrics["loss"])
+
+
+def make_step(config: TrainConfig, assume: Mapping[str, Any]) -> Step:
+    """Initializes and compiles the training step of `config`."""
     spec = assumed_spec(config, assume)
     stage = stages.make_stage(config, spec)
     tx = optimizer.make_optimizer(config.optimizer, config.steps)
@@ -116,42 +149,85 @@ def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTi
         init = time.perf_counter() - start
 
         start = time.perf_counter()
-        step = train_step.lower_step(stage, tx, mesh, config, abstract).compile()
+        compiled = train_step.lower_step(stage, tx, mesh, config, abstract).compile()
         compile_seconds = time.perf_counter() - start
 
         batch = random_batch(stage, config.batch_size, spec.vocab_size)
         batch = jax.device_put(batch, sharding.batch_sharding(mesh))
         rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
-        seconds = []
-        for _ in range(2 + steps):
-            start = time.perf_counter()
-            state, metrics = step(state, rng, batch)
-            metrics["loss"].block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        seconds = seconds[2:]
-        flops = model_flops(stage, config.batch_size, abstract.params)
+        return Step(
+            stage=stage,
+            mesh=mesh,
+            flops=model_flops(stage, config.batch_size, abstract.params),
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
+            init=init,
+            compile=compile_seconds,
+            state=state,
+            batch=batch,
+            rng=rng,
+            compiled=compiled,
+        )
 
-    device = jax.devices()[0]
+
+def time_step(config: TrainConfig, assume: dict[str, Any], steps: int) -> StepTimes:
+    """Initializes, compiles and times the training step of `config`."""
+    step = make_step(config, assume)
+    seconds = []
+    for _ in range(2 + steps):
+        start = time.perf_counter()
+        loss = step.run()
+        seconds.append(time.perf_counter() - start)
+    seconds = seconds[2:]
+
+    device, devices = jax.devices()[0], step.mesh.size
     median, peak = statistics.median(seconds), peak_flops(device.device_kind)
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return StepTimes(
         stage=config.stage,
         device=device.device_kind,
-        devices=mesh.size,
+        devices=devices,
         dtype=config.compute_dtype,
         batch_size=config.batch_size,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
-        init=init,
-        compile=compile_seconds,
+        parameters=step.parameters,
+        init=step.init,
+        compile=step.compile,
         step=median,
         step_range=(min(seconds), max(seconds)),
         examples_per_second=config.batch_size / median,
-        tflop_per_step=flops / 1e12,
-        mfu=flops / median / mesh.size / peak if peak else None,
+        tflop_per_step=step.flops / 1e12,
+        mfu=step.flops / median / devices / peak if peak else None,
         matmul_tflops=None,
         memory_gib=memory / 2**30 if memory else None,
-        loss=float(metrics["loss"]),
+        loss=loss,
     )
+
+
+def make(config, assume):
+    """Returns (step, what to know of it), for `turns.in_turns`."""
+    work = time.process_time()
+    step = make_step(read_config(config), assume)
+    seconds = time.process_time() - work
+    step.run()
+    about = {
+        "parameters": step.parameters,
+        "init, s": round(step.init, 1),
+        "compilation, s": round(step.compile, 1),
+        "both, s of CPU": round(seconds, 1),
+        "GFLOP a step": round(step.flops / 1e9, 1),
+    }
+    return step.run, about
+
+
+def versus_torch(config, assume, rounds: int) -> list[turns.Times]:
+    """Times the step beside PyTorch's, in both of its memory layouts for images."""
+    programs: dict[str, Any] = {
+        "torch": (torch_step.make, (config, assume, False)),
+        "torch, channels_last": (torch_step.make, (config, assume, True)),
+        "unclip_jax": (make, (config, assume)),
+    }
+    if config.stage == "prior":
+        del programs["torch, channels_last"]
+    return turns.in_turns(programs, rounds)
 
 
 def describe(times: StepTimes) -> str:
@@ -179,13 +255,21 @@ def describe(times: StepTimes) -> str:
 
 def main(args):
     """Times the step of args.config, prints it and writes it to args.out."""
-    config = read_config(args.config)
-    times = time_step(config, parse_assumptions(args.assume), args.steps)
-    if args.matmul:
-        times = dataclasses.replace(times, matmul_tflops=matmul_peak() / 1e12)
-    print(describe(times), flush=True)
+    config, assume = read_config(args.config), parse_assumptions(args.assume)
+    if args.versus not in ("", "torch"):
+        raise UsageError(f"--versus={args.versus}: expected torch")
+    if args.versus:
+        found = versus_torch(args.config, assume, args.rounds)
+        print(turns.table(found), flush=True)
+        numbers = [dataclasses.asdict(times) for times in found]
+    else:
+        times = time_step(config, assume, args.steps)
+        if args.matmul:
+            times = dataclasses.replace(times, matmul_tflops=matmul_peak() / 1e12)
+        print(describe(times), flush=True)
+        numbers = dataclasses.asdict(times)
     if args.out:
-        text = json.dumps(dataclasses.asdict(times), indent=1)
+        text = json.dumps(numbers, indent=1)
         pathlib.Path(args.out).write_text(text + "\n")
 
 
