@@ -26,6 +26,7 @@ from jaxtyping import Int
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.codebook import Codebook
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.text_transformer import TextTransformer, drop_captions, text_mask
 from unclip_jax.shapes import (
     Array,
@@ -85,9 +86,9 @@ class AutoregressivePrior(nn.Module):
             self.eot_id,
             **layout,
         )
-        self.text_in = nn.Dense(self.width, **dense)
+        self.text_in = Dense(self.width, **dense)
         self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
-        self.clip_text_in = nn.Dense(self.width, **dense)
+        self.clip_text_in = Dense(self.width, **dense)
         embed = {"embedding_init": init, **dense}
         self.dot_embedding = nn.Embed(self.num_buckets, self.width, **embed)
         self.code_embedding = nn.Embed(self.num_buckets, self.width, **embed)
@@ -98,7 +99,7 @@ class AutoregressivePrior(nn.Module):
             self.depth, self.num_heads, dropout=self.dropout, **layout
         )
         self.ln_final = layers.LayerNorm(**dense)
-        self.code_out = nn.Dense(self.num_buckets, **dense)
+        self.code_out = Dense(self.num_buckets, **dense)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Float, Num
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.text_transformer import eot_position
 from unclip_jax.shapes import Array, Embeddings, TextStates, Tokens, Vector
 
@@ -179,9 +180,9 @@ class CLIP(nn.Module):
         )
         projection = {"use_bias": False, "dtype": self.dtype}
         if self.vision_depth:
-            self.visual_projection = nn.Dense(self.embed_dim, **projection)
+            self.visual_projection = Dense(self.embed_dim, **projection)
         if self.text_projects:
-            self.text_projection = nn.Dense(self.embed_dim, **projection)
+            self.text_projection = Dense(self.embed_dim, **projection)
         # exp(logit_scale) starts at 1 / 0.07 (Radford et al. 2021, section 2.5)
         self.logit_scale = self.param(
             "logit_scale", nn.initializers.constant(2.6592600), ()

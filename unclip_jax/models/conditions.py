@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.text_transformer import text_mask
 
 KINDS = ("vector", "repeats", "sequence", "tokens", "class")
@@ -168,7 +169,7 @@ class ConditionEncoder(nn.Module):
             x = space.normalize(x)
             count = condition.num_tokens or self.vector_tokens
             out = self.width if condition.num_tokens else count * self.width
-            x = nn.Dense(out, dtype=self.dtype, name="in")(x)
+            x = Dense(out, dtype=self.dtype, name="in")(x)
             x = x.reshape(b, count, self.width)  # (B, L, W)
         else:
             ids = x.reshape(b, -1)  # (B, L)

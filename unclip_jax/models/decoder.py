@@ -28,6 +28,7 @@ from unclip_jax.models.clip_caption import (
     drop_clip_captions,
     make_empty_caption,
 )
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.pixel_transformer import PixelTransformer
 from unclip_jax.models.text_transformer import (
     TextTransformer,
@@ -122,8 +123,8 @@ class Decoder(nn.Module):
             "null_clip_image", nn.initializers.zeros, (self.embed_dim,)
         )
         dense = {"dtype": self.dtype}
-        self.clip_to_time = nn.Dense(self.time_width, **dense)
-        self.clip_to_tokens = nn.Dense(self.num_clip_tokens * self.text_width, **dense)
+        self.clip_to_time = Dense(self.time_width, **dense)
+        self.clip_to_tokens = Dense(self.num_clip_tokens * self.text_width, **dense)
         if self.clip_norm:
             self.clip_to_time_norm = layers.LayerNorm(dtype=self.dtype)
             self.clip_to_tokens_norm = layers.LayerNorm(dtype=self.dtype)
@@ -143,14 +144,14 @@ class Decoder(nn.Module):
                 dtype=self.dtype,
             )
         elif self.caption == "clip_states":
-            self.text_states_in = nn.Dense(self.text_width, **dense)
+            self.text_states_in = Dense(self.text_width, **dense)
             self.text_states_norm = layers.LayerNorm(dtype=self.dtype)
             width = self.text_states_width or self.embed_dim
             self.empty_caption = make_empty_caption(
                 self, self.context_length, width, self.embed_dim
             )
         if self.caption != "none":
-            self.text_to_time = nn.Dense(self.time_width, **dense)
+            self.text_to_time = Dense(self.time_width, **dense)
 
     @property
     def size_multiple(self) -> int | None:

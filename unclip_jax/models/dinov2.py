@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from unclip_jax.models import layers
+from unclip_jax.models.dense import Dense
 from unclip_jax.shapes import Array, States
 
 
@@ -34,9 +35,9 @@ class ScaledBlock(nn.Module):
         y = layers.Attention(self.num_heads, self.dtype, name="attn")(y)
         x = x + scaled("scale_1", y)
         y = layers.LayerNorm(**norm, name="ln_2")(x)
-        y = nn.Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
+        y = Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
         y = layers.gelu(y)
-        y = nn.Dense(width, dtype=self.dtype, name="fc_2")(y)
+        y = Dense(width, dtype=self.dtype, name="fc_2")(y)
         return x + scaled("scale_2", y), None
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
 from unclip_jax.models.conditions import MASK, Condition, ConditionEncoder, describe
+from unclip_jax.models.dense import Dense
 
 
 class EmbeddingPrior(nn.Module):
@@ -83,9 +84,9 @@ class EmbeddingPrior(nn.Module):
         if self.queries:
             self.query = self.param("query", init, (self.count, self.width))
         if not self.single_pass:
-            self.noised_in = nn.Dense(self.width, **dense)
-            self.time_1 = nn.Dense(self.width, **dense)
-            self.time_2 = nn.Dense(self.width, **dense)
+            self.noised_in = Dense(self.width, **dense)
+            self.time_1 = Dense(self.width, **dense)
+            self.time_2 = Dense(self.width, **dense)
         self.transformer = layers.Transformer(
             self.depth,
             self.num_heads,
@@ -95,7 +96,7 @@ class EmbeddingPrior(nn.Module):
             dtype=self.dtype,
         )
         self.ln_final = layers.LayerNorm(dtype=self.dtype)
-        self.out = nn.Dense(shape[-1], **dense)
+        self.out = Dense(shape[-1], **dense)
 
     def normalize(self, raw):
         """Raw embeddings (B, *target_shape) -> the space the prior predicts in."""

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import norms
+from unclip_jax.models.dense import Dense
 from unclip_jax.shapes import (
     Array,
     Bias,
@@ -95,8 +96,16 @@ def attend(
     logits = logits * q.shape[-1] ** -0.5
     if bias is not None:
         logits = logits + bias
-    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, v)
+    # divided once summed (as Dao et al. 2022): fewer passes over (Q, K), both ways
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum(
+        "bhqk,bhkd->bhqd",
+        weights.astype(q.dtype),
+        v,
+        preferred_element_type=jnp.float32,
+    )
+    return (out / total).astype(q.dtype)
 
 
 def split_heads(x: States, num_heads: int) -> Heads:
@@ -142,6 +151,15 @@ def on_own_rows(operation):
         return split_batch(operation(split_batch(x), kernel, *args, **kwargs))
 
     return run
+
+
+def stored(x):
+    """x as an array of its own, which is not computed again where it is read.
+
+    For sums along a residual stream. XLA:CPU fuses a sum into all that read it, so each
+    layer would add up those before it anew, and in the backward pass those after it.
+    """
+    return jax.lax.optimization_barrier(x)
 
 
 def mask_bias(mask: Bool[Array, "*size"]) -> Floats:
@@ -242,7 +260,7 @@ class Attention(nn.Module):
                 f"width {width} does not divide into {self.num_heads} heads"
             )
         q, k, v = (
-            split_heads(nn.Dense(width, dtype=self.dtype, name=name)(x), self.num_heads)
+            split_heads(Dense(width, dtype=self.dtype, name=name)(x), self.num_heads)
             for name in ("q", "k", "v")
         )  # (B, H, S, D) each
         if position is not None:
@@ -254,7 +272,7 @@ class Attention(nn.Module):
             k = self._cached("cached_k", k, slots, position)  # (B, H, slots, D)
             v = self._cached("cached_v", v, slots, position)
         out = merge_heads(attend(q, k, v, bias))
-        return nn.Dense(width, dtype=self.dtype, name="out")(out)
+        return Dense(width, dtype=self.dtype, name="out")(out)
 
     def _cached(self, name, new, slots, position):
         b, heads, _, d = new.shape
@@ -284,12 +302,12 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
         y = LayerNorm(dtype=self.dtype, name="ln_1")(x)
         attention = Attention(self.num_heads, self.dtype, name="attn")
-        x = split_batch(x + drop(attention(y, bias, position)))
+        x = split_batch(stored(x + drop(attention(y, bias, position))))
         y = LayerNorm(dtype=self.dtype, name="ln_2")(x)
-        y = nn.Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
+        y = Dense(round(width * self.mlp_ratio), dtype=self.dtype, name="fc_1")(y)
         y = activation(self.activation)(y)
-        x = x + drop(nn.Dense(width, dtype=self.dtype, name="fc_2")(y))
-        return split_batch(x), None
+        x = x + drop(Dense(width, dtype=self.dtype, name="fc_2")(y))
+        return split_batch(stored(x)), None
 
 
 class Transformer(nn.Module):

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.unet import depth_to_space, space_to_depth
 from unclip_jax.shapes import (
     Array,
@@ -94,15 +95,15 @@ class TransformerBlock(nn.Module):
 
         y = (rms_norm(x) * (1 + scale_2) + shift_2).astype(self.dtype)
         hidden = 8 * round(width * self.mlp_ratio / 12)  # as many weights as an MLP's
-        y = nn.Dense(2 * hidden, dtype=self.dtype, name="fc_1")(y)
+        y = Dense(2 * hidden, dtype=self.dtype, name="fc_1")(y)
         gate, y = jnp.split(y, 2, axis=-1)
-        y = drop(nn.Dense(width, dtype=self.dtype, name="fc_2")(nn.silu(gate) * y))
+        y = drop(Dense(width, dtype=self.dtype, name="fc_2")(nn.silu(gate) * y))
         return layers.split_batch(x + (gate_2 * y).astype(self.dtype)), None
 
     def _attention(self, x, angles, bias):
         width = x.shape[-1]
         q, k, v = (
-            layers.split_heads(nn.Dense(width, dtype=self.dtype, name=name)(x), heads)
+            layers.split_heads(Dense(width, dtype=self.dtype, name=name)(x), heads)
             for name, heads in zip("qkv", [self.num_heads] * 3, strict=True)
         )  # (B, H, S, D) each
         dim = width // self.num_heads
@@ -112,7 +113,7 @@ class TransformerBlock(nn.Module):
         q = rotate(rms_norm(q) * q_scale, angles).astype(self.dtype)
         k = rotate(rms_norm(k) * k_scale, angles).astype(self.dtype)
         y = layers.merge_heads(layers.attend(q, k, v, bias))
-        return nn.Dense(width, dtype=self.dtype, name="out")(y)
+        return Dense(width, dtype=self.dtype, name="out")(y)
 
 
 class PixelTransformer(nn.Module):
@@ -154,8 +155,8 @@ class PixelTransformer(nn.Module):
             )
         dense = {"dtype": self.dtype}
         time = layers.timestep_embedding(t, width).astype(self.dtype)
-        time = nn.Dense(width, **dense, name="time_1")(time)
-        time = nn.Dense(width, **dense, name="time_2")(nn.silu(time))
+        time = Dense(width, **dense, name="time_1")(time)
+        time = Dense(width, **dense, name="time_2")(nn.silu(time))
         if emb is not None:
             time = time + emb.astype(self.dtype)
         time = nn.silu(time)
@@ -163,13 +164,13 @@ class PixelTransformer(nn.Module):
         patches = space_to_depth(x.astype(self.dtype), self.patch_size)
         side = patches.shape[1]
         patches = patches.reshape(b, side * side, -1)
-        h = nn.Dense(width, **dense, name="patches_in")(patches)  # (B, N, W)
+        h = Dense(width, **dense, name="patches_in")(patches)  # (B, N, W)
         num_context, bias = 0, None
         if context is not None:
             num_context = context.shape[1]
             context = context.astype(self.dtype)
             h = jnp.concatenate(
-                [nn.Dense(width, **dense, name="context_in")(context), h], 1
+                [Dense(width, **dense, name="context_in")(context), h], 1
             )
         if context_mask is not None:  # the patches are always visible
             bias = layers.padding_bias(context_mask)
@@ -183,15 +184,15 @@ class PixelTransformer(nn.Module):
         )
 
         h = h[:, num_context:]
-        last = nn.Dense(2 * width, kernel_init=_zeros, **dense, name="modulation_out")
+        last = Dense(2 * width, kernel_init=_zeros, **dense, name="modulation_out")
         shift, scale = jnp.split(last(time).astype(jnp.float32)[:, None], 2, axis=-1)
         h = rms_norm(h) * (1 + scale) + shift
         out = self.out_channels * self.patch_size**2
-        h = nn.Dense(out, kernel_init=_zeros, name="patches_out")(h)
+        h = Dense(out, kernel_init=_zeros, name="patches_out")(h)
         return depth_to_space(h.reshape(b, side, side, out), self.patch_size)
 
     def _blocks(self, x, time, angles, bias, deterministic):
-        modulation = nn.Dense(
+        modulation = Dense(
             6 * self.width, kernel_init=_zeros, dtype=self.dtype, name="modulation"
         )(time)
         modulation = modulation.astype(jnp.float32).reshape(-1, 6, self.width)

@@ -20,6 +20,7 @@ from unclip_jax.models.clip_caption import (
     drop_clip_captions,
     make_empty_caption,
 )
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.text_transformer import drop_captions, text_mask
 from unclip_jax.shapes import Drop, Embeddings, TextStates, Times, Tokens
 
@@ -63,17 +64,17 @@ class DiffusionPrior(nn.Module):
             )
             self.null_clip_text = self.param("null_clip_text", init, (self.embed_dim,))
         else:
-            self.text_states_in = nn.Dense(self.width, **dense)
+            self.text_states_in = Dense(self.width, **dense)
             self.empty_caption = make_empty_caption(
                 self,
                 self.context_length,
                 self.text_width or self.embed_dim,
                 self.embed_dim,
             )
-        self.clip_text_in = nn.Dense(self.width, **dense)
-        self.clip_image_in = nn.Dense(self.width, **dense)
-        self.time_1 = nn.Dense(self.width, **dense)
-        self.time_2 = nn.Dense(self.width, **dense)
+        self.clip_text_in = Dense(self.width, **dense)
+        self.clip_image_in = Dense(self.width, **dense)
+        self.time_1 = Dense(self.width, **dense)
+        self.time_2 = Dense(self.width, **dense)
         self.transformer = layers.Transformer(
             self.depth,
             self.num_heads,
@@ -83,7 +84,7 @@ class DiffusionPrior(nn.Module):
             dtype=self.dtype,
         )
         self.ln_final = layers.LayerNorm(dtype=self.dtype)
-        self.clip_image_out = nn.Dense(self.embed_dim, **dense)
+        self.clip_image_out = Dense(self.embed_dim, **dense)
 
     def normalize(self, raw: Embeddings) -> Embeddings:
         """Raw CLIP image embeddings (B, D) -> the space the prior diffuses in."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
-from unclip_jax.models import layers
+from unclip_jax.models import dense, layers
 from unclip_jax.shapes import (
     Context,
     ContextMask,
@@ -58,9 +58,7 @@ def downsample_mean(x: Maps) -> Maps:
 _Conv = functools.partial(
     nn.Conv, conv_general_dilated=layers.on_own_rows(jax.lax.conv_general_dilated)
 )
-_Dense = functools.partial(
-    nn.Dense, dot_general=layers.on_own_rows(jax.lax.dot_general)
-)
+_Dense = functools.partial(nn.Dense, dot_general=layers.on_own_rows(dense.product))
 
 
 class ResBlock(nn.Module):
@@ -98,7 +96,7 @@ class ResBlock(nn.Module):
         h = _Conv(self.channels, **conv, kernel_init=_zeros, name="conv_2")(h)
         if x.shape[-1] != self.channels:
             x = _Conv(self.channels, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        return x + h
+        return layers.stored(x + h)
 
 
 class AttentionBlock(nn.Module):
@@ -135,7 +133,7 @@ class AttentionBlock(nn.Module):
                 bias = jnp.pad(context_bias, ((0, 0),) * 3 + ((0, h * w),))
         y = layers.merge_heads(layers.attend(q, k, v, bias))
         y = _Dense(c, kernel_init=_zeros, dtype=self.dtype, name="out")(y)
-        return x + y.reshape(b, h, w, c)
+        return layers.stored(x + y.reshape(b, h, w, c))
 
 
 class UNet(nn.Module):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from unclip_jax.errors import UsageError
 from unclip_jax.models import layers
+from unclip_jax.models.dense import Dense
 from unclip_jax.models.unet import ResBlock, upsample_nearest
 from unclip_jax.shapes import Context, Images, OutputImages, States, Times, Vector
 
@@ -31,12 +32,12 @@ class CrossAttention(nn.Module):
         context = x if context is None else context
 
         def project(y, name):
-            y = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(y)
+            y = Dense(width, use_bias=False, dtype=self.dtype, name=name)(y)
             return layers.split_heads(y, self.num_heads)
 
         q, k, v = project(x, "q"), project(context, "k"), project(context, "v")
         y = layers.merge_heads(layers.attend(q, k, v))
-        return nn.Dense(width, dtype=self.dtype, name="out")(y)
+        return Dense(width, dtype=self.dtype, name="out")(y)
 
 
 class TransformerBlock(nn.Module):
@@ -55,10 +56,10 @@ class TransformerBlock(nn.Module):
         y = layers.LayerNorm(**norm, name="ln_2")(x)
         x = x + CrossAttention(*attention, name="cross_attn")(y, context)
         y = layers.LayerNorm(**norm, name="ln_3")(x)
-        y = nn.Dense(8 * width, dtype=self.dtype, name="fc_1")(y)
+        y = Dense(8 * width, dtype=self.dtype, name="fc_1")(y)
         y, gate = jnp.split(y, 2, axis=-1)
         y = y * layers.gelu(gate)
-        return x + nn.Dense(width, dtype=self.dtype, name="fc_2")(y)
+        return x + Dense(width, dtype=self.dtype, name="fc_2")(y)
 
 
 class SpatialTransformer(nn.Module):
@@ -74,9 +75,9 @@ class SpatialTransformer(nn.Module):
         b, h, w, c = x.shape
         norm = layers.GroupNorm(self.norm_groups, 1e-6, self.dtype, name="norm")
         y = norm(x).reshape(b, h * w, c)
-        y = nn.Dense(c, dtype=self.dtype, name="proj_in")(y)
+        y = Dense(c, dtype=self.dtype, name="proj_in")(y)
         y = TransformerBlock(self.num_heads, self.dtype, name="block")(y, context)
-        y = nn.Dense(c, dtype=self.dtype, name="proj_out")(y)
+        y = Dense(c, dtype=self.dtype, name="proj_out")(y)
         return x + y.reshape(b, h, w, c)
 
 
@@ -137,8 +138,8 @@ class StableUNet(nn.Module):
 
         def mlp(y, name):
             width = 4 * self.channels
-            y = nn.Dense(width, dtype=self.dtype, name=f"{name}_1")(y)
-            return nn.Dense(width, dtype=self.dtype, name=f"{name}_2")(nn.silu(y))
+            y = Dense(width, dtype=self.dtype, name=f"{name}_1")(y)
+            return Dense(width, dtype=self.dtype, name=f"{name}_2")(nn.silu(y))
 
         time = layers.timestep_embedding(t, self.channels).astype(self.dtype)
         time = mlp(time, "time") + mlp(label.astype(self.dtype), "label")
