@@ -34,7 +34,7 @@ def run_by_leaf(function: Callable, shardings: Any, *args) -> Any:
     made_by = {}
     for equation in jaxpr.eqns:
         if _is_small(equation) and all(_is_known(v, known) for v in equation.invars):
-            inputs = [v for v in equation.invars if not _is_literal(v)]
+            inputs: list[Any] = [v for v in equation.invars if not _is_literal(v)]
             one = core.Jaxpr((), inputs, equation.outvars, [equation])
             run = core.jaxpr_as_fun(core.ClosedJaxpr(one, ()))
             found = run(*(known[v] for v in inputs))

@@ -99,17 +99,20 @@ def init_sharded(stage, tx, seed: int, abstract: TrainState) -> TrainState:
     """A fresh state on the devices, sharded as `abstract` says."""
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     profiles = [float(std) for std in abstract.profiles or ()]
-    rng, lora = jax.random.key(seed), abstract.frozen is not None
-    name = "frozen" if lora else "params"
+    rng = jax.random.key(seed)
+    # the parameters of the model are in one of two places, see _state_of
+    missing: dict[str, Any] = {"params" if abstract.frozen is None else "frozen": None}
+    (name,) = missing
     model = run_by_leaf(stage.init, getattr(shardings, name), rng)
 
     def rest(rng, params):
         state = _state_of(stage, tx, rng, params, profiles)
-        return dataclasses.replace(state, **{name: None})
+        return dataclasses.replace(state, **missing)
 
-    places = dataclasses.replace(shardings, **{name: None})
+    places = dataclasses.replace(shardings, **missing)
     state = jax.jit(rest, out_shardings=places)(rng, model)
-    return dataclasses.replace(state, **{name: model})
+    made: dict[str, Any] = {name: model}
+    return dataclasses.replace(state, **made)
 
 
 def replace_params(state: TrainState, params: Mapping[str, Any]) -> TrainState:
