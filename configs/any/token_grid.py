@@ -1,11 +1,13 @@
 """A prior of MindEye2's shape: 256 tokens of 1664 numbers, from 256 tokens.
 
-    python -m unclip_jax.plan --config=configs/any/token_grid.py --topology=v5e:1x1 \\
-        --assume=embed_dim=1664 --assume=target_tokens=256 --assume=condition_tokens=256
+    python -m unclip_jax.plan --config=configs/any/token_grid.py --topology=v5e:2x2 \\
+        --config.batch_size=128 --assume=embed_dim=1664 --assume=target_tokens=256 \\
+        --assume=condition_tokens=256
     python -m unclip_jax.train --config=configs/any/token_grid.py \\
         --workdir=runs/any_grid/prior
 
 Data as of configs/any/align.py: a target (n, 256, 1664), a condition of that shape.
+The plan is of four v5e, the smallest slice, with 32 examples and a whole state each.
 """
 
 from configs import common
