@@ -25,7 +25,8 @@ FLAGS = {
     "format": (
         "native",
         "native, or what is to load it: diffusers, whose pipelines of latents take "
-        "kandinsky or stable_unclip; for a CLIP also transformers or open_clip",
+        "kandinsky or stable_unclip; lora: adapters alone, in diffusers' names; for a "
+        "CLIP also transformers or open_clip",
     ),
     "dtype": ("float32", "of the files: float32, bfloat16 or float16"),
     "weights": (
@@ -66,7 +67,9 @@ def main(args):
             raise UsageError(f"--weights={args.weights} is no average: no --ema_std")
         shapes, read, meta, error = open_posthoc(args.run, args.ema_std, args.step)
         print(f"an average of std {args.ema_std:g}, within {error:.1%} of its profile")
-    params = merged(lazy.tree(shapes, read), meta, tree_checksum)
+    params = lazy.tree(shapes, read)
+    if args.format != "lora":
+        params = merged(params, meta, tree_checksum)
     options = params, meta, args.run, args.out, args.format, args.dtype
     names = recommended.flags()
     values = recommended.Recommended(**{name: getattr(args, name) for name in names})

@@ -38,6 +38,7 @@ FLAGS = {
         config_lib.REQUIRED,
         "folder of an export, or of a diffusers unCLIP; Kandinsky's two, with a comma",
     ),
+    "lora": (str, "adapters in diffusers' names, a file or folder, that are merged"),
     "out": (config_lib.REQUIRED, "a .png or .webp file, or a folder"),
     "overwrite": (False, "replace a file or figure that is there already"),
     "mode": ("text2image", "what to draw: one of the modes above"),

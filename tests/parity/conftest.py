@@ -92,6 +92,22 @@ def model(kandinsky):
     return UnCLIP.load(kandinsky.folders, batch_size=2)
 
 
+@pytest.fixture(scope="session")
+def stable(tmp_path_factory):
+    """(Stable unCLIP's pipeline of variations, tiny; the folder that it saved)."""
+    from tests.parity.stable_pipeline import make_stable, save
+
+    return save(make_stable, tmp_path_factory.mktemp("stable"))
+
+
+@pytest.fixture(scope="session")
+def stable_text(tmp_path_factory):
+    """The same of its pipeline for texts."""
+    from tests.parity.stable_pipeline import make_stable_text, save
+
+    return save(make_stable_text, tmp_path_factory.mktemp("stable_text"))
+
+
 @pytest.fixture
 def floats(monkeypatch):
     """Our pictures as floats in [-1, 1], before they are rounded."""

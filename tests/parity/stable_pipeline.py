@@ -1,6 +1,9 @@
 """Stable unCLIP's pipeline of diffusers with random weights, tiny."""
 
 import pathlib
+from collections.abc import Callable
+
+import numpy as np
 
 from tests.parity.unclip_pipeline import Sizes, make_pipeline, randomise
 
@@ -120,3 +123,43 @@ def make_stable_text(tokenizer: pathlib.Path):
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def save(make: Callable, root: pathlib.Path):
+    """(the pipeline that `make` makes, the folder that its save_pretrained wrote)."""
+    from tests.parity.conftest import CAPTIONS
+    from unclip_jax.tokenizer import train_tokenizer
+
+    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
+    pipeline, folder = make(root / "trained"), root / "pipeline"
+    pipeline.save_pretrained(folder)
+    return pipeline, folder
+
+
+def assert_same_weights(pipeline, theirs):
+    """That every tensor of every component of `theirs` is one of `pipeline`, alike."""
+    for name, module in theirs.components.items():
+        if hasattr(module, "state_dict"):
+            state = pipeline.components[name].state_dict()
+            assert state.keys() == module.state_dict().keys()
+            for key, value in module.state_dict().items():
+                np.testing.assert_array_equal(state[key].numpy(), value.numpy(), key)
+
+
+def export_and_compare(model, kind: str, tokenizer: pathlib.Path, folder: pathlib.Path):
+    """Exports a part of `model` as a run's, and reads it back."""
+    from unclip_jax.interop.export import compare, export
+
+    part = model.stack.part(kind)
+    meta = {
+        "step": 7,
+        "config": {},
+        "export": {"part": kind, "config": part.config},
+        "data_info": {
+            "clip_fingerprint": model.stack.part("clip").clip_fingerprint,
+            "tokenizer_folder": str(tokenizer),
+        },
+    }
+    arguments = part.params, meta, folder / "run", folder / "out", "stable_unclip"
+    assert "for stable_unclip" in export(*arguments)
+    assert "none differs" in compare(*arguments)

@@ -5,6 +5,7 @@ in float64 (see test_pipeline.py). The greatest differences measured in float32 
 are 1e-5 for embeddings of order 1 and 3e-5 for pictures in [-1, 1].
 """
 
+import dataclasses
 import types
 
 import numpy as np
@@ -12,11 +13,16 @@ import pytest
 
 from tests.parity import kandinsky_pipeline as tiny
 from tests.parity.conftest import CAPTIONS
-from tests.parity.test_pipeline import fold
-from unclip_jax.diffusion import samplers
-from unclip_jax.diffusion.schedule import make_schedule
+from tests.parity.our_noise import (
+    SEED,
+    hand_noise,
+    our_noise,
+    to_torch,
+    use_our_tables,
+)
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.generation import UnCLIP, sampling
+from unclip_jax.interop import kandinsky as kandinsky_folders
 from unclip_jax.interop import native
 from unclip_jax.interop.export import compare, export
 from unclip_jax.interop.init_from import load_initial
@@ -24,41 +30,9 @@ from unclip_jax.interop.init_from import load_initial
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-SEED, PROMPTS = 7, list(CAPTIONS[:2])
+PROMPTS = list(CAPTIONS[:2])
 PRIOR_STEPS, STEPS, GUIDANCE = 5, 4, 4.0
 EMBEDDING, LATENT = (tiny.SIZES.embed_dim,), (tiny.LATENT, tiny.LATENT, 4)
-
-
-def our_noise(stream, what, shape, step=None):
-    """(B, *shape) of the pictures 0 and 1 as generation draws it."""
-    keys = sampling.fold_keys(np.uint32(SEED), np.arange(2), stream, what)
-    if stream == sampling.PRIOR:
-        keys = fold(keys, 0)  # the only candidate
-    return np.array(samplers.normal(keys if step is None else fold(keys, step), shape))
-
-
-def to_torch(x):
-    return torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
-
-
-def hand_noise(monkeypatch, module, stream, shape, steps):
-    """Makes a scheduler of theirs draw what we draw at steps 0, 1, ..."""
-    queue = [to_torch(our_noise(stream, sampling.STEPS, shape, i)) for i in steps]
-    path = f"diffusers.schedulers.{module}.randn_tensor"
-    monkeypatch.setattr(path, lambda shape, **_: queue.pop(0)[: shape[0]])
-    return queue
-
-
-def use_our_tables(monkeypatch, scheduler, name):
-    tables = make_schedule(name)
-    exact = {
-        "alphas_cumprod": tables.alphas_cumprod,
-        "alphas": 1 - tables.betas,
-        "betas": tables.betas,
-    }
-    for table, values in exact.items():
-        values = torch.as_tensor(values, dtype=torch.float64)
-        monkeypatch.setattr(scheduler, table, values)
 
 
 @pytest.fixture
@@ -329,3 +303,17 @@ def test_a_native_export_holds_all_of_it(model, kandinsky, tmp_path):
     assert again.noise_shape == LATENT and again.image_size == tiny.IMAGE
     for kind, part in model.stack.parts.items():
         assert again.stack.part(kind).module == part.module
+
+
+def test_parts_of_another_clip_are_refused(model, kandinsky, tmp_path):
+    """In a folder that they are written to, and in two that are loaded together."""
+    write_part = kandinsky_folders.write_part
+    write_part(tmp_path, model.stack.part("prior"))
+    another = {"clip_fingerprint": "0" * 64}
+    decoder = dataclasses.replace(model.stack.part("decoder"), **another)
+    with pytest.raises(ValueError, match="would mix parts of different CLIPs"):
+        write_part(tmp_path, decoder)
+    write_part(tmp_path / "other", decoder)
+    folders = kandinsky.folders[0], tmp_path / "other" / "decoder"
+    with pytest.raises(ValueError, match="are of different CLIPs .*decoder 0000"):
+        UnCLIP.load(folders, parts=("clip", "decoder"))

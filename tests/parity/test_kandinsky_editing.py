@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 
 from tests.parity import kandinsky_pipeline as tiny
-from tests.parity.test_kandinsky import (
-    EMBEDDING,
-    GUIDANCE,
-    LATENT,
-    PROMPTS,
+from tests.parity.our_noise import (
     SEED,
     hand_noise,
     our_noise,
     to_torch,
     use_our_tables,
 )
+from tests.parity.test_kandinsky import EMBEDDING, GUIDANCE, LATENT, PROMPTS
 from unclip_jax.diffusion.process import from_uint8
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.latents import decode, encode

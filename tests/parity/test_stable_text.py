@@ -12,55 +12,32 @@ import pytest
 
 from tests.parity import stable_pipeline as tiny
 from tests.parity.conftest import CAPTIONS
-from unclip_jax.diffusion import samplers
-from unclip_jax.diffusion.schedule import make_schedule
+from tests.parity.our_noise import SEED, hand_noise, our_noise, use_our_tables
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.interop import native
-from unclip_jax.interop.export import compare, export
-from unclip_jax.tokenizer import train_tokenizer
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-SEED, STEPS, PRIOR_STEPS, LEVEL = 7, 4, 5, 300
+STEPS, PRIOR_STEPS, LEVEL = 4, 5, 300
 PROMPTS = list(CAPTIONS[:2])
 LATENT, EMBEDDING = (tiny.LATENT, tiny.LATENT, 4), (tiny.SIZES.embed_dim,)
 
 
 @pytest.fixture(scope="module")
-def stable(tmp_path_factory):
-    """(their pipeline, its folder)."""
-    root = tmp_path_factory.mktemp("stable_text")
-    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
-    pipeline = tiny.make_stable_text(root / "trained")
-    pipeline.save_pretrained(root / "stable")
-    return pipeline, root / "stable"
-
-
-@pytest.fixture(scope="module")
-def model(stable):
-    return UnCLIP.load(stable[1], batch_size=2)
-
-
-def our_noise(stream, what, shape, step=None):
-    """(2, *shape) of the pictures 0 and 1 as generation draws it."""
-    path = [stream, what]
-    if stream == sampling.PRIOR:
-        path.append(0)  # the only candidate
-    if step is not None:
-        path.append(step)
-    keys = sampling.fold_keys(np.uint32(SEED), np.arange(2), *path)
-    return np.array(samplers.normal(keys, shape))
+def model(stable_text):
+    return UnCLIP.load(stable_text[1], batch_size=2)
 
 
 def draw_theirs(pipeline, monkeypatch):
     """Their pictures (N, H, W, 3) in [-1, 1]."""
-    queue = [
-        torch.from_numpy(our_noise(sampling.PRIOR, sampling.STEPS, EMBEDDING, i))
-        for i in range(PRIOR_STEPS - 1)
-    ]
-    path = "diffusers.schedulers.scheduling_unclip.randn_tensor"
-    monkeypatch.setattr(path, lambda *_, **__: queue.pop(0))
+    queue = hand_noise(
+        monkeypatch,
+        "scheduling_unclip",
+        sampling.PRIOR,
+        EMBEDDING,
+        range(PRIOR_STEPS - 1),
+    )
     module = "diffusers.pipelines.stable_diffusion.pipeline_stable_unclip"
     noise = torch.from_numpy(our_noise(sampling.DECODER, sampling.EMBEDDING, EMBEDDING))
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise)
@@ -69,18 +46,7 @@ def draw_theirs(pipeline, monkeypatch):
         (pipeline.scheduler, "scaled_linear"),
         (pipeline.image_noising_scheduler, "cosine"),
     ):
-        tables = make_schedule(name)
-        exact = {
-            "alphas_cumprod": tables.alphas_cumprod,
-            "alphas": 1 - tables.betas,
-            "betas": tables.betas,
-            "one": np.float64(1),
-            "final_alpha_cumprod": tables.alphas_cumprod[0],
-        }
-        for table, values in exact.items():
-            if hasattr(scheduler, table):
-                values = torch.as_tensor(values, dtype=torch.float64)
-                monkeypatch.setattr(scheduler, table, values)
+        use_our_tables(monkeypatch, scheduler, name)
     step = pipeline.prior_scheduler.step
 
     def to_the_next(output, timestep, sample, **options):
@@ -128,8 +94,8 @@ def test_what_is_read(model):
 
 
 @pytest.mark.slow
-def test_text_becomes_their_pictures(model, stable, monkeypatch, floats):
-    expected = draw_theirs(stable[0], monkeypatch)
+def test_text_becomes_their_pictures(model, stable_text, monkeypatch, floats):
+    expected = draw_theirs(stable_text[0], monkeypatch)
     ours = draw_ours(model)
     assert 0.2 < expected.std() and np.ptp(expected, axis=0).max() > 0.5
     np.testing.assert_allclose(ours, expected, atol=1e-3)
@@ -137,33 +103,17 @@ def test_text_becomes_their_pictures(model, stable, monkeypatch, floats):
 
 @pytest.mark.slow
 def test_their_pipeline_draws_our_pictures_from_our_export(
-    model, stable, monkeypatch, floats, tmp_path
+    model, stable_text, monkeypatch, floats, tmp_path
 ):
     model.save_diffusers(tmp_path)
     theirs = diffusers.StableUnCLIPPipeline.from_pretrained(tmp_path)
     theirs.set_progress_bar_config(disable=True)
-    for name, module in stable[0].components.items():
-        if hasattr(module, "state_dict"):
-            state = theirs.components[name].state_dict()
-            assert state.keys() == module.state_dict().keys()
-            for key, value in module.state_dict().items():
-                np.testing.assert_array_equal(state[key].numpy(), value.numpy(), key)
+    tiny.assert_same_weights(theirs, stable_text[0])
     expected = draw_theirs(theirs, monkeypatch)
     np.testing.assert_allclose(draw_ours(model), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["prior", "clip", native.TEXT_ENCODER])
-def test_parts_are_exported_and_verified(model, stable, kind, tmp_path):
-    part = model.stack.part(kind)
-    meta = {
-        "step": 7,
-        "config": {},
-        "export": {"part": kind, "config": part.config},
-        "data_info": {
-            "clip_fingerprint": model.stack.part("clip").clip_fingerprint,
-            "tokenizer_folder": str(stable[1] / "prior_tokenizer"),
-        },
-    }
-    arguments = part.params, meta, tmp_path / "run", tmp_path / "out", "stable_unclip"
-    assert "for stable_unclip" in export(*arguments)
-    assert "none differs" in compare(*arguments)
+def test_parts_are_exported_and_verified(model, stable_text, kind, tmp_path):
+    tokenizer = stable_text[1] / "prior_tokenizer"
+    tiny.export_and_compare(model, kind, tokenizer, tmp_path)

@@ -9,41 +9,21 @@ import pytest
 
 from tests.parity import stable_pipeline as tiny
 from tests.parity.conftest import CAPTIONS
-from unclip_jax.diffusion import samplers
-from unclip_jax.diffusion.schedule import make_schedule
+from tests.parity.our_noise import SEED, our_noise, use_our_tables
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.images import fit
-from unclip_jax.interop.export import compare, export
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-SEED, STEPS, LEVEL = 7, 4, 300
+STEPS, LEVEL = 4, 300
 PROMPTS = list(CAPTIONS[:2])
 LATENT, EMBEDDING = (tiny.LATENT, tiny.LATENT, 4), (tiny.SIZES.embed_dim,)
 
 
 @pytest.fixture(scope="module")
-def stable(tmp_path_factory):
-    """(their pipeline, its folder)."""
-    from unclip_jax.tokenizer import train_tokenizer
-
-    root = tmp_path_factory.mktemp("stable")
-    train_tokenizer(CAPTIONS * 5, root / "trained", vocab_size=560)
-    pipeline = tiny.make_stable(root / "trained")
-    pipeline.save_pretrained(root / "stable")
-    return pipeline, root / "stable"
-
-
-@pytest.fixture(scope="module")
 def model(stable):
     return UnCLIP.load(stable[1], batch_size=2)
-
-
-def our_noise(what, shape):
-    """(2, *shape) of the pictures 0 and 1 as generation draws it."""
-    keys = sampling.fold_keys(np.uint32(SEED), np.arange(2), sampling.DECODER, what)
-    return np.array(samplers.normal(keys, shape))
 
 
 def pictures():
@@ -54,19 +34,16 @@ def pictures():
 def draw_theirs(pipeline, monkeypatch, prompts, level):
     """Their pictures (N, H, W, 3) in [-1, 1]."""
     module = "diffusers.pipelines.stable_diffusion.pipeline_stable_unclip_img2img"
-    noise = torch.from_numpy(our_noise(sampling.EMBEDDING, EMBEDDING))
+    noise = torch.from_numpy(our_noise(sampling.DECODER, sampling.EMBEDDING, EMBEDDING))
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise)
     for scheduler, name in (
         (pipeline.scheduler, "scaled_linear"),
         (pipeline.image_noising_scheduler, "cosine"),
     ):
-        table = torch.from_numpy(make_schedule(name).alphas_cumprod)
-        monkeypatch.setattr(scheduler, "alphas_cumprod", table)
-        if hasattr(scheduler, "final_alpha_cumprod"):
-            monkeypatch.setattr(scheduler, "final_alpha_cumprod", table[0])
+        use_our_tables(monkeypatch, scheduler, name)
     processor = pipeline.feature_extractor
     pixels = processor(list(pictures()), return_tensors="pt").pixel_values
-    start = our_noise(sampling.START, LATENT)
+    start = our_noise(sampling.DECODER, sampling.START, LATENT)
     images = pipeline(
         image=pixels,
         prompt=prompts,
@@ -114,12 +91,7 @@ def test_their_pipeline_draws_our_pictures_from_our_export(
     model.save_diffusers(tmp_path)
     theirs = diffusers.StableUnCLIPImg2ImgPipeline.from_pretrained(tmp_path)
     theirs.set_progress_bar_config(disable=True)
-    for name, module in stable[0].components.items():
-        if hasattr(module, "state_dict"):
-            state = theirs.components[name].state_dict()
-            assert state.keys() == module.state_dict().keys()
-            for key, value in module.state_dict().items():
-                np.testing.assert_array_equal(state[key].numpy(), value.numpy(), key)
+    tiny.assert_same_weights(theirs, stable[0])
     expected = draw_theirs(theirs, monkeypatch, PROMPTS, LEVEL)
     z = model.encode_image(np.stack([fit(x, 16) for x in pictures()]))
     options = {"seed": SEED, "steps": STEPS, "noise_level": LEVEL}
@@ -140,15 +112,4 @@ def test_the_methods_of_pictures(model):
 
 @pytest.mark.parametrize("kind", ["clip", "decoder", "autoencoder"])
 def test_a_part_is_exported_and_verified(model, stable, kind, tmp_path):
-    part = model.stack.part(kind)
-    clip = model.stack.part("clip").clip_fingerprint
-    tokenizer = str(stable[1] / "tokenizer")
-    meta = {
-        "step": 7,
-        "config": {},
-        "export": {"part": kind, "config": part.config},
-        "data_info": {"clip_fingerprint": clip, "tokenizer_folder": tokenizer},
-    }
-    arguments = part.params, meta, tmp_path / "run", tmp_path / "out", "stable_unclip"
-    assert "for stable_unclip" in export(*arguments)
-    assert "none differs" in compare(*arguments)
+    tiny.export_and_compare(model, kind, stable[1] / "tokenizer", tmp_path)

@@ -12,6 +12,7 @@ from unclip_jax.gaussian import Gaussian
 from unclip_jax.interop import (
     components,
     diffusers,
+    diffusers_lora,
     kandinsky,
     native,
     public_clip,
@@ -75,6 +76,7 @@ def load_stack(
     folder: str | os.PathLike | Sequence[str | os.PathLike],
     kinds: str | Sequence[str] = native.KINDS,
     dtype: str = "float32",
+    lora: str | os.PathLike | None = None,
 ) -> Stack:
     """Reads those parts of the `kinds` that the export in `folder` has.
 
@@ -83,6 +85,9 @@ def load_stack(
 
     "upsampler" stands for all upsamplers, "upsampler_256" for that one; each comes with
     the network of its last step, if it has one.
+
+    `lora` is a file of adapters in diffusers' names, or its folder; they are merged
+    into the prior and the decoder (see interop.diffusers_lora).
 
     Every format that can be sampled from is recognised here and nowhere else.
 
@@ -131,7 +136,12 @@ def load_stack(
             f"`python -m unclip_jax.export --run=RUN --out={folder}`"
         )
     check_together(stack)
-    return stack
+    if lora is None:
+        return stack
+    parts = dict(stack.parts)
+    for kind, params in diffusers_lora.merge_lora(parts, lora).items():
+        parts[kind] = dataclasses.replace(parts[kind], params=params)
+    return dataclasses.replace(stack, parts=parts)
 
 
 def _split(folder) -> list[pathlib.Path]:
@@ -232,6 +242,15 @@ def check_together(stack: Stack) -> None:
             raise UsageError(
                 f"the parts of {stack.origin} do not fit together: {field} is {listed}"
             )
+    made_for = {
+        k: stack.parts[k].clip_fingerprint for k in native.PARTS if k in stack.parts
+    }
+    if len(set(filter(None, made_for.values()))) > 1:
+        listed = ", ".join(f"{kind} {str(v)[:12]}..." for kind, v in made_for.items())
+        raise UsageError(
+            f"the parts of {stack.origin} do not fit together: they are of different "
+            f"CLIPs ({listed}); load those that were trained with one"
+        )
     stages = [k for k in ("decoder", *stack.upsamplers) if k in stack.parts]
     for before, after in zip(stages, stages[1:], strict=False):
         size = stack.parts[before].module.image_size

@@ -34,6 +34,7 @@ class UnCLIP(Editing):
         dtype: str = "float32",
         mesh: Mesh | None = None,
         batch_size: int = 32,
+        lora: str | os.PathLike | None = None,
     ) -> typing.Self:
         """Loads an export, and lets jax keep the programs that it compiles.
 
@@ -45,13 +46,15 @@ class UnCLIP(Editing):
           dtype: type of the computation, "float32" or "bfloat16".
           mesh: devices; all of them, by default.
           batch_size: rows computed at a time (rounded up to fill the devices).
+          lora: adapters of the prior or the decoder in diffusers' names, a file or its
+            folder (`export --format=lora`); they are merged.
 
         Raises:
           FileNotFoundError: no such folder, or no export in it.
           UsageError: broken files, or parts that do not belong together.
         """
         use_compilation_cache()
-        return cls(load_stack(folder, parts, dtype), mesh, batch_size)
+        return cls(load_stack(folder, parts, dtype, lora), mesh, batch_size)
 
     def save_diffusers(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes the stack as folders that the classes of diffusers load.

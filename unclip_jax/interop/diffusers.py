@@ -11,7 +11,7 @@ CLIP when a folder is read, and unclip_jax.json names the CLIP each part belongs
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
@@ -25,7 +25,11 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
-from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
+from unclip_jax.interop.diffusers_config import (
+    OURS,
+    add_fingerprint,
+    read_fingerprints,
+)
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
@@ -133,10 +137,7 @@ def write_part(
     """
     folder = pathlib.Path(folder)
     kind = native.kind_of(part.kind)
-    made_for = read_fingerprints(folder)
-    if part.clip_fingerprint is not None:
-        made_for[part.kind] = part.clip_fingerprint
-    _check_same_clip(folder, made_for)
+    made_for = add_fingerprint(read_fingerprints(folder), part, folder)
     config, params = part.config, part.params
     if kind == "clip":
         transformers_clip.save_clip_towers(
@@ -225,12 +226,3 @@ def _write_scheduler(folder, part: Component):
         diffusion.get("clip") or clip,
         getattr(part.module, "learned_sigma", False),
     )
-
-
-def _check_same_clip(folder, made_for: Mapping[str, str]):
-    if len(set(made_for.values())) > 1:
-        listed = ", ".join(f"{kind} {clip[:12]}..." for kind, clip in made_for.items())
-        raise UsageError(
-            f"{folder} would mix parts of different CLIPs ({listed}): export the "
-            "matching runs, into a new folder"
-        )

@@ -74,6 +74,23 @@ def check_settings(
     return {name: settings[name] for name in defaults}
 
 
+def add_fingerprint(made_for: Mapping[str, str], part, folder) -> dict[str, str]:
+    """The fingerprints of the CLIPs that a folder's parts are for, with a part's.
+
+    Raises UsageError where they would be of several CLIPs.
+    """
+    added = {**made_for}
+    if part.clip_fingerprint is not None:
+        added[part.kind] = part.clip_fingerprint
+    if len(set(added.values())) > 1:
+        listed = ", ".join(f"{kind} {clip[:12]}..." for kind, clip in added.items())
+        raise UsageError(
+            f"{folder} would mix parts of different CLIPs ({listed}): export the "
+            "matching runs, into a new folder"
+        )
+    return added
+
+
 def check_holds(class_name: str, kind: str, fields: Mapping[str, tuple]) -> None:
     """Raises UsageError for a model of ours that a class of theirs cannot hold.
 

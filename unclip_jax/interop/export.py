@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from unclip_jax import models
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import (
     components,
     diffusers,
+    diffusers_lora,
     kandinsky,
     native,
     public_clip,
@@ -27,7 +29,7 @@ from unclip_jax.models.lora import merge_adapters
 # formats of pipelines that draw latents
 LATENT = {"kandinsky": kandinsky, "stable_unclip": stable_unclip}
 AS_TRAINED = Recommended()
-FORMATS = ("native", "diffusers", *LATENT, *public_clip.FORMATS)
+FORMATS = ("native", "diffusers", "lora", *LATENT, *public_clip.FORMATS)
 
 
 def export(
@@ -67,6 +69,11 @@ def export(
         not fit the run's config; a part of another CLIP than those in `folder`.
       FileNotFoundError: the CLIP's tokenizer is not there.
     """
+    if format == "lora":
+        kind, tensors, what = _adapters(params, meta, run)
+        diffusers_lora.write_lora(folder, kind, tensors, dtype)
+        verify.write_sums(folder)
+        return f"exported {what} to {pathlib.Path(folder) / diffusers_lora.FILE}"
     params = merged(params, meta)
     part, kept, what = _part(params, meta, run, format, dtype, recommended)
     kind, data_info = part.kind, meta["data_info"]
@@ -119,6 +126,10 @@ def compare(
 
     Raises what `export` and verify.verify do.
     """
+    if format == "lora":
+        kind, tensors, what = _adapters(params, meta, run)
+        count = verify.verify_adapters(folder, kind, tensors, dtype)
+        return f"{folder} holds {what}: {count} tensors compared, none differs"
     params = merged(params, meta)
     part, _, what = _part(params, meta, run, format, dtype)
     count = verify.verify(folder, part, format, dtype)
@@ -169,7 +180,6 @@ def merged(
     Raises:
       UsageError: it is not; and what load_initial raises.
     """
-    options = meta["config"].get("lora") or {}
     if "adapters" not in params:
         return params
     folder = meta["config"]["init_from"]
@@ -180,9 +190,30 @@ def merged(
             "put those back, and export to another folder"
         )
     of_data = {k: v for k, v in params["of_data"].items() if k not in began}
+    return merge_adapters({**of_data, **began}, params["adapters"], _scale(meta))
+
+
+def _scale(meta) -> float:
+    """What the products of a run's adapters are multiplied by."""
+    options = meta["config"]["lora"]
     alpha = options.get("alpha")
-    scale = 1.0 if alpha is None else alpha / options["rank"]
-    return merge_adapters({**of_data, **began}, params["adapters"], scale)
+    return 1.0 if alpha is None else alpha / options["rank"]
+
+
+def _adapters(params, meta, run):
+    """(kind of the part, its adapters in diffusers' names, "the adapters of ...")."""
+    kind, where = meta["export"]["part"], f"the {meta['export']['part']} of {run}"
+    if "adapters" not in params:
+        raise UsageError(
+            f"--format=lora: all parameters of {where} were trained, and there are no "
+            "adapters; they come of config.lora.rank"
+        )
+    module = models.build(kind, meta["export"]["config"]["model"])
+    scale = _scale(meta)
+    tensors = diffusers_lora.to_torch(kind, module, params["adapters"], scale)
+    rank = meta["config"]["lora"]["rank"]
+    what = f"the adapters of {where} (step {meta['step']}, rank {rank})"
+    return kind, tensors, what
 
 
 def _part(params, meta, run, format, dtype, recommended=AS_TRAINED):

@@ -30,7 +30,11 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
-from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
+from unclip_jax.interop.diffusers_config import (
+    OURS,
+    add_fingerprint,
+    read_fingerprints,
+)
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
 
@@ -169,13 +173,16 @@ def write_part(
       tokenizer: folder of the tokenizer, with a CLIP.
 
     Raises:
-      UsageError: a part that their classes cannot hold.
+      UsageError: a part that their classes cannot hold, or one of another CLIP than
+        those in `folder`.
     """
     if part.kind not in HALVES:
         raise UsageError(
             f"Kandinsky's pipelines have no {part.kind}: export it in the native format"
         )
-    half = folder / HALVES[part.kind]
+    half, halves = folder / HALVES[part.kind], [folder / "prior", folder / "decoder"]
+    made_for = {k: v for one in halves for k, v in read_fingerprints(one).items()}
+    made_for = add_fingerprint(made_for, part, folder)
     config, params = part.config, part.params
     if part.kind == "clip":
         towers = half / "text_encoder", half / "image_encoder"
@@ -205,10 +212,10 @@ def write_part(
                 "variational: export it in the native format"
             )
         diffusers_autoencoder.save_autoencoder(config, params, half / "movq", dtype)
-    fingerprints = read_fingerprints(half)
-    if part.clip_fingerprint is not None:
-        fingerprints[part.kind] = part.clip_fingerprint
-    write_json(half / OURS, {"clip_fingerprints": fingerprints})
+    own = {
+        kind: clip for kind, clip in made_for.items() if folder / HALVES[kind] == half
+    }
+    write_json(half / OURS, {"clip_fingerprints": own})
     _write_index(half, part)
 
 

@@ -34,7 +34,11 @@ from unclip_jax.interop import (
     transformers_clip,
 )
 from unclip_jax.interop.components import Component
-from unclip_jax.interop.diffusers_config import OURS, read_fingerprints
+from unclip_jax.interop.diffusers_config import (
+    OURS,
+    add_fingerprint,
+    read_fingerprints,
+)
 from unclip_jax.models.clip_caption import with_empty_caption
 from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.tokenizer import Tokenizer, copy_tokenizer
@@ -121,7 +125,8 @@ def load_stable_unclip(
         )
         empty = components.encode_empty_caption(clip, tokenizer)
         params = with_empty_caption(params, *empty)
-        parts["prior"] = build("prior", config, params, fingerprint)
+        of_prior = made_for.get("prior") or clip.clip_fingerprint
+        parts["prior"] = build("prior", config, params, of_prior)
     if "decoder" in kinds:
         config, params = diffusers_stable.load_decoder(
             folder / "unet",
@@ -169,8 +174,12 @@ def write_part(
       tokenizer: folder of the tokenizer, with a CLIP; the text encoder's own is beside
         it, in tokenizer/.
 
-    Raises UsageError for a part that their classes cannot hold.
+    Raises UsageError for a part that their classes cannot hold, or one of another CLIP
+    than those in `folder`.
     """
+    made_for = read_fingerprints(folder)
+    if part.kind != native.TEXT_ENCODER:  # a CLIP of its own
+        made_for = add_fingerprint(made_for, part, folder)
     config, params = part.config, part.params
     if native.kind_of(part.kind) == "clip":
         text, image, tokens = _towers(folder, part)
@@ -215,10 +224,7 @@ def write_part(
             f"diffusers' {PIPELINES[0]} has no {part.kind}: export it in the native "
             "format"
         )
-    fingerprints = read_fingerprints(folder)
-    if part.clip_fingerprint is not None:
-        fingerprints[part.kind] = part.clip_fingerprint
-    write_json(folder / OURS, {"clip_fingerprints": fingerprints})
+    write_json(folder / OURS, {"clip_fingerprints": made_for})
     there = {k: list(v) for k, v in CLASSES.items() if (folder / k).is_dir()}
     if "scheduler" in there:
         file = folder / "scheduler" / diffusers_ddpm.FILE

@@ -11,6 +11,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, sha256_file
 from unclip_jax.interop import (
     diffusers,
+    diffusers_lora,
     init_from,
     kandinsky,
     mapping,
@@ -87,6 +88,25 @@ def verify(folder: str | os.PathLike, part: Component, format: str, dtype: str) 
     ]
     _refuse(folder, wrong)
     return len(found)
+
+
+def verify_adapters(
+    folder: str | os.PathLike, kind: str, tensors: Mapping[str, np.ndarray], dtype: str
+) -> int:
+    """Compares adapters in a folder with those that diffusers_lora.to_torch gives.
+
+    Returns how many tensors were compared; raises what `verify` does.
+    """
+    check_sums(folder)
+    path = pathlib.Path(folder) / diffusers_lora.FILE
+    found = weights.to_float32(weights.read_tensors(path))
+    own = {k for k in found if k.startswith(f"{diffusers_lora.PREFIXES[kind]}.")}
+    wrong = [f"{name} is unexpected" for name in sorted(own - tensors.keys())]
+    for name, array in tensors.items():
+        if name not in found or not _equal(found[name], array, dtype):
+            wrong.append(f"{name} differs")
+    _refuse(path, wrong)
+    return len(tensors)
 
 
 def _read_back(folder, part, format) -> Mapping[str, Any]:

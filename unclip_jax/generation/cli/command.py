@@ -20,7 +20,7 @@ from unclip_jax.progress import ProgressLine, Within
 
 # Flags that every mode takes; all others are options of modes.
 COMMON = ("model", "out", "mode", "seed", "batch_size", "dtype", "format", "columns")
-COMMON += ("process", "processes", "overwrite", "scale", "debug")
+COMMON += ("process", "processes", "overwrite", "scale", "debug", "lora")
 GRID_MOST = 100  # pictures of a folder's grid
 FILE_MOST = 1000  # of the one that a file is
 
@@ -45,6 +45,8 @@ def sample(args: types.SimpleNamespace) -> None:
     options = modes.resolve_flags(args.mode, flags)
     _check(args, options)
     settings = {"mode": args.mode, "model": str(args.model), **options}
+    if args.lora:
+        settings["lora"] = args.lora
     options["seed"] = args.seed
     mode, out = modes.find_mode(args.mode), pathlib.Path(args.out)
     captions = mode.captions(options) if mode.captions else []
@@ -114,7 +116,8 @@ def _fill(mode, options, captions, settings, args, out):
 
 def _load(args, options, settings):
     """The model, and the settings with how it draws by them, which is printed."""
-    model = UnCLIP.load(args.model, dtype=args.dtype, batch_size=args.batch_size)
+    loading = {"dtype": args.dtype, "batch_size": args.batch_size, "lora": args.lora}
+    model = UnCLIP.load(args.model, **loading)
     drawn_with = listings.drawn_with(model, options)
     for part, values in drawn_with.items():
         listed = ", ".join(f"{key} {value}" for key, value in values.items())
