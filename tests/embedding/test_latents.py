@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.embedding.test_runner import Pictures
+from tests.latent_configs import KANDINSKY
 from unclip_jax import models
 from unclip_jax.data.loader import open_data
 from unclip_jax.diffusion import process
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.config import read_config
 from unclip_jax.embedding.latents import LatentEncoder
-from unclip_jax.interop import components, native
+from unclip_jax.interop import components, diffusers_autoencoder, native
 from unclip_jax.interop.export import export
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.training.checkpoint import load_run
@@ -73,6 +74,28 @@ def test_records_hold_scaled_means_and_deviations(tmp_path, clip, std):
         )
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_half_precision_is_the_same_autoencoder(dtype, tmp_path):
+    """A folder of diffusers in float16, a native export in any; not another scale."""
+    autoencoder = make_autoencoder(GAUSSIAN)
+    part = autoencoder.part
+    native.write_part(
+        tmp_path / "native", "autoencoder", part.config, part.params, {}, dtype
+    )
+    folders = [tmp_path / "native"]
+    if dtype != "bfloat16":
+        diffusers_autoencoder.save_autoencoder(
+            part.config, part.params, tmp_path / "vae", dtype
+        )
+        folders.append(tmp_path / "vae")
+    for folder in folders:
+        found = FrozenAutoencoder.load(folder)
+        assert found.fingerprint == autoencoder.fingerprint
+    other = make_autoencoder({**GAUSSIAN, "latent_scale": 0.25})
+    assert other.fingerprint != autoencoder.fingerprint
+    assert make_autoencoder(GAUSSIAN, 1).fingerprint != autoencoder.fingerprint
+
+
 def test_records_without_latents_are_as_they_were(tmp_path, clip):
     manifest = runner.embed_source(Pictures(), tmp_path / "r", clip, shard_size=9)
     assert "autoencoder_fingerprint" not in manifest["extra"]
@@ -87,19 +110,8 @@ DECODER = {
     "autoencoder": "folder",
     "optimizer": {"learning_rate": 1e-3},
     "preview": {"every": 2, "count": 2},
-    "model": {
-        "image_channels": 4,
-        "caption": "none",
-        "channels": 8,
-        "channel_mult": (1,),
-        "num_res_blocks": 1,
-        "attention_resolutions": (4,),
-        "head_channels": 4,
-        "norm_groups": 4,
-        "text_width": 8,
-        "num_clip_tokens": 2,
-    },
-    "stage_options": {"null_embedding": "zero_image", "preview_steps": 2},
+    **KANDINSKY,
+    "stage_options": {**KANDINSKY["stage_options"], "preview_steps": 2},
 }
 
 

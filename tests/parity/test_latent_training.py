@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from tests import latent_configs
 from tests.embedding.test_runner import Pictures
+from tests.latent_configs import resized
 from tests.parity import kandinsky_pipeline, stable_pipeline
-from tests.parity.conftest import CAPTIONS
 from unclip_jax import models
 from unclip_jax.data.loader import open_data
 from unclip_jax.embedding import runner
@@ -20,7 +21,6 @@ from unclip_jax.interop import components, kandinsky, stable_unclip
 from unclip_jax.interop.export import compare, export, merged
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.interop.init_from import load_initial
-from unclip_jax.tokenizer import train_tokenizer
 from unclip_jax.training.checkpoint import load_run
 from unclip_jax.training.checksums import tree_checksum
 from unclip_jax.training.loop import train
@@ -35,37 +35,25 @@ TRAINING = {
     "batch_size": 8,
     "optimizer": {"learning_rate": 0.0},
 }
-KANDINSKY = {
-    "model": {
-        "image_channels": 4,
-        "caption": "none",
-        "clip_norm": True,
-        "num_clip_tokens": 32,
-        "channels": 32,
-        "channel_mult": (1, 2),
-        "num_res_blocks": 1,
-        "attention_resolutions": (4,),
-        "head_channels": 8,
-        "text_width": 16,
-    },
-    "diffusion": {"schedule": "linear:0.00085:0.012", "sampler": "ddpm"},
-    "stage_options": {"embedding": "raw", "null_embedding": "zero_image"},
-}
-STABLE = {
-    "model": {
-        "backbone": "stable_diffusion",
-        "channels": 32,
-        "channel_mult": (1, 2, 2),
-        "num_heads": (2, 4, 0),
-        "mid_heads": 8,
-    },
-    "diffusion": {
-        "schedule": "scaled_linear",
-        "prediction": "v",
-        "augmentation": {"schedule": "cosine", "num_steps": 1000},
-    },
-    "stage_options": {"embedding": "raw"},
-}
+# of the sizes of the pipelines
+KANDINSKY = resized(
+    latent_configs.KANDINSKY,
+    num_clip_tokens=32,
+    channels=32,
+    channel_mult=(1, 2),
+    head_channels=8,
+    norm_groups=32,
+    text_width=16,
+)
+STABLE = resized(
+    latent_configs.STABLE,
+    channels=32,
+    channel_mult=(1, 2, 2),
+    num_heads=(2, 4, 0),
+    mid_heads=8,
+    num_res_blocks=2,
+    norm_groups=32,
+)
 
 
 def run(config, records, folder, workdir):
@@ -122,6 +110,25 @@ def test_kandinsky(kandinsky, records, tmp_path):
 
 
 @pytest.mark.slow
+def test_kandinsky_inpaint(kandinsky, records, tmp_path):
+    """Nine channels in, as -decoder-inpaint is published."""
+    theirs = diffusers.KandinskyV22InpaintPipeline(
+        unet=kandinsky_pipeline.make_unet(in_channels=9),
+        scheduler=kandinsky.decoder.scheduler,
+        movq=kandinsky.decoder.movq,
+    )
+    folder = tmp_path / "published"
+    theirs.save_pretrained(folder)
+    config = resized(KANDINSKY, extra="inpaint")
+    made = run(config, records, folder, tmp_path / "run")
+    export(*made, tmp_path / "run", tmp_path / "out", "kandinsky")
+    pipeline = diffusers.KandinskyV22InpaintPipeline.from_pretrained(
+        tmp_path / "out" / "decoder"
+    )
+    assert_same_weights(pipeline.unet, theirs.unet)
+
+
+@pytest.mark.slow
 def test_adapters(kandinsky, records, tmp_path):
     """They are merged into the attention of what from_pretrained loads."""
     _, decoder = kandinsky.folders
@@ -152,12 +159,9 @@ def test_adapters(kandinsky, records, tmp_path):
 
 
 @pytest.mark.slow
-def test_stable_unclip(tmp_path):
+def test_stable_unclip(stable, tmp_path):
     """Its Gaussians, encoded while it trains; captions filled up with "!"."""
-    train_tokenizer(CAPTIONS * 5, tmp_path / "trained", vocab_size=560)
-    theirs = stable_pipeline.make_stable(tmp_path / "trained")
-    folder = tmp_path / "stable"
-    theirs.save_pretrained(folder)
+    theirs, folder = stable
     clip = FrozenCLIP.load(folder, load_run, batch_size=8, text_states=True)
     assert (
         clip.pad_id == theirs.tokenizer.pad_token_id and "clip_text" not in clip.arrays

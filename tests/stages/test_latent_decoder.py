@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.latent_configs import KANDINSKY, STABLE
 from tests.random_params import random_params
 from unclip_jax import stages
 from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import process
-from unclip_jax.stages import StageConfig
+from unclip_jax.stages import StageConfig, decoder
 
 RNG = np.random.default_rng(0)
 SPEC = DataSpec(
@@ -29,41 +30,6 @@ SPEC = DataSpec(
     text_width=10,
     empty_text_states=RNG.standard_normal((5, 10)),
 )
-KANDINSKY = {
-    "model": {
-        "image_channels": 4,
-        "caption": "none",
-        "clip_norm": True,
-        "num_clip_tokens": 2,
-        "channels": 8,
-        "channel_mult": (1,),
-        "num_res_blocks": 1,
-        "attention_resolutions": (4,),
-        "head_channels": 4,
-        "norm_groups": 4,
-        "text_width": 8,
-    },
-    "diffusion": {"schedule": "linear:0.00085:0.012", "spacing": "leading"},
-    "stage_options": {"embedding": "raw", "null_embedding": "zero_image"},
-}
-STABLE = {
-    "model": {
-        "backbone": "stable_diffusion",
-        "channels": 8,
-        "channel_mult": (1,),
-        "num_heads": (2,),
-        "mid_heads": 2,
-        "num_res_blocks": 1,
-        "norm_groups": 4,
-    },
-    "diffusion": {
-        "schedule": "scaled_linear",
-        "prediction": "v",
-        "to_x0": False,
-        "augmentation": {"schedule": "cosine", "num_steps": 50},
-    },
-    "stage_options": {"embedding": "raw"},
-}
 
 
 def make_stage(config, spec=SPEC, **changes):
@@ -188,6 +154,53 @@ def test_previews_are_pairs_of_latents(made):
     np.testing.assert_array_equal(drawn[0::2], batch["latents"].astype(np.float32))
 
 
+def test_holes_are_unions_of_rectangles():
+    """Against their areas: a rectangle's is 1/9, of independent ones 1 - (8/9)^3."""
+    keep = np.asarray(decoder.draw_keep(jax.random.key(0), 2000, 64))
+    assert keep.shape == (2000, 64, 64, 1) and keep.dtype == np.float32
+    assert set(np.unique(keep)) == {0.0, 1.0}
+    hidden = 1 - keep.mean((1, 2, 3))
+    assert abs((hidden == 1).mean() - decoder.ALL_HIDDEN) < 0.03
+    points = 1 - keep[hidden < 1].mean((0, 3))
+    # a point at (x, y) is in one with probability 4 x (1 - x) y (1 - y)
+    x = (np.arange(64) + 0.5) / 64
+    one = 2 * x * (1 - x)
+    expected = 1 - (1 - one[:, None] * one) ** decoder.HOLES
+    np.testing.assert_allclose(points, expected, atol=0.05)
+    one_hole = decoder.draw_keep(jax.random.key(1), 3, 64)
+    assert not np.array_equal(one_hole[0], one_hole[1])
+
+
+@pytest.mark.slow
+def test_a_decoder_that_inpaints_sees_what_is_kept():
+    """The loss by hand, and a preview that knows all but the middle."""
+    stage = make_stage(KANDINSKY, model={"extra": "inpaint"})
+    params, batch = make_params(stage), make_batch(stage)
+    assert params["unet"]["conv_in"]["kernel"].shape[2] == 9
+    rng, seen = jax.random.key(3), []
+
+    class Spy:
+        def apply(self, variables, x_t, t, *inputs, **options):
+            seen.append(inputs[-1])
+            return stage.model.apply(variables, x_t, t, *inputs, **options)
+
+        def __getattr__(self, name):
+            return getattr(stage.model, name)
+
+    spied = dataclasses.replace(stage, model=Spy())
+    value, _ = spied.loss(params, rng, batch)
+    assert np.isfinite(value)
+    noise = jax.random.normal(
+        jax.random.split(jax.random.fold_in(rng, 1), 3)[0], batch["latents"].shape
+    )
+    x_0 = batch["latents"].astype(np.float32) + batch["latent_std"] * noise
+    keep = decoder.draw_keep(jax.random.fold_in(rng, 2), 4, 4)
+    np.testing.assert_allclose(seen[0][..., :4], x_0 * keep, atol=1e-6)
+    np.testing.assert_array_equal(seen[0][..., 4:], keep)
+    drawn = jax.jit(stage.preview)(params, jax.random.key(1), batch)
+    assert drawn.shape == (8, 4, 4, 4)
+
+
 def test_exports_say_how_the_published_model_is_sampled():
     kandinsky = make_stage(KANDINSKY).export()["config"]["diffusion"]
     assert kandinsky["spacing"] == "leading" and kandinsky["to_x0"]
@@ -210,7 +223,7 @@ def test_exports_say_how_the_published_model_is_sampled():
             {"diffusion": {"augmentation": {"schedule": "cosine", "num_steps": 9}}},
             "no other takes it",
         ),
-        (KANDINSKY, {}, {"model": {"extra": "hint"}}, "see nothing beside"),
+        (KANDINSKY, {}, {"model": {"extra": "hint"}}, "records hold no hints"),
         (
             KANDINSKY,
             {},

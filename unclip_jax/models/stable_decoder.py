@@ -58,8 +58,8 @@ class StableDecoder(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """A pixel at the lowest resolution."""
-        return 2 ** (len(self.channel_mult) - 1)
+        """Any size of latents will do."""
+        return 1
 
     def setup(self):
         """Declares the layers."""

@@ -170,7 +170,8 @@ class StableUNet(nn.Module):
                 if heads[i]:
                     h = attend(h, heads[i], f"up_{i}_attn_{j}")
             if i:
-                h = upsample_nearest(h)
+                rows, columns = skips[-1].shape[1:3]  # may be odd
+                h = upsample_nearest(h)[:, :rows, :columns]
                 h = nn.Conv(h.shape[-1], **conv, name=f"up_{i}_upsample")(h)
 
         # what is predicted is not rounded to `dtype`

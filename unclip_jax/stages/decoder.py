@@ -4,7 +4,8 @@ Paper, section 2.1. Embeddings and captions are dropped, each from rows of its o
 guidance. A decoder whose model says so (`is_latent`: Kandinsky's, Stable unCLIP's)
 learns latents of a frozen autoencoder, which records hold or the training loop makes;
 where they are Gaussians each step draws from them. One that reads a noise level sees
-embeddings with as much noise (conditioning augmentation, Ho et al. 2022).
+embeddings with as much noise (conditioning augmentation, Ho et al. 2022); one that
+inpaints sees the image around holes that are drawn for each row (GLIDE, section 2.4).
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
 NULLS = ("learned", "zero_image")
 STABLE = "stable_diffusion"  # the backbone of Stable unCLIP
+HOLES = 3  # rectangles that are cut out of an image, for a decoder that inpaints
+ALL_HIDDEN = 0.1  # its rows that see nothing of the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +114,10 @@ class Stage(DiffusionStage):
             batch_spec["text_states"] = ((length, width), "float16")
         elif model.caption == "text_states":
             batch_spec["text_states"] = ((length, fields["text_width"]), "float16")
-        if model.extra not in ("none", "noise_level"):
+        if model.extra == "hint":
             raise UsageError(
-                f"config.model.extra {model.extra!r}: the stage 'decoder' trains "
-                "decoders that see nothing beside the embedding and the caption"
+                "config.model.extra 'hint': records hold no hints, such as depth maps; "
+                "decoders with extra 'none' and 'inpaint' are trained here"
             )
         diffusion = Diffusion.from_config(config, model.learned_sigma)
         if (model.extra == "noise_level") != bool(diffusion.augmentation):
@@ -137,8 +140,10 @@ class Stage(DiffusionStage):
         batch, no = stages.example_batch(self.batch_spec), jnp.zeros(1, bool)
         t = jnp.zeros(1, int)
         if self.diffusion.augmentation:
-            batch["noise_level"] = t
+            batch["extra"] = t
         x = batch["latents" if self.model.is_latent else "image"].astype(jnp.float32)
+        if self.model.extra == "inpaint":
+            batch["extra"] = surroundings(x, jnp.ones_like(x[..., :1]))
         params = self.model.init(rng, x, t, *self.inputs(batch, no, no))["params"]
         params = stages.with_constants(params, self.options.embedding, self.spec)
         if self.options.null_embedding == "zero_image":
@@ -149,7 +154,9 @@ class Stage(DiffusionStage):
         return params
 
     def loss(self, params, rng, batch):
-        """Computes the denoising loss; `rng` also draws latents and embeddings' noise.
+        """Computes the denoising loss.
+
+        `rng` also draws latents, the noise of embeddings and holes.
 
         See DiffusionStage.loss.
         """
@@ -165,8 +172,12 @@ class Stage(DiffusionStage):
             levels = self._noise_process.num_steps
             level = jax.random.randint(rng_level, (len(z),), 0, levels)
             noise = jax.random.normal(rng_noise, z.shape)
-            batch = {**batch, "noise_level": level}
+            batch = {**batch, "extra": level}
             batch["clip_image"] = self.noise_embeddings(params, z, level, noise)
+        if self.model.extra == "inpaint":
+            x_0 = self.x_0(params, batch)
+            keep = draw_keep(jax.random.fold_in(rng, 2), len(x_0), x_0.shape[1])
+            batch = {**batch, "extra": surroundings(x_0, keep)}
         if self.options.null_embedding != "learned":
             fixed = jax.lax.stop_gradient(params["null_clip_image"])
             params = {**params, "null_clip_image": fixed}
@@ -199,7 +210,7 @@ class Stage(DiffusionStage):
             drop_text,
             batch.get("clip_text"),
             batch.get("text_states"),
-            batch.get("noise_level"),
+            batch.get("extra"),
         )
 
     def training_inputs(self, batch, keys):
@@ -213,7 +224,8 @@ class Stage(DiffusionStage):
     def preview(self, params, rng, batch):
         """Pairs of (true picture, picture drawn from its embedding and caption).
 
-        Of latents (2 B, h, w, C) float32, which somebody has to decode.
+        Of latents (2 B, h, w, C) float32, which somebody has to decode. A decoder that
+        inpaints sees nothing of the middle, a quarter of the image.
         """
 
         def model(x_t, t, condition, drop):
@@ -225,7 +237,12 @@ class Stage(DiffusionStage):
         left_out = ("image", "latents", "latent_std")
         condition = {name: a for name, a in batch.items() if name not in left_out}
         if self.diffusion.augmentation:
-            condition["noise_level"] = jnp.zeros(len(true), int)
+            condition["extra"] = jnp.zeros(len(true), int)
+        if self.model.extra == "inpaint":
+            x_0, side = self.x_0(params, batch), true.shape[1]
+            middle = slice(side // 4, side - side // 4)
+            keep = jnp.ones_like(x_0[..., :1]).at[:, middle, middle].set(0)
+            condition["extra"] = surroundings(x_0, keep)
         scale = self.options.preview_guidance
         bound = self.diffusion.clip if latent else 1.0
         denoise = self.denoiser(
@@ -256,6 +273,26 @@ class Stage(DiffusionStage):
                 "embedding": self.options.embedding,
             },
         }
+
+
+def draw_keep(rng, n: int, side: int):
+    """(n, side, side, 1) float32 masks, 0 in holes and 1 around them.
+
+    A hole is the union of HOLES rectangles, whose sides lie between two uniform numbers
+    each; ALL_HIDDEN of the masks are 0 everywhere.
+    """
+    rng_ends, rng_all = jax.random.split(rng)
+    ends = side * jnp.sort(jax.random.uniform(rng_ends, (n, HOLES, 2, 2)), axis=-1)
+    pixels = jnp.arange(side) + 0.5
+    inside = (ends[..., :1] < pixels) & (pixels < ends[..., 1:])  # (n, HOLES, 2, side)
+    holes = inside[..., 0, :, None] & inside[..., 1, None, :]
+    hidden = jax.random.bernoulli(rng_all, ALL_HIDDEN, (n, 1, 1))
+    return 1.0 - (holes.any(1) | hidden)[..., None]
+
+
+def surroundings(x_0, keep):
+    """(B, H, W, C + 1): x_0 where keep is 1, zeros elsewhere, and keep."""
+    return jnp.concatenate([x_0 * keep, keep], axis=-1)
 
 
 def _fields(config, options, spec):
