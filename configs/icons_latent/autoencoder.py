@@ -19,4 +19,7 @@ def get_config():
     c.log_every = 25
     c.checkpoint = dict(every=500)
     c.preview = dict(every=500)
+    c.evaluators = dict(
+        reconstruction=dict(every=500, count=512, data=dict(split="held_out"))
+    )
     return c

@@ -8,6 +8,7 @@ import pytest
 from tests.random_params import random_params
 from unclip_jax import models, stages
 from unclip_jax.data_spec import DataSpec
+from unclip_jax.evaluation.metrics.reconstruction import reconstruction
 from unclip_jax.stages import StageConfig
 
 MODEL = {"channels": 4, "channel_mult": (1, 2), "num_res_blocks": 1, "norm_groups": 2}
@@ -63,6 +64,26 @@ def test_previews_are_pairs_of_images(made):
     drawn = jax.jit(stage.preview)(params, jax.random.key(1), batch)
     assert drawn.shape == (6, 8, 8, 3) and drawn.dtype == jnp.uint8
     np.testing.assert_array_equal(drawn[0::2], batch["image"])
+
+
+@pytest.mark.slow
+def test_the_errors_of_images_against_torchmetrics(made):
+    metrics = pytest.importorskip("torchmetrics.functional.image")
+    torch = pytest.importorskip("torch")
+    stage, params, batch = made
+    errors = jax.jit(stage.embed)(params, jax.random.key(1), batch)
+    found = reconstruction(errors["absolute_error"], errors["squared_error"])
+    drawn = jax.jit(stage.preview)(params, jax.random.key(1), batch)[1::2]
+    true, drawn = (
+        torch.from_numpy(np.asarray(a, np.float32)) for a in (batch["image"], drawn)
+    )
+    psnr = metrics.peak_signal_noise_ratio(
+        drawn, true, data_range=255.0, dim=(1, 2, 3), reduction="elementwise_mean"
+    )
+    np.testing.assert_allclose(found["psnr"], psnr, rtol=1e-5)
+    l1 = (drawn - true).abs().mean() / 127.5
+    np.testing.assert_allclose(found["l1"], l1, rtol=1e-5)
+    assert reconstruction(np.zeros((2, 1)), np.zeros((2, 1)))["psnr"] == 100
 
 
 def test_exports_rebuild_the_model():

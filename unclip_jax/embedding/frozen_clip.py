@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,9 +22,6 @@ from unclip_jax.models.text_transformer import fill_captions
 from unclip_jax.parallel.batched_runner import BatchedRunner
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.tokenizer import Tokenizer
-
-# (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
-LoadRun = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
 
 
 class FrozenCLIP:
@@ -82,7 +78,7 @@ class FrozenCLIP:
     def load(
         cls,
         folder: str | os.PathLike,
-        load_run: LoadRun,
+        load_run: components.LoadRun,
         *,
         batch_size: int,
         text_states: bool = False,
@@ -121,17 +117,7 @@ class FrozenCLIP:
             read, _ = diffusers.load_diffusers(folder, ["clip"], dtype)
             part, tokens = read["clip"], pathlib.Path(folder) / "tokenizer"
         else:
-            params, meta = load_run(str(folder))
-            described = meta["export"]
-            if described["part"] != "clip":
-                raise UsageError(
-                    f"config.clip {str(folder)!r} is a run of stage "
-                    f"{described['part']!r}; embeddings come from a run of stage 'clip'"
-                )
-            where = f"the clip of {folder}"
-            part = components.build_component(
-                "clip", described["config"], params, {}, dtype=dtype, where=where
-            )
+            part, meta = components.read_run(folder, "clip", load_run, dtype)
             tokens = tokenizer_folder(folder, meta["data_info"])
         tokenizer = Tokenizer.load(str(tokens), part.module.context_length)
         return cls(part, tokenizer, batch_size, text_states, pad_id)

@@ -35,10 +35,11 @@ from unclip_jax.data.sources import (
 )
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.config import EmbedConfig
-from unclip_jax.embedding.frozen_clip import FrozenCLIP, LoadRun
+from unclip_jax.embedding.frozen_clip import FrozenCLIP
 from unclip_jax.embedding.latents import LatentEncoder
 from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
+from unclip_jax.interop.components import LoadRun
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
 from unclip_jax.parallel import distributed
 from unclip_jax.parallel.batched_runner import run_ahead

@@ -11,6 +11,7 @@ from typing import Any
 from unclip_jax.evaluation import class_prompts
 from unclip_jax.evaluation.metrics.embedding_metrics import embedding_metrics
 from unclip_jax.evaluation.metrics.prior_metrics import prior_metrics
+from unclip_jax.evaluation.metrics.reconstruction import reconstruction
 from unclip_jax.evaluation.metrics.retrieval import retrieval
 from unclip_jax.evaluation.metrics.zero_shot import zero_shot
 
@@ -68,6 +69,7 @@ EVALUATORS = {
         ("image", "text"), zero_shot, class_prompts.read, ZeroShotOptions
     ),
     "prior": Evaluator(("predicted", "true", "text"), prior_metrics),
+    "reconstruction": Evaluator(("absolute_error", "squared_error"), reconstruction),
     "embedding": Evaluator(
         ("predicted", "true"), embedding_metrics, wants=("redrawn",)
     ),

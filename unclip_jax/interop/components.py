@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,8 @@ from unclip_jax.models.decoder import HINT_FACTOR
 from unclip_jax.models.embedding_prior import example_conditions
 from unclip_jax.tokenizer import Tokenizer
 
+# (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
+LoadRun = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -80,6 +82,25 @@ def read_native(
             "it again with `python -m unclip_jax.estimate_variance`"
         ) from error
     return dataclasses.replace(part, analytic=statistic)
+
+
+def read_run(
+    folder: str | os.PathLike, kind: str, load_run: LoadRun, dtype: str = "float32"
+) -> tuple[Component, Mapping[str, Any]]:
+    """(the part that a run of stage `kind` trained, the run's meta).
+
+    Raises what `load_run` and `build_component` do, and UsageError for a run of another
+    stage.
+    """
+    params, meta = load_run(str(folder))
+    described, where = meta["export"], f"the {kind} of {folder}"
+    if described["part"] != kind:
+        raise UsageError(
+            f"config.{kind} {str(folder)!r} is a run of stage {described['part']!r}; "
+            f"expected one of stage {kind!r}"
+        )
+    config = described["config"]
+    return build_component(kind, config, params, {}, dtype=dtype, where=where), meta
 
 
 def build_component(

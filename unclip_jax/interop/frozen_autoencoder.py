@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +13,6 @@ from unclip_jax.errors import UsageError
 from unclip_jax.interop import components, diffusers_autoencoder, native
 from unclip_jax.models.autoencoder import Autoencoder
 
-# (folder of a run) -> (parameters, meta), as training.checkpoint.load_run
-LoadRun = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
 # Where a folder of diffusers may hold one.
 PLACES = ("", "movq", "vae", "decoder/movq")
 DTYPE = "float16"  # of latents in records and batches
@@ -38,7 +34,7 @@ class FrozenAutoencoder:
     def load(
         cls,
         folder: str | os.PathLike,
-        load_run: LoadRun | None = None,
+        load_run: components.LoadRun | None = None,
         dtype: str = "float32",
     ) -> "FrozenAutoencoder":
         """Reads it from a native export, a folder of diffusers or a run.
@@ -51,31 +47,25 @@ class FrozenAutoencoder:
           UsageError: a run of another stage, or broken files.
         """
         root = pathlib.Path(folder)
-        where = f"the autoencoder of {folder}"
         if native.is_export(root):
             part = components.read_native(root, "autoencoder", dtype)
-            return cls(part, native.autoencoder_fingerprint(part.config, part.params))
-        if found := _find(root):
+        elif found := _find(root):
             config, params = diffusers_autoencoder.load_autoencoder(found[0])
+            where = f"the autoencoder of {folder}"
+            part = components.build_component(
+                "autoencoder", config, params, {}, dtype=dtype, where=where
+            )
         elif load_run is None or (root / "model_index.json").is_file():
             raise FileNotFoundError(
                 f"{folder} holds no autoencoder: name a pipeline with movq/ or vae/, "
                 "such as kandinsky-2-2-decoder"
             )
         else:
-            params, meta = load_run(str(folder))
-            described = meta["export"]
-            if described["part"] != "autoencoder":
-                raise UsageError(
-                    f"config.autoencoder {str(folder)!r} is a run of stage "
-                    f"{described['part']!r}; latents come from one of stage "
-                    "'autoencoder'"
-                )
-            config = described["config"]
-        part = components.build_component(
-            "autoencoder", config, params, {}, dtype=dtype, where=where
-        )
-        return cls(part, native.autoencoder_fingerprint(config, params))
+            part, _ = components.read_run(folder, "autoencoder", load_run, dtype)
+        # what was stored as bfloat16 is still that autoencoder
+        fingerprint = part.meta.get("autoencoder_fingerprint")
+        computed = native.autoencoder_fingerprint(part.config, part.params)
+        return cls(part, fingerprint or computed)
 
     @property
     def module(self) -> Autoencoder:

@@ -84,10 +84,13 @@ def autoencoder_fingerprint(
 ) -> str:
     """The same of an autoencoder, of whose config the scale of latents counts.
 
+    Of the tensors as float16, so that files of half precision are the same autoencoder.
     Records and decoders of latents carry it.
     """
     scale = float(config["model"].get("latent_scale", 1.0))
-    return hash_tensors(f"latent_scale {scale!r}", leaves(params))
+    with np.errstate(over="ignore"):
+        half = [(name, np.asarray(a).astype(np.float16)) for name, a in leaves(params)]
+    return hash_tensors(f"latent_scale {scale!r}", half)
 
 
 def write_part(

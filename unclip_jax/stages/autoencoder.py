@@ -94,6 +94,22 @@ class Stage:
         metrics = {"l1": error, "kl": kl, "latent_std": mean.std()}
         return error + self.options.kl_weight * kl, metrics
 
+    def embed(self, params, rng, batch):
+        """Errors of images decoded from the mean of their latents, as 8-bit ones.
+
+        Returns:
+          {"absolute_error", "squared_error"}: means over an image in [-1, 1], (B, 1).
+        """
+        pairs = self.preview(params, rng, batch).reshape(
+            -1, 2, *batch["image"].shape[1:]
+        )
+        true, decoded = (process.from_uint8(pairs[:, i]) for i in (0, 1))
+        error = (decoded - true).reshape(len(true), -1)
+        return {
+            "absolute_error": jnp.abs(error).mean(1, keepdims=True),
+            "squared_error": jnp.square(error).mean(1, keepdims=True),
+        }
+
     def preview(self, params, rng, batch):
         """Pairs of (true image, image decoded from the mean of its latents)."""
         del rng
