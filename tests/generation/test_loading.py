@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.tiny_export import CAPTIONS, write_export
+from unclip_jax.files import sha256_folder
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.generation import UnCLIP
-from unclip_jax.generation.loading import check_together, load_stack
+from unclip_jax.generation.loading import check_together, hash_model, load_stack
 from unclip_jax.interop import components
 
 
@@ -16,6 +17,18 @@ from unclip_jax.interop import components
 def folder(tmp_path_factory):
     """An export with a real tokenizer; the models' vocabularies fit it."""
     return write_export(tmp_path_factory.mktemp("exports") / "tiny")
+
+
+def test_a_model_of_two_folders_has_the_hashes_of_both(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    both = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    before = hash_model(both)
+    assert before == ",".join(sha256_folder(tmp_path / name) for name in "ab")
+    assert hash_model([tmp_path / "a"]) == sha256_folder(tmp_path / "a")
+    (tmp_path / "b" / "file").write_text("other")
+    assert hash_model(both) != before
 
 
 @pytest.mark.slow

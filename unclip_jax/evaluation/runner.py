@@ -45,6 +45,7 @@ from unclip_jax.evaluation.priors import compare_priors
 from unclip_jax.evaluation.report import html, results
 from unclip_jax.evaluation.scoring import SampleSet, measure
 from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.loading import hash_model
 from unclip_jax.generation.picture_folder import PictureFolder
 
 # A key that only configs of another evaluation have -> what does that.
@@ -224,7 +225,7 @@ class Scorer:
         if generates or features.OWN in asked:
             if model is None:
                 model = UnCLIP.load(config.model, batch_size=config.batch_size)
-                fingerprint = files.sha256_folder(config.model)
+                fingerprint = hash_model(config.model)
             elif fingerprint is None:
                 raise UsageError("a model given to evaluate() needs its fingerprint")
         if generates and examples:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unclip_jax.errors import UsageError
+from unclip_jax.files import sha256_folder
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.interop import (
     components,
@@ -100,7 +101,7 @@ def load_stack(
     for kind in kinds:
         if native.kind_of(kind) not in native.KINDS:
             raise UsageError(f"parts: {kind!r} is none of {', '.join(native.KINDS)}")
-    folders = _split(folder)
+    folders = split_folders(folder)
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -144,12 +145,19 @@ def load_stack(
     return dataclasses.replace(stack, parts=parts)
 
 
-def _split(folder) -> list[pathlib.Path]:
+def split_folders(
+    folder: str | os.PathLike | Sequence[str | os.PathLike],
+) -> list[pathlib.Path]:
     """The folder, or the folders of a list or with commas between."""
     if isinstance(folder, str) and not pathlib.Path(folder).is_dir():
         folder = folder.split(",")
     folders = [folder] if isinstance(folder, str | os.PathLike) else folder
     return [pathlib.Path(one) for one in folders]
+
+
+def hash_model(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
+    """The sha256 of all files of a model; of several folders, with commas between."""
+    return ",".join(map(sha256_folder, split_folders(folder)))
 
 
 def _check_all_are_used(folders, pipelines):

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from unclip_jax import files
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.features import ExtractorOptions, refuse_layers
 from unclip_jax.generation import UnCLIP
+from unclip_jax.generation.loading import hash_model
 
 
 class ClipExtractor:
@@ -44,4 +44,4 @@ class Clip(ExtractorOptions):
                 "an extractor 'clip' needs `model`, the folder of an export"
             )
         loaded = UnCLIP.load(self.model, parts=("clip",), batch_size=self.batch_size)
-        return ClipExtractor(loaded, files.sha256_folder(self.model))
+        return ClipExtractor(loaded, hash_model(self.model))

@@ -12,6 +12,7 @@ import unclip_jax
 from unclip_jax.errors import UsageError
 from unclip_jax.files import sha256_file
 from unclip_jax.generation.cli import figures, listings, modes
+from unclip_jax.generation.loading import split_folders
 from unclip_jax.generation.picture_folder import PictureFolder
 from unclip_jax.generation.unclip import UnCLIP
 from unclip_jax.grids import MIN_TILE, caption_grid
@@ -85,8 +86,8 @@ def sample(args: types.SimpleNamespace) -> None:
 
 def _fill(mode, options, captions, settings, args, out):
     """A list's pictures into a folder: those that it lacks, this process's share."""
-    index = next(pathlib.Path(args.model).glob("*.json"), None)
-    model_sha256 = index and sha256_file(index)
+    indexes = [next(f.glob("*.json"), None) for f in split_folders(args.model)]
+    model_sha256 = ",".join(sha256_file(i) for i in indexes if i) or None
     identity = settings | {"seed": args.seed, "dtype": args.dtype}
     if args.scale != 1:  # folders of older versions have no such key
         identity["scale"] = args.scale
