@@ -35,3 +35,12 @@ def environment(devices: int = 1, **more: str) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         **more,
     }
+
+
+def one_device():
+    """A mesh of one device: eight would compute eight rows where a test has two."""
+    import jax
+
+    from unclip_jax.parallel.mesh import make_mesh
+
+    return make_mesh(devices=jax.devices()[:1])

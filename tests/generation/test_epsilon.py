@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.data.make_epsilon_export import CLASSES
+from tests.environment import one_device
 from unclip_jax.data.sources import make_source
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
@@ -37,7 +38,7 @@ def stack():
 
 @pytest.fixture(scope="module")
 def model(stack):
-    return UnCLIP(stack, batch_size=8)
+    return UnCLIP(stack, one_device(), batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,6 @@ def test_an_error_of_epsilon_costs_little(stack, images, back):
     decoder = stack.parts["decoder"]
     decoder = dataclasses.replace(decoder, module=Erring(decoder.module))
     parts = {**stack.parts, "decoder": decoder}
-    model = UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=8)
+    model = UnCLIP(dataclasses.replace(stack, parts=parts), one_device(), batch_size=8)
     erred = psnr(model.reconstruct(images, steps=250), images)
     assert erred > psnr(back, images) - 3, (erred, psnr(back, images))

@@ -10,6 +10,7 @@ CPU are 7e-6 for embeddings of order 1 and 6e-5 for pictures in [-1, 1].
 import numpy as np
 import pytest
 
+from tests.environment import one_device
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.generation.options import UpsamplerOptions
 from unclip_jax.generation.resolve import resolve_options
@@ -86,7 +87,7 @@ def theirs(reference, monkeypatch, request, tmp_path):
 
 @pytest.fixture(scope="module")
 def ours(reference):
-    return UnCLIP.load(reference.folder, batch_size=2)
+    return UnCLIP.load(reference.folder, mesh=one_device(), batch_size=2)
 
 
 def compare(model, theirs):
