@@ -51,12 +51,12 @@ __all__ = [
 ]
 
 SAMPLERS = {
-    "consistency": consistency,
     "ddim": ddim,
     "ddpm": ddpm,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "heun": heun,
+    "consistency": consistency,
 }
 
 # Second order in the log SNR: uneven steps in it would undo that (docs/solvers.png).
