@@ -317,3 +317,9 @@ def test_parts_of_another_clip_are_refused(model, kandinsky, tmp_path):
     folders = kandinsky.folders[0], tmp_path / "other" / "decoder"
     with pytest.raises(ValueError, match="are of different CLIPs .*decoder 0000"):
         UnCLIP.load(folders, parts=("clip", "decoder"))
+
+
+def test_a_hint_for_a_decoder_that_sees_none_is_refused(model):
+    hint = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="sees no hint"):
+        model.decode(np.zeros((1, *EMBEDDING), np.float32), hint=hint)

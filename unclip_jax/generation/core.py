@@ -299,6 +299,11 @@ class Core:
             known, mask = checks.known(*keep, (n, side, side))
             inpainting = inpainting._replace(known=known, keep=mask)
         pipeline, decoder = self.pipeline, make(DecoderOptions, options)
+        if hint is not None and self.stack.part("decoder").module.extra != "hint":
+            raise UsageError(
+                f"the decoder of {self.stack.origin} sees no hint: leave it out, or "
+                "load one that does, such as kandinsky-2-2-controlnet-depth"
+            )
         if any(part is not None for part in (noise, keep, hint, start)):
             checks.trained_size(decoder.height, decoder.width)
         for name, images in {"hint": hint, "start": start}.items():
