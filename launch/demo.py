@@ -1,4 +1,4 @@
-"""Trains all stages on icons, draws pictures from sentences and measures them.
+"""Trains all stages on icons, draws images and measures them, and makes a page of it.
 
     make demo                      # installs first; the same command goes on
     python launch/demo.py --dry-run
@@ -37,7 +37,19 @@ PROMPTS = (
     "a purple umbrella on a white background",
     "an orange key on a black background",
     "a blue house on a green background",
+    "a red saxophone on a yellow background",
+    "a green snake on a black background",
+    "a white robot on a purple background",
+    "a yellow castle on a blue background",
+    "a blue watch on an orange background",
+    "a purple phone on a white background",
+    "an orange gift on a green background",
+    "a black bed on a red background",
 )
+# Two images that variations, an interpolation and a text diff start from.
+FIRST, SECOND = PROMPTS[0], "a blue heart on a white background"
+STAGES = ("clip", "prior", "decoder")
+PICTURES = ("samples", "variations", "interpolation", "text_diff")
 HEADLINES = (
     ("icons/background", "the background is the named colour"),
     ("icons/glyph_colour", "the glyph is the named colour"),
@@ -50,25 +62,42 @@ def steps(python: str, install: str = "") -> list[Step]:
     configs = "configs/icons"
     records = (f"--config={configs}/embed.py", f"--workdir={RUNS}/records")
     evaluation = (f"--config={configs}/eval.py", f"--workdir={RUNS}/eval")
-    sample = module(
-        python,
-        "sample",
-        f"--model={EXPORT}",
-        "--mode=text2image",
-        *(f"--prompt={prompt}" for prompt in PROMPTS),
-        "--samples=4",
-        f"--out={RUNS}/samples.png",
-        "--overwrite",
+
+    def sample(name, *flags):
+        out = f"--out={RUNS}/{name}.png", "--overwrite"
+        out += ("--scale=3",) * (name in PICTURES)
+        return module(python, "sample", f"--model={EXPORT}", *flags, *out)
+
+    prompts = (f"--prompt={prompt}" for prompt in PROMPTS)
+    first, second = (f"--image={RUNS}/{name}.png" for name in ("first", "second"))
+    figures = (
+        sample("first", f"--prompt={FIRST}"),
+        sample("second", f"--prompt={SECOND}"),
+        sample("variations", "--mode=variations", first, "--samples=4"),
+        sample("interpolation", "--mode=interpolate", first, second),
+        sample(
+            "text_diff",
+            *("--mode=text_diff", first, f"--source={FIRST}", f"--target={SECOND}"),
+            "--thetas=0,0.2,0.4,0.6,0.8",
+        ),
+    )
+    page = (
+        *(f"--run={RUNS}/{stage}" for stage in STAGES),
+        *(f"--image={RUNS}/{name}.png" for name in PICTURES),
+        f"--link={RUNS}/eval/report.html",
+        f"--out={RUNS}/report.html",
     )
     return [
         *install_step(install),
-        Step("train clip", train(python, configs, RUNS, "clip"), 3.7),
+        Step("train clip", train(python, configs, RUNS, "clip"), 3.0),
         Step("embed", (module(python, "embed", *records),), 0.4),
-        Step("train prior", train(python, configs, RUNS, "prior"), 2.3),
-        Step("train decoder", train(python, configs, RUNS, "decoder"), 7.5),
-        Step("export", export(python, RUNS, EXPORT), 0.2),
-        Step("sample", (sample,), 0.2),
+        Step("train prior", train(python, configs, RUNS, "prior"), 3.3),
+        Step("train decoder", train(python, configs, RUNS, "decoder"), 9.5),
+        Step("export", export(python, RUNS, EXPORT, STAGES), 0.2),
+        Step("sample", (sample("samples", *prompts, "--columns=8"),), 0.3),
+        Step("figures", figures, 1.2),
         Step("evaluate", (module(python, "evaluate", *evaluation),), 0.6),
+        Step("report", (module(python, "report", *page),), 0.1),
     ]
 
 
@@ -90,9 +119,8 @@ def finish(record: Record, python: str) -> int:
         f"Time {span(total['seconds'])}, peak memory {total['peak_memory_gb']:.1f} GB "
         f"({RECORD}).",
         "Look at:",
-        f"  {RUNS}/samples.png        pictures drawn from sentences",
-        f"  {RUNS}/eval/samples.png   held-out captions, beside the true pictures",
-        f"  {RUNS}/eval/report.html   all numbers, with the pictures",
+        f"  {RUNS}/report.html        what it drew, and how it was trained",
+        f"  {RUNS}/eval/report.html   all numbers, with the images",
         "Draw your own:",
         f"  {python} -m unclip_jax.sample --model={EXPORT} --out=mine.png \\",
         '    --prompt="a green moon on a black background"',

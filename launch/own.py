@@ -53,7 +53,7 @@ def steps(args) -> list[Step]:
         one("embed", 0.5, f"--config={configs}/embed.py", f"--workdir={runs}/records"),
         trained("prior"),
         trained("decoder"),
-        Step("export", export(python, runs, folder), 0.5),
+        Step("export", export(python, runs, folder, tuple(SHARES)), 0.5),
         one(
             "tune",
             4.0,

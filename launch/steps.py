@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EXPORTED = ("clip", "prior", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +178,13 @@ def train(python: str, configs: str, runs: str, stage: str):
     return (module(python, "train", *options),)
 
 
-def export(python: str, runs: str, folder: str) -> tuple[tuple[str, ...], ...]:
-    """The commands that export all stages."""
+def export(
+    python: str, runs: str, folder: str, stages: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The commands that export stages."""
     return tuple(
-        module(python, "export", f"--run={runs}/{part}", f"--out={folder}")
-        for part in EXPORTED
+        module(python, "export", f"--run={runs}/{stage}", f"--out={folder}")
+        for stage in stages
     )
 
 

@@ -12,9 +12,10 @@ def get_config():
 
     Patches of 8 leave a 4x4 grid of 192 numbers each. A grid that coarse cannot
     carry the noise that epsilon-prediction asks for through 128 channels, so this
-    decoder predicts x0; configs/paper predicts epsilon.
+    decoder predicts x0; configs/paper predicts epsilon. Three convolutions over pixels
+    smooth what the patches leave.
     """
-    c = common.train("decoder", steps=1500, batch_size=64, ema_decay=0.995)
+    c = common.train("decoder", steps=2000, batch_size=64, ema_decay=0.995)
     c.data = common.records("icons", feed="arrays")
     c.model = dict(
         channels=128,
@@ -23,6 +24,7 @@ def get_config():
         attention_resolutions=(4,),
         head_channels=32,
         patch_size=8,
+        refine_channels=16,
         learned_sigma=False,
         text_width=64,
         text_depth=1,

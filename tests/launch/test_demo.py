@@ -247,7 +247,10 @@ def test_dry_run_prints_the_commands_and_makes_nothing(tmp_path):
     assert lines[0] == ["make", "install"]
     modules = [line[2].split(".")[1] for line in lines[1:]]
     assert modules == (
-        ["train", "embed", "train", "train"] + ["export"] * 3 + ["sample", "evaluate"]
+        ["train", "embed", "train", "train"]
+        + ["export"] * 3
+        + ["sample"] * 6
+        + ["evaluate", "report"]
     )
     assert (ROOT / demo.RUNS).exists() == before
 

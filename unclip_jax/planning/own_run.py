@@ -231,6 +231,7 @@ def stage_configs(name, data, side, channels, devices) -> dict[str, dict[str, An
                 attention_resolutions=(side // PATCH,),
                 head_channels=32,
                 patch_size=PATCH,
+                refine_channels=16,
                 learned_sigma=False,
                 text_width=channels // 2,
                 text_depth=1,

@@ -134,27 +134,11 @@ def test_jitter_moves_and_scales_but_keeps_the_glyph_inside():
         rows, columns = np.nonzero(seen)
         sizes.add(columns.max() - columns.min())
         centres.add((rows.mean().round(), columns.mean().round()))
-        pixels, top, left, _ = source._place(i)
+        pixels, top, left = source._place(i)
         assert min(top, left) >= 0 and max(top, left) + pixels <= 32
     assert len(sizes) >= 6 and len(centres) >= 15
     still = {Icons(size=0.95)._place(i) for i in range(20)}
     assert len(still) == 1
-
-
-def test_half_of_the_glyphs_are_mirrored_and_nothing_else():
-    options = dict(nouns=["key"], image_size=32, jitter=0.2, num_examples=400)
-    source, plain = Icons(mirrored=True, **options), Icons(**options)
-    flips = [source._place(i)[3] for i in range(400)]
-    assert 160 < sum(flips) < 240
-    for i in range(20):
-        a, b = source[i], plain[i]
-        assert source._place(i)[:3] == plain._place(i)[:3] and not plain._place(i)[3]
-        assert a["caption"] == b["caption"]
-        pixels, top, left, flip = source._place(i)
-        inside = (slice(top, top + pixels), slice(left, left + pixels))
-        same = b["image"][inside][:, ::-1] if flip else b["image"][inside]
-        np.testing.assert_array_equal(a["image"][inside], same)
-    assert source.fingerprint != plain.fingerprint
 
 
 def test_the_full_vocabulary():
@@ -203,7 +187,6 @@ def test_make_source():
         (dict(image_size=4), "image_size"),
         (dict(size=2.0), "size"),
         (dict(jitter=1.0), "jitter"),
-        (dict(mirrored="yes"), "mirrored"),
         (dict(num_examples=0), "num_examples"),
     ],
 )

@@ -12,7 +12,6 @@ import difflib
 import functools
 import hashlib
 import json
-import struct
 from typing import Any
 
 import numpy as np
@@ -120,7 +119,6 @@ class Icons:
         seed: int = 0,
         size: float = 0.875,  # side of the glyph's square, a fraction of the image's
         jitter: float = 0.0,  # 0: centred; j: scaled by [1 - j, 1] and shifted
-        mirrored: bool = False,  # every second glyph, as a coin falls, left to right
         num_examples: int | None = None,  # None: each combination in each wording
     ):
         """Raises UsageError for options that cannot be."""
@@ -136,12 +134,9 @@ class Icons:
             raise UsageError(
                 f"expected 0.1 <= size <= 1 and 0 <= jitter < 1, got {size}, {jitter}"
             )
-        if type(mirrored) is not bool:
-            raise UsageError(f"mirrored must be True or False, got {mirrored!r}")
         self.split = "validation" if split == "held_out" else split
         self.image_size, self.seed = int(image_size), int(seed)
         self.size, self.jitter = float(size), float(jitter)
-        self.mirrored = mirrored
         self._glyphs = _choose_nouns(nouns)  # noun -> character of the font
         self.nouns = list(self._glyphs)
         self._fore = _choose_colours(colours, "colours")
@@ -172,11 +167,10 @@ class Icons:
         "caption_group"}. Raises IndexError outside [0, len).
         """
         noun, colour, background, caption = self._describe(i)
-        pixels, top, left, mirrored = self._place(i)
+        pixels, top, left = self._place(i)
         coverage = np.zeros((self.image_size, self.image_size), np.uint8)
         inside = (slice(top, top + pixels), slice(left, left + pixels))
-        glyph = _coverage(self._glyphs[noun], pixels)
-        coverage[inside] = glyph[:, ::-1] if mirrored else glyph
+        coverage[inside] = _coverage(self._glyphs[noun], pixels)
         blends = _blends(COLOURS[colour], COLOURS[background])
         return {
             "key": f"{self.split}-{i:08d}",
@@ -227,17 +221,18 @@ class Icons:
         return noun, colour, background, caption
 
     def _place(self, i):
-        """(side, top, left) in pixels of the glyph's square; whether it is mirrored."""
-        a, b, c = _uniforms(f"{self.seed},{i}", 3)
-        (coin,) = _uniforms(f"{self.seed},{i},mirrored", 1)
-        mirrored = self.mirrored and coin < 0.5
+        """(side, top, left) in pixels of the glyph's square in example i."""
+        free = self.image_size - self._pixels
+        if not self.jitter:
+            return self._pixels, free // 2, free // 2
+        word = hashlib.blake2b(f"{self.seed},{i}".encode(), digest_size=12).digest()
+        parts = (word[:4], word[4:8], word[8:])
+        a, b, c = (int.from_bytes(part, "little") / 2**32 for part in parts)
         pixels = max(1, round(self._pixels * (1 - self.jitter * a)))
         free = self.image_size - pixels
-        if not self.jitter:
-            return pixels, free // 2, free // 2, mirrored
         reach = min(free / 2, self.jitter * self.image_size / 2)
         shift = (round(free / 2 + (2 * u - 1) * reach) for u in (b, c))
-        return pixels, *(min(max(s, 0), free) for s in shift), mirrored
+        return pixels, *(min(max(s, 0), free) for s in shift)
 
     def _allowed(self):
         """int32 numbers of the split's combinations, shuffled by the seed."""
@@ -275,7 +270,6 @@ class Icons:
             "seed": self.seed,
             "size": self.size,
             "jitter": self.jitter,
-            **({"mirrored": True} if self.mirrored else {}),  # not in older ones
             "num_examples": self._length,
             "font": sha256_file(_font_file()),
         }
@@ -331,12 +325,6 @@ def _blends(colour, background) -> np.ndarray:
     share = np.arange(256)[:, None] / 255
     blend = share * np.array(colour) + (1 - share) * np.array(background)
     return np.rint(blend).astype(np.uint8)
-
-
-def _uniforms(word: str, n: int) -> list[float]:
-    """n numbers in [0, 1) that are functions of a word."""
-    digest = hashlib.blake2b(word.encode(), digest_size=4 * n).digest()
-    return [u / 2**32 for u in struct.unpack(f"<{n}I", digest)]
 
 
 def _word_hash(word: str) -> int:

@@ -12,7 +12,7 @@ answer:
                the resulting soft mask is correlated (zero mean, unit norm, small
                shifts allowed) with the masks of the whole vocabulary.  Since both
                colours are the measured ones, a wrong colour does not cost the shape.
-               Where the source varies place, size or direction, masks of several are
+               Where the source varies place and size, masks of several sizes are
                tried, with their centre of mass on the image's.
 """
 
@@ -97,24 +97,20 @@ def read_icons(images, palette, masks, max_shift=2, top=5, centred=False):
     )
 
 
-def placed(masks, jitter, mirrored=False):
+def placed(masks, jitter):
     """Alternatives of masks (V, H, W) for glyphs of any place and size.
 
     Args:
       masks: of the centred glyphs.
       jitter: sizes are [1 - jitter, 1] of the mask's.
-      mirrored: whether they may be mirrored, left to right.
 
     Returns:
       (V, A, H, W) float32: sizes less than 8% apart, with the centre of mass in the
       middle.
     """
-    masks = np.asarray(masks, np.float32)
     scales = np.linspace(1.0, 1.0 - jitter, 1 + int(np.ceil(jitter / 0.08)))
-    alternatives = [[_shrink(mask, scale) for scale in scales] for mask in masks]
-    if mirrored:
-        alternatives = [[*a, *(mask[:, ::-1] for mask in a)] for a in alternatives]
-    return np.array([[centre(mask) for mask in a] for a in alternatives])
+    masks = np.asarray(masks, np.float32)
+    return np.array([[centre(_shrink(mask, s)) for s in scales] for mask in masks])
 
 
 def _shrink(mask, scale):
@@ -281,14 +277,14 @@ class Icons(Metric):
             palette = np.array([source.colours[name] for name in names])
             masks = np.stack([source.mask(noun) for noun in nouns])
             jitter = getattr(source, "jitter", 0.0)
-            mirrored = getattr(source, "mirrored", False)
-            varied = bool(jitter or mirrored)
-            if varied:
-                masks = placed(masks, jitter, mirrored)
+            if jitter:
+                masks = placed(masks, jitter)
             pieces = samples.images.pieces(0, len(samples), most=512)
             read = [
                 (
-                    read_icons(images, palette, masks, self.max_shift, centred=varied),
+                    read_icons(
+                        images, palette, masks, self.max_shift, centred=bool(jitter)
+                    ),
                     background_noise(images),
                 )
                 for images in pieces
