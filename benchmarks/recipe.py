@@ -1,7 +1,7 @@
 """Trains one decoder per line of docs/recipe.md at equal CPU minutes, and scores it.
 
     python -m benchmarks.recipe --minutes=4
-    python -m benchmarks.recipe --minutes=1 --rows=paper --rows=muon --count=64
+    python -m benchmarks.recipe --minutes=1 --rows=paper --rows=muon --count=128
 
 The lines are those of configs/icons/recipe.py: the paper's form, and one change of it
 each. All learn from the same records, and the CLIP and prior of one export draw
@@ -46,7 +46,7 @@ FLAGS = {
     "model": ("exports/icons", "an export with CLIP and prior"),
     "records": ("runs/icons/records/train", "of that CLIP"),
     "out": ("runs/recipe", "folder of the table and its runs"),
-    "count": (224, "captions to score, of the held-out ones"),
+    "count": (224, "held-out captions to score, at least 100"),
     "seed": (0, "of training"),
 }
 
