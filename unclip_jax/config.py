@@ -12,7 +12,6 @@ import difflib
 import importlib.util
 import numbers
 import pathlib
-import pkgutil
 import re
 import sys
 import traceback
@@ -98,23 +97,6 @@ def build(cls: type, config: Mapping[str, Any], where: str = "config.model", **g
         for name, value in config.items()
     }
     return cls(**values, **given)
-
-
-def find_subclasses(package: str, base: type) -> dict[str, Any]:
-    """{file name: its subclass of `base`} of a package's files that have one.
-
-    Args:
-      package: its full name; all its files are imported.
-      base: the class.
-    """
-    classes = {}
-    for entry in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        module = importlib.import_module(f"{package}.{entry.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, base):
-                if value.__module__ == module.__name__:
-                    classes[entry.name] = value
-    return classes
 
 
 def _option_fields(cls) -> list[dataclasses.Field]:

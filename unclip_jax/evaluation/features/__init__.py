@@ -21,6 +21,7 @@ from typing import Any
 
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
+from unclip_jax.evaluation.discovery import find_subclasses
 
 OWN = "clip"  # the extractor that is always there: the evaluated model's CLIP
 
@@ -41,7 +42,7 @@ class ExtractorOptions:
 @functools.cache
 def kinds() -> dict[str, type[ExtractorOptions]]:
     """All kinds of extractors by file name; files without one are helpers."""
-    return config_lib.find_subclasses(__name__, ExtractorOptions)
+    return find_subclasses(__name__, ExtractorOptions)
 
 
 def read_options(config: Mapping[str, Any]) -> dict[str, ExtractorOptions]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from unclip_jax import config as config_lib
+from unclip_jax.evaluation.discovery import find_subclasses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Metric:
 @functools.cache
 def metrics() -> dict[str, type[Metric]]:
     """All metrics by file name; files without one are helpers."""
-    return config_lib.find_subclasses(__name__, Metric)
+    return find_subclasses(__name__, Metric)
 
 
 def make_metric(label: str, options: Mapping[str, Any]) -> Metric:
