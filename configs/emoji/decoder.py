@@ -14,6 +14,8 @@ def get_config():
     """
     c = decoder.get_config()
     c.data.path = "runs/emoji/records/train"
+    c.steps = 1500
     c.model.attention_resolutions = (8,)
+    c.model.refine_channels = 0
     c.diffusion = dict(prediction="x0")
     return c

@@ -22,6 +22,7 @@ ROWS = {
     ),
     "min_snr": ("min-SNR weights, gamma 5", dict(diffusion=dict(min_snr_gamma=5.0))),
     "flow": ("flow, error of the velocity, logit-normal", dict(diffusion=FLOW)),
+    "refine": ("pixels refined by convolutions", dict(refine_channels=16)),
     "transformer": ("transformer on patches of 8", dict(backbone=TRANSFORMER)),
     "muon": ("Muon", dict(optimizer=dict(name="muon"))),
     "wsd": (
@@ -54,6 +55,7 @@ def get_config(variant="paper"):
         head_channels=32,
         patch_size=8,
         learned_sigma=False,
+        refine_channels=changes.get("refine_channels", 0),
     )
     c.model = {**changes.get("backbone", unet), **text}
     c.diffusion = dict(prediction="x0", sampling_steps=25, guidance=1.5)

@@ -15,4 +15,6 @@ def get_config():
     c.autoencoder = "runs/icons_latent/autoencoder"  # for previews
     c.model.image_channels = 4
     c.model.patch_size = 2
+    c.model.refine_channels = 0  # latents are no pixels
+    c.steps = 1500
     return c
