@@ -73,7 +73,7 @@ def steps(python: str, install: str = "") -> list[Step]:
     figures = (
         sample("first", f"--prompt={FIRST}"),
         sample("second", f"--prompt={SECOND}"),
-        sample("variations", "--mode=variations", first, "--samples=4"),
+        sample("variations", "--mode=variations", first, "--samples=4", "--columns=4"),
         sample("interpolation", "--mode=interpolate", first, second),
         sample(
             "text_diff",

@@ -32,9 +32,9 @@ body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff;
   max-width: 1080px; margin: 1.5em auto; padding: 0 1em; }}
 .curves {{ display: grid; gap: 18px;
   grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }}
-figure {{ margin: 0; }}
-.curves svg, img {{ width: 100%; height: auto; }}
-img {{ max-width: 720px; display: block; }}
+figure {{ margin: 0 0 1em; }}
+.curves svg {{ width: 100%; height: auto; }}
+img {{ max-width: 100%; height: auto; display: block; image-rendering: pixelated; }}
 summary {{ cursor: pointer; color: #555; margin: .6em 0; }}
 nav a {{ margin-right: 1em; }}
 </style></head><body>
@@ -118,7 +118,10 @@ def _section(run) -> str:
     shown = ["loss", *(name for name in curves if "/" in name), SPEED]
     more = [name for name in sorted(curves) if name not in (*shown, *OMITTED)]
     previews = sorted((pathlib.Path(run) / "previews").glob("*.png"))
-    preview = _image(previews[-1]) if previews else ""
+    preview = ""
+    if previews:
+        step = previews[-1].stem.lstrip("0") or "0"
+        preview = _image(previews[-1], f"preview of step {step}")
     return f"""<h2>{html.escape(config["stage"])}</h2>
 <p>{html.escape(_summary(config, status, curves))}</p>
 {preview}
@@ -174,11 +177,13 @@ def _thin(points):
     ]
 
 
-def _image(file) -> str:
-    """An image file, within the page."""
+def _image(file, title: str = "") -> str:
+    """An image file, within the page, below its title or its name."""
     file = pathlib.Path(file)
+    title = title or file.stem.replace("_", " ")
     if file.suffix.lower() not in TYPES:
         raise UsageError(f"{file} is no image: expected one of {', '.join(TYPES)}")
     data = base64.b64encode(file.read_bytes()).decode()
     kind = TYPES[file.suffix.lower()]
-    return f'<img src="data:image/{kind};base64,{data}" alt="{html.escape(file.name)}">'
+    name, source = html.escape(file.name), f"data:image/{kind};base64,{data}"
+    return f'<figure>{html.escape(title)}<img src="{source}" alt="{name}"></figure>'
