@@ -20,7 +20,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags(8)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # for processes that tests start
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no files outside tmp_path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # TensorFlow and torch stay on CPU
 
@@ -28,15 +28,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # TensorFlow and torch stay o
 jaxtyping.install_import_hook(
     ("unclip_jax.diffusion", "unclip_jax.models"), "tests.typecheck.check"
 )
-
-from tests import programs  # noqa: E402  it imports jax
-
-programs.keep_programs()
-
-
-def pytest_sessionstart(session):
-    if not hasattr(session.config, "workerinput"):  # once, before the workers start
-        programs.drop_old_programs()
 
 
 @pytest.fixture
