@@ -72,9 +72,10 @@ def test_results_say_what_was_drawn(config, make_model, tmp_path):
     ends = (tmp_path / "best_and_worst.html").read_text()
     assert all(f'<h2 id="{name}">' in ends for name in single)
     assert {"clip_score", "r_precision", "icons/all"} <= {*single}
-    # two checks that every picture passes
+    # two checks that every picture passes, and plain backgrounds
     assert ends.count("<p>1 for every picture.</p>") == 2
-    assert ends.count("<figure>") == 2 * 6 * (len(single) - 2)
+    assert ends.count("<p>0 for every picture.</p>") == 1
+    assert ends.count("<figure>") == 2 * 6 * (len(single) - 3)
     assert re.findall(r'(?:src|href)="(?!data:)([^"]*)', ends) == ["report.html"]
     assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
     for name in scores:
