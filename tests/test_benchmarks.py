@@ -21,7 +21,8 @@ def test_a_training_step_is_timed(tmp_path, capsys):
     loaded.model.depth, loaded.model.width, loaded.batch_size = 1, 32, 16
     assume = ["embed_dim=32", "context_length=8", "vocab_size=64", "eot_id=63"]
     out = tmp_path / "times.json"
-    args = {"assume": assume, "steps": 3, "matmul": False, "out": str(out)}
+    args = {name: default for name, (default, _) in train.FLAGS.items()}
+    args |= {"assume": assume, "steps": 3, "out": str(out)}
     train.main(types.SimpleNamespace(config=loaded, **args))
 
     times = json.loads(out.read_text())
