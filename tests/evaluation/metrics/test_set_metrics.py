@@ -3,17 +3,12 @@
 import numpy as np
 import pytest
 
-from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import distances
 from unclip_jax.evaluation.metrics.cmmd import cmmd
 from unclip_jax.evaluation.metrics.density_coverage import density_coverage
 from unclip_jax.evaluation.metrics.inception_score import inception_score
 from unclip_jax.evaluation.metrics.kid import kid, polynomial_mmd2
-from unclip_jax.evaluation.metrics.pairwise_distance import (
-    PairwiseDistance,
-    grouped_distance,
-    pairwise_distance,
-)
+from unclip_jax.evaluation.metrics.pairwise_distance import pairwise_distance
 from unclip_jax.evaluation.metrics.precision_recall import precision_recall
 from unclip_jax.evaluation.metrics.vendi import vendi
 
@@ -139,18 +134,6 @@ def test_pairwise_distance_by_loops():
     want = np.mean([1 - u[i] @ u[j] for i in range(12) for j in range(12) if i != j])
     assert pairwise_distance(x) == pytest.approx(want)
     assert pairwise_distance(np.ones((4, 3))) == pytest.approx(0)
-
-
-def test_grouped_distance_compares_images_of_one_caption_only():
-    x = normal(16, 5, 4)
-    groups = ["a", "b", "a", "c", "a"]
-    assert grouped_distance(x, groups) == pytest.approx(pairwise_distance(x[[0, 2, 4]]))
-    two = (pairwise_distance(x[[0, 1]]) + pairwise_distance(x[[2, 3]])) / 2
-    assert grouped_distance(x[:4], "aabb") == pytest.approx(two)
-    with pytest.raises(UsageError, match="all 5 captions are different"):
-        grouped_distance(x, "abcde")
-    with pytest.raises(UsageError, match="'set' or 'caption'"):
-        PairwiseDistance(within="group")
 
 
 @pytest.mark.parametrize("metric", [precision_recall, density_coverage, kid, cmmd])
