@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def read_split(config: TrainConfig, test: str, fold: str) -> Split:
         other = AlignedArrays(test)
         arrays = {k: np.concatenate([a, other.read(k)]) for k, a in arrays.items()}
         return Split(arrays, rows, len(data) + np.arange(len(other)))
+    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", fold):
+        raise UsageError(f"--fold={fold}: expected K/N, such as 1/5")
     part, count = map(int, fold.split("/"))
     groups = [str(key).partition("_")[2] or str(key) for key in data.keys]
     hashes = [hashlib.sha256(group.encode()).digest()[0] for group in groups]

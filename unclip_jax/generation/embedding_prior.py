@@ -210,8 +210,10 @@ class Prior:
             raise UsageError(
                 "this prior is deterministic: it has no noise to invert to"
             )
-        if isinstance(corrections, bool) or corrections < 0:
-            raise UsageError(f"corrections must be at least 0, got {corrections}")
+        if type(corrections) is not int or corrections < 0:
+            raise UsageError(
+                f"corrections must be a whole number of at least 0, got {corrections!r}"
+            )
         asked = EmbeddingOptions(guidance=guidance, steps=steps, sampler="ddim")
         program, scale = self._resolve(asked, _Program(1, corrections=corrections))
         checked = check_conditions(self.conditions, conditions, "conditions", 0)
