@@ -11,6 +11,7 @@ from unclip_jax import config as config_lib
 
 FLAGS = {
     "restore_step": (int, "continue from this checkpoint; newer ones are set aside"),
+    "allow_change": ("", "KEY,...: of the config, that may differ on resuming"),
     "profile_steps": ("", "FIRST:LAST: write a profiler's trace of these steps"),
 }
 
@@ -39,6 +40,7 @@ def main(args):
         load_initial=load_initial,
         load_autoencoder=load_autoencoder,
         restore_step=args.restore_step,
+        allow_change=[key for key in args.allow_change.split(",") if key],
         profile_steps=args.profile_steps,
     )
 

@@ -16,8 +16,16 @@ import pytest
 from tests.environment import ROOT, environment
 from tests.training import toy
 from tests.training.runs import assert_same, rows, run
+from unclip_jax.errors import UsageError
 from unclip_jax.training.actions import Previews
 from unclip_jax.training.checkpoint import load_run
+
+OPTIMIZER = {"learning_rate": 0.01, "warmup_steps": 2, "grad_clip_norm": 1.0}
+
+
+def says(workdir):
+    run(workdir, stream=(out := io.StringIO()))
+    return out.getvalue()
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished):
@@ -59,6 +67,40 @@ def test_it_restores_onto_another_mesh(finished, tmp_path):
         jax.device_get(resumed.params),
         jax.device_get(straight.params),
     )
+
+
+def test_more_steps_at_another_rate_when_asked_by_name(finished, tmp_path):
+    workdir, state, _ = finished
+    shutil.copytree(workdir, tmp_path / "toy")
+    longer = toy.make_config(
+        steps=14,
+        grad_accum=2,  # free
+        optimizer={**OPTIMIZER, "learning_rate": 0.0},
+    )
+    with pytest.raises(
+        UsageError, match=r"--allow_change=optimizer\.learning_rate,steps"
+    ):
+        run(tmp_path / "toy", longer)
+    with pytest.raises(UsageError, match="--allow_change 'seed': what may change"):
+        run(tmp_path / "toy", longer, allow_change=["seed"])
+    out, allowed = io.StringIO(), ["steps", "optimizer.learning_rate"]
+    resumed = run(tmp_path / "toy", longer, stream=out, allow_change=allowed)
+    assert "config.steps is 14 from step 12 on, it was 12" in out.getvalue()
+    assert int(resumed.step) == 14
+    assert_same(resumed.params, state.params)  # a rate of 0
+    status = json.loads((tmp_path / "toy" / "status.json").read_text())
+    assert status == {"step": 14, "steps": 14, "done": True}
+    run(tmp_path / "toy", longer)  # it is the run's own config now
+
+
+def test_fewer_steps_than_were_taken_are_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "toy")
+    shorter = toy.make_config(steps=8)
+    with pytest.raises(UsageError, match="at step 12 already, beyond config.steps 8"):
+        run(tmp_path / "toy", shorter, allow_change=["steps"])
+    assert "finished already" in says(tmp_path / "toy")  # by its own config, still
+    resumed = run(tmp_path / "toy", shorter, allow_change=["steps"], restore_step=8)
+    assert int(resumed.step) == 8
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import jax
 from unclip_jax import files, stages
 from unclip_jax.config import to_plain
 from unclip_jax.data import loader
+from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches as parallel_batches
 from unclip_jax.parallel import distributed, sharding
 from unclip_jax.parallel.mesh import make_mesh
@@ -47,6 +49,7 @@ def train(
     load_initial: Any = None,
     load_autoencoder: Any = None,
     restore_step=None,
+    allow_change: Sequence[str] = (),
     profile_steps="",
 ) -> train_state.TrainState:
     """Trains a stage from a config, or resumes the run in `workdir`.
@@ -61,6 +64,8 @@ def train(
       load_autoencoder: (config.autoencoder, config.compute_dtype) -> the frozen
         autoencoder, see latents.py.
       restore_step: go on from this checkpoint instead of the newest, see Checkpoints.
+      allow_change: keys of the config that may differ from the run in `workdir`, of
+        run_folder.CHANGEABLE.
       profile_steps: "first:last" to trace, see profiling.py.
 
     Returns:
@@ -84,12 +89,15 @@ def train(
     # --- The run's folder, data and stage ---------------------------------------------
 
     with contextlib.ExitStack() as stack:
-        claim = stack.enter_context(run_folder.Claim(workdir, plain_config))
+        claim = stack.enter_context(
+            run_folder.Claim(workdir, plain_config, allow_change)
+        )
         workdir = claim.folder
         tokenizer = Mirror(workdir / "tokenizer", fetch="*")
         if data is None:
             data = loader.open_data(config.data, tokenizer_dir=tokenizer.folder)
-            tokenizer.sync(now=True)
+            if jax.process_index() == 0:
+                tokenizer.sync(now=True)
         distributed.check_consistency(workdir, plain_config, data.spec.fingerprint)
         claim.remove_partials()
         autoencoder = None
@@ -155,7 +163,14 @@ def train(
             state = made if fresh else dataclasses.replace(state, frozen=made.frozen)
         del initial
         start = int(jax.device_get(state.step))
-        if start >= config.steps:
+        for key, old, new in claim.changes:
+            log(f"config.{key} is {new!r} from step {start} on, it was {old!r}")
+        if start > config.steps:
+            raise UsageError(
+                f"{workdir} is at step {start} already, beyond config.steps "
+                f"{config.steps}: give more steps, or go back with --restore_step"
+            )
+        if start == config.steps:
             if run_folder.read_status(workdir)["done"]:
                 log(f"finished already: step {start} of {config.steps} in {workdir}")
                 return state

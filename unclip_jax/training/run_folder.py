@@ -18,7 +18,8 @@ import json
 import os
 import socket
 import time
-from typing import IO
+from collections.abc import Sequence
+from typing import IO, Any
 
 import jax
 from etils import epath
@@ -28,8 +29,11 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import PARTIAL, atomic_write, is_bucket, read_json
 from unclip_jax.training.run_config import config_defaults
 
-# Keys that may differ when a run goes on: they do not change what a step computes.
+# Keys that may differ when a run goes on: they do not change what a step computes, but
+# for rounding. Of data.path the fingerprint is compared when the state is restored.
 FREE = (
+    "grad_accum",
+    "model.remat",
     "log_every",
     "checkpoint",
     "preview",
@@ -38,6 +42,7 @@ FREE = (
     "sharding_rules",
     "data.cache",
     "data.feed",
+    "data.path",
     "diffusion.sampler",  # as are all recommendations for sampling
     "diffusion.sampling_steps",
     "diffusion.variance",
@@ -46,7 +51,16 @@ FREE = (
     "wandb",
     "watchdog",
 )
-
+# Keys that change the steps to come, and may differ where `allow_change` names them.
+CHANGEABLE = (
+    "steps",
+    "ema_decay",
+    "optimizer.learning_rate",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.decay_fraction",
+    "optimizer.weight_decay",
+)
 
 # What a start leaves in its folder before the first step.
 LEFT = ("config.json", "sharding.txt", "metrics.jsonl", "goodput.json", "wandb_run.txt")
@@ -66,25 +80,34 @@ class Claim:
 
     Attributes:
       folder: as of `claim`.
+      changes: [(key, value before, value now)] of what `allow_change` let differ.
     """
 
-    def __init__(self, workdir, config: dict):
+    def __init__(self, workdir, config: dict, allow_change: Sequence[str] = ()):
         """Raises what `claim` does, and UsageError while another run has the folder."""
-        self.folder = _check_free(workdir, config)
+        self.folder, self.changes = _check_free(workdir, config, allow_change)
         self._lock = None
         if jax.process_index() == 0 and not is_bucket(workdir):
             self._lock = _lock(self.folder / LOCK)
         self._is_new = not (self.folder / "config.json").exists()
-        _write_config(self.folder, config)
+        self._config, self._kept = config, False
+        if self._is_new:
+            self._write_config()
 
     def keep(self) -> None:
-        """Keeps the folder, whatever comes: a step was taken."""
-        self._is_new = False
+        """Keeps the folder and what has changed in its config: a step was taken."""
+        if not self._kept:
+            self._write_config()
+        self._is_new, self._kept = False, True
+
+    def _write_config(self) -> None:
+        if jax.process_index() == 0:  # buckets refuse a file that many hosts write
+            _write_config(self.folder, self._config)
 
     def remove_partials(self) -> None:
         """Removes what killed processes left half-written.
 
-        To be called when every process of this run has written its config.json.
+        To be called when every process of this run has found the folder to be its own.
         """
         if self._lock is None:
             return
@@ -155,13 +178,22 @@ def claim(workdir, config: dict) -> epath.Path:
       UsageError: gs:// without its client; the folder holds something else, or a run
         whose config differs in more than what FREE lists. Nothing is written then.
     """
-    folder = _check_free(workdir, config)
+    folder, _ = _check_free(workdir, config)
     _write_config(folder, config)
     return folder
 
 
-def _check_free(workdir, config) -> epath.Path:
-    """The folder, made when missing; for errors see `claim`."""
+def _check_free(
+    workdir, config, allow_change: Sequence[str] = ()
+) -> tuple[epath.Path, list[tuple[str, Any, Any]]]:
+    """The folder, made when missing, and the changes; for errors see `claim`."""
+    for key in allow_change:
+        if key not in CHANGEABLE:
+            raise UsageError(
+                f"--allow_change {key!r}: what may change in a run is "
+                f"{', '.join(CHANGEABLE)} (and, without asking, {', '.join(FREE)})"
+            )
+    changes: list[tuple[str, Any, Any]] = []
     if str(workdir).startswith("gs://"):
         _check_client(workdir)
     folder = epath.Path(workdir)
@@ -169,19 +201,24 @@ def _check_free(workdir, config) -> epath.Path:
         raise UsageError(f"--workdir {folder} is a file, expected a folder")
     path = folder / "config.json"
     if path.is_file():
-        found = read_config(folder)
+        before = _complete(read_config(folder))
         differ = [
-            f"{key} ({old!r} there, {new!r} now)"
-            for key, old, new in differences(_complete(found), _complete(config))
-            if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+            change
+            for change in differences(before, _complete(config))
+            if not any(f"{change[0]}.".startswith(f"{free}.") for free in FREE)
         ]
+        changes = [change for change in differ if change[0] in allow_change]
+        differ = [change for change in differ if change not in changes]
         if differ:
-            differ.sort(key=lambda text: not text.startswith("stage"))
+            differ.sort(key=lambda change: not change[0].startswith("stage"))
+            listed = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in differ]
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            asked = ",".join(key for key, *_ in differ if key in CHANGEABLE)
+            change = f", or change it with --allow_change={asked}" if asked else ""
             raise UsageError(
                 f"{folder} holds a run of another config; different: "
-                f"{'; '.join(differ[:5])}{more}. Use another --workdir, or start that "
-                "run's own config to go on with it"
+                f"{'; '.join(listed[:5])}{more}. Use another --workdir, or start that "
+                f"run's own config to go on with it{change}"
             )
     elif folder.exists():
         # a half-written config.json is ours: a kill, or another process of this run
@@ -194,7 +231,7 @@ def _check_free(workdir, config) -> epath.Path:
                 "no config.json): use another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder, changes
 
 
 def _write_config(folder, config) -> None:
@@ -219,7 +256,7 @@ def read_config(folder) -> dict:
 def note_saved(folder, step: int) -> None:
     """Remembers that the checkpoint of `step` was committed."""
     before, steps = read_status(folder), read_config(folder)["steps"]
-    done = before["done"] and before["step"] == step
+    done = before["done"] and (before["step"], before["steps"]) == (step, steps)
     _write_status(folder, {"step": step, "steps": steps, "done": done})
 
 
