@@ -394,7 +394,9 @@ def _prepare_overrides(argv, config, defaults) -> None:
 
 
 def _add_key(config, defaults, keys) -> None:
-    node, known, where = config, defaults, "config"
+    node: Any = config
+    known: Any = defaults
+    where = "config"
     for key in keys:
         if not isinstance(node, ml_collections.ConfigDict):
             flag = f"--config.{'.'.join(keys)}"

@@ -18,7 +18,7 @@ import tokenize
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import IO, Any
 
 import numpy as np
@@ -193,7 +193,7 @@ def read_json(path: str | os.PathLike, missing: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def atomic_path(
     path: str | os.PathLike, partial: pathlib.Path | None = None
-) -> Iterator[pathlib.Path]:
+) -> Generator[pathlib.Path]:
     """For writers that take a path: a temporary one, renamed to `path` at the end.
 
     After an exception nothing is left behind.
@@ -214,7 +214,7 @@ def atomic_path(
 
 
 @contextlib.contextmanager
-def staged_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+def staged_folder(folder: str | os.PathLike) -> Generator[pathlib.Path]:
     """For writers of several files and folders: an empty folder to write into.
 
     At the end its files move into `folder`, where they replace those of their names;

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def open_rgb(file: str | os.PathLike | IO[bytes], name: str = "") -> Image.Image
 @contextlib.contextmanager
 def opened(
     file: str | os.PathLike | IO[bytes], name: str = ""
-) -> Iterator[Image.Image]:
+) -> Generator[Image.Image]:
     """Opens an image, whose pixels are not read yet, for the length of a `with` block.
 
     Args:

@@ -149,12 +149,13 @@ def make_plan(
     left = max(1.0, minutes - OTHER - OTHER_SHARE * minutes)
     is_small = data.side < 48  # to enlarge images is to teach blur
     sizes = [s for s in SIZES if not is_small or s[0] == min(side for side, _ in SIZES)]
-    for side, channels in sizes:
-        plan = _fill(name, data, left, speed, devices, side, channels)
+    *larger, smallest = sizes
+    for size in larger:
+        plan = _fill(name, data, left, speed, devices, *size)
         config = plan.configs["decoder"]
         if config["steps"] * config["batch_size"] >= ENOUGH:
-            break
-    return plan
+            return plan
+    return _fill(name, data, left, speed, devices, *smallest)
 
 
 def _fill(name, data, minutes, speed, devices, side, channels) -> Plan:

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from unittest import mock
 
 
@@ -17,7 +17,7 @@ def import_gradio():
 
 
 @contextlib.contextmanager
-def _without_stubs() -> Iterator[None]:
+def _without_stubs() -> Generator[None]:
     """Within it Gradio's components are of no file: it writes no stubs of such."""
     original = inspect.getfile
 
