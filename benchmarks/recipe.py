@@ -35,7 +35,7 @@ COLUMNS = (
     ("CLIP score", "clip_score", 1, 3),
     ("R-precision %", "r_precision", 100, 1),
     ("Fréchet, CLIP", "frechet_clip", 1, 2),
-    ("noise, grey levels", "icons/noise", 1, 1),
+    ("noise, grey levels", "border_noise", 1, 1),
 )
 FLAGS = {
     "minutes": (

@@ -394,9 +394,7 @@ def _prepare_overrides(argv, config, defaults) -> None:
 
 
 def _add_key(config, defaults, keys) -> None:
-    node: Any = config
-    known: Any = defaults
-    where = "config"
+    node, known, where = config, defaults, "config"
     for key in keys:
         if not isinstance(node, ml_collections.ConfigDict):
             flag = f"--config.{'.'.join(keys)}"
@@ -408,7 +406,9 @@ def _add_key(config, defaults, keys) -> None:
             if default is None or isinstance(default, type):
                 default = ml_collections.config_dict.placeholder(default or object)
             node[key] = {} if is_mapping(default) else default
-        node, known, where = node[key], known.get(key), f"{where}.{key}"
+        node = node[key]
+        known = known.get(key)
+        where += f".{key}"
 
 
 def _get(config, keys) -> Any:

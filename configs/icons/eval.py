@@ -31,6 +31,7 @@ def get_config(variant=""):
         r_precision=dict(pool=100),
         frechet_clip=dict(metric="frechet", features="clip"),
         icons=dict(max_shift=2),
+        border_noise=dict(),
     )
     # FID besides: c.extractors = dict(inception=dict(convention="pytorch-fid")) and
     # c.metrics.fid = dict(); a curve: c.sweep = dict(decoder_guidance=(1.0, 2.0))

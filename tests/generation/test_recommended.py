@@ -5,11 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
+from unclip_jax.errors import UsageError
 from unclip_jax.generation import UnCLIP
+from unclip_jax.interop.recommended import Recommended
+from unclip_jax.stages.decoder import Diffusion
 
 RECOMMENDED = {
     "prior": {"sampler": "ddpm", "sampling_steps": 4, "guidance": 2.0},
-    "decoder": {"sampler": "ddpm", "sampling_steps": 3, "guidance": 1.25},
+    "decoder": {
+        "sampler": "ddpm",
+        "sampling_steps": 3,
+        "guidance": 1.25,
+        "guidance_interval": [5, 19],  # as JSON has it
+    },
 }
 
 
@@ -32,12 +40,13 @@ def model(stack):
 def test_what_is_not_asked_for_is_as_the_export_recommends(model, stack):
     asked = {"prior_guidance": 2.0, "decoder_guidance": 1.25, "prior_steps": 4}
     asked |= {"decoder_steps": 3, "decoder_sampler": "ddpm"}
+    asked |= {"decoder_guidance_interval": (5, 19)}
     plain = UnCLIP(stack, batch_size=8)
     expected = plain.text2image(["a cat"], **asked)
     np.testing.assert_array_equal(model.text2image(["a cat"]), expected)
     z = plain.sample_embeddings(["a cat"], guidance=2.0, steps=4)
     np.testing.assert_array_equal(model.sample_embeddings(["a cat"]), z)
-    options = dict(guidance=1.25, steps=3, sampler="ddpm")
+    options = dict(guidance=1.25, steps=3, sampler="ddpm", guidance_interval=(5, 19))
     np.testing.assert_array_equal(model.decode(z), plain.decode(z, **options))
 
 
@@ -69,8 +78,11 @@ def test_settings_say_what_is_drawn_with(model, stack):
         "steps": 2,
         "variance": "learned_range",
         "guidance": 1.25,
+        "guidance_interval": (5, 19),
         "guidance_rescale": 0.5,
     }
+    everywhere = model.settings(decoder_guidance_interval=(0, 19))
+    assert everywhere["decoder"]["guidance_interval"] == (0, 19)
     autoregressive = model.settings(prior="autoregressive", prior_guidance=3.0)
     assert autoregressive["ar_prior"] == {"guidance": 3.0}
     assert set(model.settings(parts=("decoder",))) == {"decoder"}
@@ -100,3 +112,19 @@ def test_an_analytic_variance_without_a_table_names_the_command(stack):
     ):
         model.text2image(["a cat"])
     assert model.settings(prior_variance="fixed_small")["prior"]["steps"] == 4
+
+
+@pytest.mark.parametrize("text", ["250", "250-999", "a,b", "1,2,3"])
+def test_a_recommended_interval_is_two_timesteps(text):
+    with pytest.raises(UsageError, match="expected the first and the last timestep"):
+        _ = Recommended(guidance_interval=text).values
+
+
+def test_an_interval_is_recommended_to_decoders():
+    recommended = Recommended(guidance_interval="250, 999")
+    config = recommended.apply({"diffusion": {"num_steps": 1000}}, "decoder")
+    assert config["diffusion"]["guidance_interval"] == [250, 999]
+    with pytest.raises(UsageError, match="the prior is guided at all timesteps"):
+        recommended.apply(config, "prior")
+    with pytest.raises(UsageError, match=r"\(999, 250\): expected \(first, last\)"):
+        Diffusion(guidance_interval=(999, 250))

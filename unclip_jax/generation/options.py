@@ -106,7 +106,7 @@ class DecoderOptions:
         "which needs unclip_jax.estimate_variance first (default the export's)",
     )
     guidance_interval: tuple[int, int] | None = option(
-        None, "FIRST,LAST: guide these timesteps only (default all)"
+        None, "FIRST,LAST: guide these timesteps only (default the export's, else all)"
     )
     guidance_rescale: float = option(
         0.0,

@@ -90,9 +90,10 @@ def resolve_options(
         )
     if inverted and sampler != "ddim":
         raise UsageError(f"inverted noise is undone by ddim only, not by {sampler}")
-    interval = _interval(
-        f"{kind} guidance interval", values.get("guidance_interval"), most
-    )
+    interval = values.get("guidance_interval")
+    if interval is None and kind == "decoder":
+        interval = diffusion.get("guidance_interval")
+    interval = _interval(f"{kind} guidance interval", interval, most)
     rescale = values.get("guidance_rescale", 0.0)
     rescale = checks.number(f"{kind} guidance rescale", rescale, 0, 1)
     checks.number("eta", values.get("eta", 0.0), 0)

@@ -30,6 +30,10 @@ class Recommended:
         default=None,
         metadata={"help": "recommended guidance; `tune` finds it by a sweep"},
     )
+    guidance_interval: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "FIRST,LAST: recommended timesteps to guide, of a decoder"},
+    )
 
     @property
     def values(self) -> dict[str, Any]:
@@ -37,6 +41,14 @@ class Recommended:
         given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         if str(given.get("sampling_steps", "")).isdecimal():
             given["sampling_steps"] = int(given["sampling_steps"])
+        if self.guidance_interval is not None:
+            words = self.guidance_interval.split(",")
+            if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+                raise UsageError(
+                    f"--guidance_interval {self.guidance_interval!r}: expected the "
+                    "first and the last timestep, such as 250,999"
+                )
+            given["guidance_interval"] = [int(word) for word in words]
         return given
 
     def apply(self, config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -53,6 +65,8 @@ class Recommended:
             )
         if self.guidance is not None and kind.startswith("upsampler"):
             raise UsageError("upsamplers are drawn without guidance")
+        if self.guidance_interval is not None and kind != "decoder":
+            raise UsageError(f"the {kind} is guided at all timesteps")
         return {**config, "diffusion": {**config["diffusion"], **self.values}}
 
 

@@ -68,6 +68,7 @@ class Diffusion(DiffusionConfig):
 
     min_snr_gamma: float | None = None
     guidance: float | None = None  # of sampling, by default
+    guidance_interval: tuple[int, int] | None = None  # likewise
     consistency: int | None = None  # steps, see DiffusionConfig
     train_variance: bool = True
     clip: float | None = None

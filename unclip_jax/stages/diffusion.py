@@ -35,10 +35,11 @@ class DiffusionConfig:
       sampler: a name in diffusion.samplers.SAMPLERS.
       sampling_steps: a number of steps or a respacing, see diffusion.schedule.respace.
       variance: of the steps of the sampler "ddpm", see diffusion.samplers.ancestral.
-      guidance, min_snr_gamma, consistency: options of some stages; None: 1 in sampling,
-        no weights in the loss (see diffusion.process.training_losses), and no
-        consistency training. That has so many steps (see diffusion.consistency), and
-        the sampler "consistency", of one step or a few.
+      guidance, guidance_interval, min_snr_gamma, consistency: options of some stages;
+        None: 1 in sampling, at all timesteps, no weights in the loss (see
+        diffusion.process.training_losses), and no consistency training. That has so
+        many steps (see diffusion.consistency), and the sampler "consistency", of one
+        step or a few.
     """
 
     schedule: str = "cosine"
@@ -51,7 +52,7 @@ class DiffusionConfig:
     sampling_steps: int | str | None = None
     variance: str | None = None
     # no fields, but of the stages that have them
-    guidance = min_snr_gamma = consistency = None
+    guidance = guidance_interval = min_snr_gamma = consistency = None
 
     def __post_init__(self):
         where = "config.diffusion"
@@ -103,6 +104,13 @@ class DiffusionConfig:
             raise UsageError(
                 f"{where}.guidance must be a finite number, got {guidance!r}"
             )
+        if (interval := self.guidance_interval) is not None:
+            first, last = interval if len(interval) == 2 else (-1, -1)
+            if not 0 <= first <= last < self.num_steps:
+                raise UsageError(
+                    f"{where}.guidance_interval {interval}: expected (first, last) "
+                    f"timestep, 0 <= first <= last < {self.num_steps}"
+                )
 
     def _check_consistency(self):
         where, count = "config.diffusion.consistency", self.consistency

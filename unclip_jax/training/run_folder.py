@@ -47,6 +47,7 @@ FREE = (
     "diffusion.sampling_steps",
     "diffusion.variance",
     "diffusion.guidance",
+    "diffusion.guidance_interval",
     "max_skipped",
     "wandb",
     "watchdog",

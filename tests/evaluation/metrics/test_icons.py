@@ -113,15 +113,6 @@ def test_scaled_and_shifted_glyphs_are_found_with_their_alternatives():
     assert found(masks) < 0.9 < found(many, centred=True)
 
 
-def test_the_noise_of_a_background_is_its_deviation_whatever_the_glyph():
-    random = np.random.default_rng(0)
-    images = np.full((3, 64, 64, 3), (200, 100, 50), np.float64)
-    images[1] += random.normal(scale=6.0, size=(64, 64, 3))
-    images[2, :, :20] = 0  # a glyph on 82 of the ring's 252 pixels
-    noise = icons.background_noise(images)
-    np.testing.assert_allclose(noise, [0, 6, 0], atol=1.0)
-
-
 def test_an_empty_picture_has_no_glyph(drawn):
     _, wanted, palette, masks = drawn
     plain = np.broadcast_to(

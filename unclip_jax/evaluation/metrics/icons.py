@@ -23,6 +23,7 @@ from PIL import Image
 
 from unclip_jax.errors import UsageError
 from unclip_jax.evaluation.metrics import Metric, Quantity
+from unclip_jax.evaluation.metrics.border_noise import border
 
 MIN_CONTRAST = 24.0  # RGB distance below which nothing stands out
 NONE = -1  # "no glyph seen"
@@ -164,26 +165,7 @@ def check_icons(readings, background, glyph_colour, glyph):
 
 def background_rgb(pixels):
     """Median of the outermost ring of pixels (N, H, W, 3): float64 (N, 3)."""
-    return np.median(_ring(pixels), axis=1)
-
-
-def background_noise(images):
-    """How far the outermost ring of images (N, H, W, 3) is from one colour: (N,).
-
-    In grey levels, 0 for a plain background: 1.4826 times the median distance from the
-    median, the standard deviation if it were normal, and the mean of the three
-    channels. A glyph that touches less than half of the ring does not count.
-    """
-    ring = _ring(np.asarray(images, np.float64))
-    distance = np.abs(ring - np.median(ring, axis=1, keepdims=True))
-    return 1.4826 * np.median(distance, axis=1).mean(axis=1)
-
-
-def _ring(pixels):
-    """The outermost pixels of (N, H, W, C): (N, 2 (H + W) - 4, C)."""
-    return np.concatenate(
-        [pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]], axis=1
-    )
+    return np.median(border(pixels), axis=1)
 
 
 def glyph_rgb(pixels, back):
@@ -262,9 +244,6 @@ class Icons(Metric):
             "the named glyph is among the five most alike", percent=True
         ),
         "all": Quantity("background, colour and glyph all right", percent=True),
-        "noise": Quantity(
-            "grey levels by which the background is not one colour", better="lower"
-        ),
     }
 
     def __call__(self, samples):
@@ -280,26 +259,20 @@ class Icons(Metric):
             if jitter:
                 masks = placed(masks, jitter)
             pieces = samples.images.pieces(0, len(samples), most=512)
-            read = [
-                (
-                    read_icons(
-                        images, palette, masks, self.max_shift, centred=bool(jitter)
-                    ),
-                    background_noise(images),
-                )
-                for images in pieces
-            ]
-            readings, noise = zip(*read, strict=True)
-            return join_readings(readings), np.concatenate(noise)
+            centred = bool(jitter)
+            return join_readings(
+                [
+                    read_icons(images, palette, masks, self.max_shift, centred=centred)
+                    for images in pieces
+                ]
+            )
 
         def targets(attribute, known):
             return [known.index(example[attribute]) for example in samples.rows]
 
-        readings, noise = samples.cached(("icons", self.max_shift), read)
-        checks = check_icons(
-            readings,
+        return check_icons(
+            samples.cached(("icons", self.max_shift), read),
             background=targets("background", names),
             glyph_colour=targets("colour", names),
             glyph=targets("noun", nouns),
         )
-        return checks | {"noise": noise}
