@@ -407,7 +407,7 @@ def _add_key(config, defaults, keys) -> None:
                 default = ml_collections.config_dict.placeholder(default or object)
             node[key] = {} if is_mapping(default) else default
         node = node[key]
-        known = known.get(key)
+        known = known.get(key, {})
         where += f".{key}"
 
 
