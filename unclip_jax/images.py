@@ -202,8 +202,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
+def fit(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Scales the shorter side to `size` and cuts the centre square out.
+
+    Of a `size` of two sides the largest rectangle of their ratio is cut out.
 
     The pixels are those of transformers.CLIPImageProcessor before it normalizes them
     (PIL's bicubic filter, which averages when it shrinks). An image of the right size
@@ -211,18 +213,20 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
       image: uint8 (H, W, 3).
-      size: side of the square.
+      size: side of the square, or (rows, columns).
 
     Returns:
-      uint8 (size, size, 3).
+      uint8 (size, size, 3), or (rows, columns, 3).
     """
-    if image.shape[:2] == (size, size):
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (rows, columns):
         return image
     height, width = image.shape[:2]
-    shorter = min(height, width)
-    height, width = (int(size * side / shorter) for side in (height, width))
+    # by the side that the result has least of to spare; whole numbers, exactly
+    side, to = (height, rows) if rows * width >= columns * height else (width, columns)
+    height, width = (int(to * old / side) for old in (height, width))
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(center_crop(scaled, size))
+    return np.asarray(center_crop(scaled, (rows, columns)))
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
@@ -258,10 +262,11 @@ def to_square(
     return np.array(image)
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of `size` pixels."""
-    left, top = ((n - size) // 2 for n in image.size)
-    return image.crop((left, top, left + size, top + size))
+def center_crop(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+    """The centre square of `size` pixels, or the centre of (rows, columns)."""
+    rows, columns = (size, size) if isinstance(size, int) else size
+    left, top = (image.width - columns) // 2, (image.height - rows) // 2
+    return image.crop((left, top, left + columns, top + rows))
 
 
 def save_image(

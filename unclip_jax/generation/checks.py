@@ -32,8 +32,20 @@ def prompts(values: str | Sequence[str]) -> list[str]:
     return values
 
 
-def images(values, size: int, what: str) -> np.ndarray:
-    """uint8 (N, size, size, 3) with N > 0; a single picture is a batch of one."""
+def one_each(values: str | Sequence[str], count: int) -> list[str]:
+    """The prompts as a list of `count`; one alone is for all."""
+    values = prompts(values)
+    values = values * count if len(values) == 1 else values
+    same_length("prompts", values, "images", range(count))
+    return values
+
+
+def images(values, size: int | tuple[int, int], what: str) -> np.ndarray:
+    """uint8 (N, rows, columns, 3) with N > 0; a single picture is a batch of one.
+
+    `size` is (rows, columns), or the side of squares.
+    """
+    rows, columns = (size, size) if isinstance(size, int) else size
     try:
         values = np.asarray(values)
     except ValueError as error:
@@ -47,10 +59,10 @@ def images(values, size: int, what: str) -> np.ndarray:
         )
     if values.ndim == 3:
         values = values[None]
-    if values.shape[1:] != (size, size, 3):
+    if values.shape[1:] != (rows, columns, 3):
         raise UsageError(
-            f"{what} takes images (N, {size}, {size}, 3), got {values.shape}; "
-            f"unclip_jax.images.fit(image, {size}) scales and crops one"
+            f"{what} takes images (N, {rows}, {columns}, 3), got {values.shape}; "
+            f"unclip_jax.images.fit(image, ({rows}, {columns})) scales and crops one"
         )
     return values
 
@@ -105,6 +117,30 @@ def known(
     if masks.dtype != bool or masks.shape != shape:
         raise UsageError(f"masks must be bool {shape}, got {masks.dtype} {masks.shape}")
     return from_uint8(pictures), masks[..., None].astype(np.float32)
+
+
+def hint(
+    values, takes_one: bool, origin: str, sides: tuple[int, int], count: int
+) -> np.ndarray | None:
+    """Hints in [-1, 1], (count, *sides, 3); None of a decoder that sees none.
+
+    Raises UsageError for a hint too many, none where `takes_one`, or another size.
+    """
+    if not takes_one and values is None:
+        return None
+    if not takes_one:
+        raise UsageError(
+            f"the decoder of {origin} sees no hint: leave it out, or load one that "
+            "does, such as kandinsky-2-2-controlnet-depth"
+        )
+    if values is None:
+        raise UsageError(
+            f"the decoder of {origin} draws after a hint, such as a depth map: give "
+            "hint=images"
+        )
+    values = images(values, sides, "the decoder")
+    same_length("hints", values, "images", range(count))
+    return from_uint8(values)
 
 
 def embeddings(values, dim: int) -> np.ndarray:
@@ -207,15 +243,6 @@ def starts_from_embeddings(value: str, parts: Container[str]) -> None:
         raise UsageError(
             "the autoregressive prior draws codes one by one and cannot start from an "
             "embedding: take the diffusion prior"
-        )
-
-
-def trained_size(height: int | None, width: int | None) -> None:
-    """Raises UsageError for a size of what starts from other images or their noise."""
-    if height is not None or width is not None:
-        raise UsageError(
-            "height and width are of images that are drawn from fresh noise; given "
-            "images and their noise are of the size that the decoder was trained on"
         )
 
 

@@ -1,10 +1,8 @@
 """The way from text to images, its two halves, and CLIP's two encoders."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -12,6 +10,7 @@ from unclip_jax.config import check_keys
 from unclip_jax.diffusion import process, samplers
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks, latents, sampling
+from unclip_jax.generation.description import describe
 from unclip_jax.generation.loading import Stack
 from unclip_jax.generation.options import (
     OPTIONS,
@@ -25,7 +24,6 @@ from unclip_jax.generation.options import (
 )
 from unclip_jax.generation.pipeline import Pipeline
 from unclip_jax.generation.resolve import resolve_all
-from unclip_jax.images import fit
 from unclip_jax.interop import native
 from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import Progress, as_progress, on_step
@@ -48,17 +46,9 @@ class Core:
 
     def __repr__(self) -> str:
         """The components with their sizes, and how they draw unless they are told."""
-        lines = [f"{type(self).__name__} of {self.stack.origin}"]
-        for kind, component in sorted(self.stack.parts.items(), key=_order):
-            count = sum(np.size(leaf) for leaf in jax.tree.leaves(component.params))
-            about = [f"{count:,} parameters", *_sizes(component.module)]
-            if component.clip_fingerprint:
-                about.append(f"CLIP {component.clip_fingerprint[:12]}")
-            with contextlib.suppress(UsageError, FileNotFoundError):
-                for name, value in self.settings([kind]).get(kind, {}).items():
-                    about.append(f"{name} {value}")
-            lines.append(f"  {kind}: {', '.join(about)}")
-        return "\n".join(lines)
+        return "\n".join(
+            [f"{type(self).__name__} of {self.stack.origin}", *describe(self.stack)]
+        )
 
     @property
     def image_size(self) -> int:
@@ -69,8 +59,15 @@ class Core:
 
     @property
     def clip_image_size(self) -> int:
-        """Side of the pictures that CLIP takes."""
-        return self.stack.part("clip").module.image_size
+        """Side of the pictures that CLIP takes; UsageError if it takes none."""
+        module = self.stack.part("clip").module
+        if not module.vision_depth:
+            raise UsageError(
+                f"{self.stack.origin} has no image encoder, so that nothing starts "
+                "from an image's embedding: give prompts, or embeddings of your own "
+                "to `decode` or `sample_embeddings`"
+            )
+        return module.image_size
 
     @property
     def draw_size(self) -> int:
@@ -79,6 +76,12 @@ class Core:
         if not module.is_latent:
             return module.image_size
         return module.image_size * self.stack.part("autoencoder").module.factor
+
+    def draw_sides(
+        self, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int]:
+        """(rows, columns) of the pictures that the decoder draws by these options."""
+        return height or self.draw_size, width or self.draw_size
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -120,7 +123,12 @@ class Core:
         self, prompts, progress: Progress | bool | None = None
     ) -> np.ndarray:
         """N captions -> raw embeddings (N, D) float32."""
-        self.stack.part("clip")
+        if not self.stack.part("clip").module.text_projects:
+            raise UsageError(
+                f"the text encoder of {self.stack.origin} makes states, but no "
+                "embedding to compare with images': give prompts to `variations` or "
+                "`decode`, whose decoder sees the states, or load another model"
+            )
         tokens = self.tokenize(prompts)
         return self._encode(self.pipeline.encode_text, tokens, progress)
 
@@ -137,6 +145,7 @@ class Core:
         seed: int = 0,
         *,
         first: int = 0,
+        hint: np.ndarray | None = None,
         progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
@@ -177,6 +186,7 @@ class Core:
             distribution's dot_quantile.
           first: number of the first picture: prompts[a:] with first=a are drawn as
             they are within the whole list.
+          hint: as for `decode`.
           progress: a bar is shown in notebooks and on terminals; False shows none,
             True one anywhere. Or a function that is called with (0, total), then
             (done, total) after each batch; see unclip_jax.progress for more.
@@ -192,21 +202,25 @@ class Core:
         pipeline = self.pipeline
         pipeline.check(prior, decoder, upsampler)
         key_seed, tokens = _seed(seed), self.tokenize(prompts)
+        hint = self._check_hint(hint, decoder, len(tokens))
         progress = as_progress(progress)
         steps = {"on_step": on_step(progress)}
 
-        def sample(tokens, no_clip, indices):
+        def sample(tokens, no_clip, indices, hint):
             noise = key_seed, indices
             z = pipeline.sample_prior(tokens, *noise, prior, **steps)
             negative = pipeline.sample_negative(prior, tokens, *noise, **steps)
             conditions = z, no_clip, tokens
+            inpainting = sampling.Inpainting(hint=hint)
             x = pipeline.sample_decoder(
-                *conditions, *noise, decoder, negative=negative, **steps
+                *(*conditions, *noise, decoder, inpainting),
+                negative=negative,
+                **steps,
             )
             return pipeline.upsample(x, *noise, upsampler, **steps)
 
         n = len(tokens)
-        arrays = tokens, np.zeros(n, bool), _indices(first, n)
+        arrays = tokens, np.zeros(n, bool), _indices(first, n), hint
         return pipeline.map(sample, arrays, progress)
 
     @takes(PriorOptions)
@@ -272,6 +286,7 @@ class Core:
 
         Args:
           embeddings: text embeddings do as well; the decoder was not trained on them.
+          prompts: for a decoder that sees captions.
           others: as for text2image, where their names may begin with decoder_.
           indices: N numbers of pictures, instead of first, first + 1, ...: pictures of
             one number have all noise in common, that of the upsamplers too.
@@ -279,39 +294,33 @@ class Core:
           inverted: whether `noise` is what `invert` found. DDIM then begins and ends at
             the timesteps of the inversion and, without guidance, does not bound x_0:
             with the same steps and eta = 0 it undoes the inversion.
-          keep: (pictures uint8 (N, s, s, 3), masks bool (N, s, s)): what is True in
-            the mask stays as it is in the picture, but for later enlargement.
-          hint: uint8 (N, s, s, 3), such as depth maps, for a decoder that sees one.
-          start: uint8 (N, s, s, 3), pictures that noise is added to, rather than noise
+          keep: (pictures uint8 (N, h, w, 3), masks bool (N, h, w)) of the size that is
+            drawn: what is True in the mask stays as it is in the picture, but for later
+            enlargement.
+          hint: uint8 (N, h, w, 3), such as depth maps, for a decoder that sees one.
+          start: uint8 (N, h, w, 3), pictures that noise is added to, rather than noise
             alone; `strength`, in (0, 1], says how much.
         """
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
-        side = self.draw_size
-        inpainting = sampling.Inpainting()
+        pipeline, decoder = self.pipeline, make(DecoderOptions, options)
+        pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
+        sides = self.draw_sides(decoder.height, decoder.width)
+        inpainting = sampling.Inpainting(hint=self._check_hint(hint, decoder, n))
         if inverted and noise is None:
             raise UsageError("inverted=True, but no noise that `invert` found")
         if noise is not None:
-            inpainting = inpainting._replace(
-                x_T=checks.noise(noise, (n, *self.noise_shape))
-            )
+            *_, channels = self.noise_shape
+            factor = self.draw_size // self.noise_shape[0]
+            shape = n, *(side // factor for side in sides), channels
+            inpainting = inpainting._replace(x_T=checks.noise(noise, shape))
         if keep is not None:
-            known, mask = checks.known(*keep, (n, side, side))
+            known, mask = checks.known(*keep, (n, *sides))
             inpainting = inpainting._replace(known=known, keep=mask)
-        pipeline, decoder = self.pipeline, make(DecoderOptions, options)
-        if hint is not None and self.stack.part("decoder").module.extra != "hint":
-            raise UsageError(
-                f"the decoder of {self.stack.origin} sees no hint: leave it out, or "
-                "load one that does, such as kandinsky-2-2-controlnet-depth"
-            )
-        if any(part is not None for part in (noise, keep, hint, start)):
-            checks.trained_size(decoder.height, decoder.width)
-        for name, images in {"hint": hint, "start": start}.items():
-            if images is not None:
-                images = checks.images(images, side, "the decoder")
-                checks.same_length(f"images ({name})", images, "embeddings", rows[0])
-                inpainting = inpainting._replace(**{name: process.from_uint8(images)})
-        pipeline.check(decoder=decoder, upsampler=UpsamplerOptions(), inverted=inverted)
+        if start is not None:
+            start = checks.images(start, sides, "the decoder")
+            checks.same_length("images to start from", start, "embeddings", rows[0])
+            inpainting = inpainting._replace(start=process.from_uint8(start))
         progress = as_progress(progress)
         key_seed, steps = _seed(seed), {"on_step": on_step(progress)}
 
@@ -338,51 +347,65 @@ class Core:
         steps: int | str | None = 50,
         corrections: int = 0,
         progress: Progress | bool | None = None,
+        hint: np.ndarray | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> np.ndarray:
         """The noise from which `decode` draws pictures, by DDIM inversion.
 
         Undone by `decode(..., noise=x_T, inverted=True, sampler="ddim")`.
 
         Args:
-          images: uint8 (N, s, s, 3), s = draw_size.
-          embeddings, prompts: what the decoder is conditioned on.
+          images: uint8 (N, s, s, 3), s = draw_size, or (N, height, width, 3).
+          embeddings, prompts, hint: what the decoder is conditioned on; one that takes
+            a noise level sees embeddings without noise.
           guidance, steps: those of the later `decode`; guidance above 1 makes it
             coarse.
           corrections: more calls of the decoder per step, each of which makes the step
             more exactly the inverse of DDIM's (diffusion.samplers.ddim_inversion).
 
         Returns:
-          x_T, float32 (N, *noise_shape), at the first of the timesteps: the largest
-          whose signal is at least sampling.MIN_SIGNAL.
+          x_T, float32 (N, *noise_shape) unless the images are of another size, at the
+          first of the timesteps: the largest whose signal is at least
+          sampling.MIN_SIGNAL.
         """
-        images = checks.images(images, self.draw_size, "the decoder")
+        options = DecoderOptions(
+            guidance=guidance, steps=steps, sampler="ddim", height=height, width=width
+        )
+        self.pipeline.check(decoder=options, inverted=True)
+        images = checks.images(images, self.draw_sides(height, width), "the decoder")
         rows = self._conditions(embeddings, prompts)
         if len(images) != len(rows[0]):
             raise UsageError(f"{len(rows[0])} embeddings for {len(images)} images")
-        options = DecoderOptions(guidance=guidance, steps=steps, sampler="ddim")
-        self.pipeline.check(decoder=options, inverted=True)
+        hint = self._check_hint(hint, options, len(images))
         corrections = checks.integer("corrections", corrections, 0, 100)
         progress = as_progress(progress, "inverting")
 
-        def invert(x, conditions):
+        def invert(x, conditions, hint):
             z, no_clip, tokens = conditions
             return self.pipeline.invert(
-                *(x, z, no_clip, tokens, options, corrections),
+                *(x, z, no_clip, tokens, options, corrections, hint),
                 on_step=on_step(progress),
             )
 
-        return self.pipeline.map(invert, (process.from_uint8(images), rows), progress)
+        arrays = process.from_uint8(images), rows, hint
+        return self.pipeline.map(invert, arrays, progress)
 
     def draw_noise(self, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """The x_T that `decode` would draw: float32 (count, *noise_shape)."""
         keys = sampling.start_keys(_seed(seed), _indices(first, count))
         return np.asarray(samplers.normal(keys, self.noise_shape))
 
-    def fit_for_clip(self, images) -> np.ndarray:
-        """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""
-        return np.stack(
-            [fit(i, self.clip_image_size) for i in checks.image_list(images)]
-        )
+    @property
+    def _sees_captions(self) -> bool:
+        """Whether the decoder is told what the picture shows in words, too."""
+        return self.stack.part("decoder").module.caption != "none"
+
+    def _check_hint(self, hint, decoder: DecoderOptions, count: int):
+        """What `checks.hint` returns for `count` pictures by these options."""
+        takes_one = self.stack.part("decoder").module.extra == "hint"
+        sides = self.draw_sides(decoder.height, decoder.width)
+        return checks.hint(hint, takes_one, self.stack.origin, sides, count)
 
     def _conditions(self, embeddings, prompts):
         """Rows of what the decoder sees: (embeddings, whether null, tokens)."""
@@ -394,29 +417,15 @@ class Core:
             embeddings = np.zeros((len(checks.prompts(prompts)), dim), np.float32)
         embeddings = checks.embeddings(embeddings, dim)
         n = len(embeddings)
+        if prompts is not None and not self._sees_captions:
+            raise UsageError(
+                f"the decoder of {self.stack.origin} sees no caption: leave prompts "
+                "out, or give those to the prior (`text2image`, `sample_embeddings`)"
+            )
         tokens = self.tokenize([""] * n if prompts is None else prompts)
         if len(tokens) != n:
             raise UsageError(f"{len(tokens)} prompts for {n} embeddings")
         return embeddings, np.full(n, null), tokens
-
-
-def _order(item: tuple[str, Any]) -> tuple[int, str]:
-    """Components in the order in which they draw."""
-    return native.KINDS.index(native.kind_of(item[0])), item[0]
-
-
-def _sizes(module) -> list[str]:
-    """What a module takes and gives, where it says so."""
-    names = {
-        "image_size": "{0}x{0} pixels",
-        "embed_dim": "embeddings of {}",
-        "context_length": "captions of {} tokens",
-    }
-    return [
-        text.format(getattr(module, name))
-        for name, text in names.items()
-        if getattr(module, name, None)
-    ]
 
 
 def _seed(seed: int) -> np.uint32:

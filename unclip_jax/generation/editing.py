@@ -33,6 +33,8 @@ class Editing(Manipulations):
         Args:
           images: N pictures of any sizes, whose center squares are taken.
           prompts: one, or one per picture; without any, each picture's own embedding.
+            Without a prior that one is kept, and the prompts are the decoder's
+            captions.
           strength: in (0, 1].
           seed, first, progress: as for `decode`.
           prior: options of `sample_embeddings`, for the prompts' embeddings.
@@ -45,15 +47,12 @@ class Editing(Manipulations):
         """
         checks.fraction("strength", strength)
         progress = as_progress(progress)
-        pixels = self.fit_for_decoder(images)
-        if prompts is None:
-            z = self._embed(images)
-        else:
-            prompts = _one_each(prompts, len(pixels))
-            own = {"seed": seed, "first": first, **(prior or {})}
-            z = self.sample_embeddings(prompts, **own, progress=StepsOnly(progress))
+        sides = decoder.get("height"), decoder.get("width")
+        pixels = self.fit_for_decoder(images, *sides)
+        own = {"seed": seed, "first": first, **(prior or {})}
+        z, captions = self._conditions_of(images, prompts, own, progress)
         options = dict(seed=seed, first=first, progress=progress, **decoder)
-        return self.decode(z, prompts, start=pixels, strength=strength, **options)
+        return self.decode(z, captions, start=pixels, strength=strength, **options)
 
     def emb2emb(
         self,
@@ -74,18 +73,9 @@ class Editing(Manipulations):
         checks.fraction("strength", strength)
         progress = as_progress(progress)
         z = self._embed(images)
-        prompts = _one_each(prompts, len(z))
+        prompts = checks.one_each(prompts, len(z))
         own = {"seed": seed, "first": first, **(prior or {})}
         own |= {"start": z, "strength": strength}
         z = self.sample_embeddings(prompts, **own, progress=StepsOnly(progress))
         options = dict(seed=seed, first=first, progress=progress, **decoder)
-        return self.decode(z, prompts, **options)
-
-
-def _one_each(prompts, count):
-    """The prompts as a list of `count`; one alone is for all."""
-    prompts = checks.prompts(prompts)
-    if len(prompts) == 1:
-        prompts = prompts * count
-    checks.same_length("prompts", prompts, "images", range(count))
-    return prompts
+        return self.decode(z, prompts if self._sees_captions else None, **options)

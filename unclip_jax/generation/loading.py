@@ -24,6 +24,15 @@ from unclip_jax.models.layers import UNIT_SCALES
 from unclip_jax.tokenizer import Tokenizer
 
 TEXT_ENCODER = native.TEXT_ENCODER
+# Where to find what a folder of another format lacks, to which nothing is exported.
+ELSEWHERE = {
+    "prior": "load a model that has one, such as Kandinsky 2.2 or a "
+    "StableUnCLIPPipeline, or start from images (`variations` takes prompts beside "
+    "them, for a decoder that sees captions)",
+    "decoder": "name the folder of one as well, as "
+    "kandinsky-2-2-prior,kandinsky-2-2-decoder",
+    native.STATISTICS: "they come with a decoder that is trained here",
+}
 SHARED = ("embed_dim", "vocab_size", "context_length", "eot_id")
 
 
@@ -47,7 +56,7 @@ class Stack:
     def embedding_statistics(self) -> Gaussian:
         """Raises FileNotFoundError saying how to add them if they are not there."""
         if self.statistics is None:
-            raise native.missing_part(self.origin, native.STATISTICS, [*self.parts])
+            raise self._missing(native.STATISTICS)
         return self.statistics
 
     @property
@@ -69,8 +78,16 @@ class Stack:
     def part(self, kind: str) -> Component:
         """Raises FileNotFoundError saying how to add the part if it is not there."""
         if kind not in self.parts:
-            raise native.missing_part(self.origin, kind, [*self.parts])
+            raise self._missing(kind)
         return self.parts[kind]
+
+    def _missing(self, name) -> FileNotFoundError:
+        if name not in ELSEWHERE or native.is_export(self.origin):
+            return native.missing_part(self.origin, name, [*self.parts])
+        have = ", ".join(sorted(self.parts)) or "nothing"
+        return FileNotFoundError(
+            f"{self.origin} has no {name} (it has {have}): {ELSEWHERE[name]}"
+        )
 
 
 def load_stack(

@@ -21,6 +21,7 @@ from unclip_jax.progress import Progress, StepsOnly, as_progress
 
 NOISES = ("inverted", "shared")
 INVERTED = {"guidance": 1.0, "steps": 250}  # the defaults with inverted noise
+SEEN = ("hint", "height", "width")  # of `decode`'s arguments, the inversion's too
 
 
 class Manipulations(Core):
@@ -28,7 +29,8 @@ class Manipulations(Core):
 
     `guidance`, `steps`, `seed`, `eta`, `first` and `progress` mean what they do for
     `decode`, and so do `guidance_interval`, `guidance_rescale` and `dynamic_threshold`,
-    which every method that draws takes as `**decoder`; inversion never sees these.
+    which every method that draws takes as `**decoder`; inversion never sees these, but
+    `hint`, `height` and `width`, which are such options too.
     `corrections` are of the inversion: 1 doubles its cost and makes it nearly exact
     without guidance (docs/sampling.md).
     Pictures come back as uint8 (..., S, S, 3), S = image_size.
@@ -55,9 +57,17 @@ class Manipulations(Core):
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return odds / odds.sum(1, keepdims=True)
 
-    def fit_for_decoder(self, images) -> np.ndarray:
-        """uint8 pictures of any sizes -> (N, s, s, 3), s = draw_size."""
-        return np.stack([fit(i, self.draw_size) for i in checks.image_list(images)])
+    def fit_for_clip(self, images) -> np.ndarray:
+        """uint8 pictures of any size -> (N, S, S, 3) as encode_image takes them."""
+        side = self.clip_image_size
+        return np.stack([fit(i, side) for i in checks.image_list(images)])
+
+    def fit_for_decoder(
+        self, images, height: int | None = None, width: int | None = None
+    ) -> np.ndarray:
+        """uint8 pictures of any sizes -> (N, h, w, 3), each draw_size by default."""
+        sides = self.draw_sides(height, width)
+        return np.stack([fit(i, sides) for i in checks.image_list(images)])
 
     def invert(
         self,
@@ -66,19 +76,22 @@ class Manipulations(Core):
         guidance: float | None = 1.0,
         corrections: int = 0,
         progress: Progress | bool | None = None,
+        prompts: str | Sequence[str] | None = None,
+        **seen,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The latents of pictures: (z_i (N, D), x_T (N, s, s, 3)), float32.
 
         `decode(z_i, noise=x_T, inverted=True)` by DDIM with the same steps and guidance
-        draws them again: the more steps the closer, as far as the decoder can draw them
-        at all.
+        draws them again, with the same `prompts`, `hint`, `height` and `width` if there
+        are any: the more steps the closer, as far as the decoder can draw them at all.
         """
         images = checks.image_list(images)
         z = self._embed(images)
-        pixels = self.fit_for_decoder(images)
+        pixels = self.fit_for_decoder(images, seen.get("height"), seen.get("width"))
         options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, corrections=corrections)
-        return z, self.invert_pixels(pixels, z, **options, progress=progress)
+        options |= dict(progress=progress, **seen)
+        return z, self.invert_pixels(pixels, z, prompts, **options)
 
     def reconstruct(
         self,
@@ -94,7 +107,8 @@ class Manipulations(Core):
         options = self._check(**options)
         progress = as_progress(progress)
         before = StepsOnly(progress)
-        z, x_T = self.invert(images, steps, guidance, corrections, before)
+        seen = _seen(options)
+        z, x_T = self.invert(images, steps, guidance, corrections, before, **seen)
         return self.decode(z, noise=x_T, **options, progress=progress)
 
     def variations(
@@ -108,6 +122,7 @@ class Manipulations(Core):
         corrections: int = 0,
         first: int = 0,
         progress: Progress | bool | None = None,
+        prompts: str | Sequence[str] | None = None,
         **decoder,
     ) -> np.ndarray:
         """Pictures with the CLIP embeddings of others: same content, new details.
@@ -116,6 +131,7 @@ class Manipulations(Core):
         is kept. With `inverted` it starts from the picture's own x_T (paper, section
         3.1): eta = 0 gives the picture back, more noise moves away from it. Guidance
         and steps are then 1 and 250 by default: without guidance inversion is exact.
+        `prompts`, one or one per picture, are captions for a decoder that sees some.
         """
         if inverted:
             guidance = INVERTED["guidance"] if guidance is None else guidance
@@ -124,13 +140,18 @@ class Manipulations(Core):
         options = self._check(corrections, **options)
         checks.number("eta", eta, 0)
         progress, noise = as_progress(progress), None
+        images = checks.image_list(images)
+        if prompts is not None:
+            prompts = checks.one_each(prompts, len(images))
         if inverted:
-            before = StepsOnly(progress)
-            z, noise = self.invert(images, steps, guidance, corrections, before)
+            before, seen = StepsOnly(progress), _seen(options)
+            z, noise = self.invert(
+                *(images, steps, guidance, corrections, before, prompts), **seen
+            )
         else:
             z = self._embed(images)
         options |= dict(seed=seed, eta=eta, first=first, progress=progress)
-        return self.decode(z, noise=noise, **options)
+        return self.decode(z, prompts, noise=noise, **options)
 
     def interpolate(
         self,
@@ -173,8 +194,10 @@ class Manipulations(Core):
         options = self._check(corrections, **options, **decoder)
         progress, x_T = as_progress(progress), None
         if exact:
-            before = StepsOnly(progress)
-            z, x_T = self.invert([*a, *b], steps, guidance, corrections, before)
+            before, seen = StepsOnly(progress), _seen(options)
+            if seen.get("hint") is not None:
+                seen["hint"] = np.concatenate([seen["hint"]] * 2)
+            z, x_T = self.invert([*a, *b], steps, guidance, corrections, before, **seen)
             x_T = _flat_slerp(x_T[: len(a)], x_T[len(a) :], t)
         else:
             z = self._embed([*a, *b])
@@ -214,7 +237,8 @@ class Manipulations(Core):
         before, after = _unit(self.encode_text([source, target], progress=False))
         progress = as_progress(progress)
         listener = StepsOnly(progress)
-        z, x_T = self.invert(images, steps, guidance, corrections, listener)
+        seen = _seen(options)
+        z, x_T = self.invert(images, steps, guidance, corrections, listener, **seen)
         z = rotate(z[:, None], (after - before)[None, None], np.array(angles))
         x_T = np.repeat(x_T, len(angles), axis=0)
         return self._rows(z, x_T, 0, options, progress)
@@ -241,30 +265,25 @@ class Manipulations(Core):
 
         Args:
           images: N pictures.
-          masks: bool (N, s, s) or (s, s), s = draw_size.
+          masks: bool (N, h, w) or (h, w), of the size that is drawn.
           prompt: what the whole picture should show; without one, what the picture's
-            own embedding says.
+            own embedding says, and without a prior that beside the prompt.
           sampler: and with it `variance` may be chosen here, as for `decode`.
           prior: options of `sample_embeddings`, for the prompt's embedding.
         """
         options: dict[str, Any]
         options = dict(guidance=guidance, steps=steps, sampler=sampler, **decoder)
         # complain before anything is drawn
-        resolve_options(
-            self.stack, "decoder", make(DecoderOptions, {**options, "eta": eta})
+        resolve_options(self.stack, "decoder", _decoder_options(**options, eta=eta))
+        pixels = self.fit_for_decoder(
+            images, options.get("height"), options.get("width")
         )
-        pixels = self.fit_for_decoder(images)
-        n = len(pixels)
         progress = as_progress(progress)
-        masks = np.broadcast_to(masks, (n, *np.shape(masks)[-2:]))
-        if prompt is None:
-            z, prompts = self._embed(images), None
-        else:
-            prompts = [prompt] * n
-            own = {"seed": seed, "first": first, **(prior or {})}
-            z = self.sample_embeddings(prompts, **own, progress=StepsOnly(progress))
+        masks = np.broadcast_to(masks, (len(pixels), *np.shape(masks)[-2:]))
+        own = {"seed": seed, "first": first, **(prior or {})}
+        z, captions = self._conditions_of(images, prompt, own, progress)
         options |= dict(eta=eta, seed=seed, first=first, progress=progress)
-        return self.decode(z, prompts, keep=(pixels, ~masks), **options)
+        return self.decode(z, captions, keep=(pixels, ~masks), **options)
 
     def pca_reconstructions(
         self,
@@ -303,6 +322,22 @@ class Manipulations(Core):
         """Pictures of any sizes -> their raw embeddings (N, D)."""
         return self.encode_image(self.fit_for_clip(images), progress=False)
 
+    def _conditions_of(self, images, prompts, prior, progress):
+        """(embeddings (N, D), captions for the decoder or None) of images to be edited.
+
+        The embeddings are the prior's of the prompts. Without prompts, or without a
+        prior to make them, they are the images' own.
+        """
+        images = checks.image_list(images)
+        if prompts is None:
+            return self._embed(images), None
+        prompts = checks.one_each(prompts, len(images))
+        captions = prompts if self._sees_captions else None
+        if captions and {"prior", "ar_prior"}.isdisjoint(self.stack.parts):
+            return self._embed(images), captions
+        before = StepsOnly(progress)
+        return self.sample_embeddings(prompts, **prior, progress=before), captions
+
     def _check(self, corrections=0, **decoder):
         """The options for `decode` by DDIM; raises before anything is computed."""
         if decoder.setdefault("sampler", "ddim") != "ddim":
@@ -312,7 +347,7 @@ class Manipulations(Core):
             )
         inverted = decoder.get("inverted", False)
         options = {k: v for k, v in decoder.items() if k != "inverted"}
-        resolve_options(self.stack, "decoder", make(DecoderOptions, options), inverted)
+        resolve_options(self.stack, "decoder", _decoder_options(**options), inverted)
         if corrections and not inverted:
             raise UsageError(
                 f"corrections={corrections}, which are the inversion's, but noise that "
@@ -328,8 +363,21 @@ class Manipulations(Core):
         n, k, dim = z.shape
         options = dict(**options, seed=seed, progress=progress)
         options["indices"] = np.repeat(np.arange(n), k)
+        if options.get("hint") is not None:
+            options["hint"] = np.repeat(options["hint"], k, axis=0)
         images = self.decode(z.reshape(n * k, dim), noise=x_T, **options)
         return images.reshape(n, k, *images.shape[1:])
+
+
+def _decoder_options(hint=None, **options) -> DecoderOptions:
+    """Those of `decode`'s arguments that are options; a hint is none."""
+    del hint
+    return make(DecoderOptions, options)
+
+
+def _seen(options):
+    """What an inversion must be given of the arguments of the `decode` after it."""
+    return {name: options[name] for name in SEEN if name in options}
 
 
 def _flat_slerp(a, b, t):

@@ -311,6 +311,7 @@ class Pipeline:
         tokens,
         options: DecoderOptions,
         corrections: int,
+        hint=None,
         on_step: OnStep | None = None,
     ) -> jax.Array:
         """Images (B, s, s, 3) -> the noise, of `noise_shape`, that they are from."""
@@ -322,7 +323,7 @@ class Pipeline:
             "decoder",
             sampling.count_steps(self.stack.part("decoder"), static),
             on_step,
-            *(images, clip_image, no_clip, tokens, caption, scale),
+            *(images, clip_image, no_clip, tokens, caption, scale, hint),
             name="inversion",
             options=static,
             corrections=corrections,

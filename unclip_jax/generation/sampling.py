@@ -177,9 +177,12 @@ def sample_decoder(
     if decoder.module.extra == "noise_level":
         keys = fold_keys(seed, indices, DECODER, EMBEDDING)
         noise = samplers.normal(keys, clip_image.shape[1:])
-        clip_image = latents.noise_embeddings(
+        noised = latents.noise_embeddings(
             decoder, params, clip_image, noise_level, noise
         )
+        # at level 0 there is a little, of which inversion knew nothing
+        exact = options.inverted & (noise_level == 0)
+        clip_image = jnp.where(exact, clip_image, noised)
     extra = extra_input(decoder, x_T, inpainting._replace(keep=keep), noise_level)
     condition = clip_image, no_clip, tokens, clip_caption, *extra
     # what invert_images did without a bound and without a step from x_0 must be undone
@@ -252,6 +255,7 @@ def invert_images(
     tokens,
     clip_caption,
     scale,
+    hint=None,
     *,
     options: SamplerOptions,
     corrections: int = 0,
@@ -264,6 +268,8 @@ def invert_images(
     Args:
       piece: of the loop.
       images: float32 (B, S, S, 3) in [-1, 1].
+      hint: as of Inpainting, for a decoder that sees one; of others that see something
+        besides, embeddings are without noise, and all of the image is drawn.
       options: of inverted noise, as sample_decoder will use it.
       corrections: static; see samplers.ddim_inversion.
       others: as for `sample_decoder`.
@@ -272,7 +278,8 @@ def invert_images(
       x_T, float32 (B, S, S, 3).
     """
     sched = schedule_of(decoder)
-    condition = clip_image, no_clip, tokens, clip_caption
+    extra = extra_input(decoder, images, Inpainting(hint=hint))
+    condition = clip_image, no_clip, tokens, clip_caption, *extra
     model, weaker = decoder_models(decoder, params)
     predict = denoiser(decoder, model, condition, scale, options, None, weaker)
     timesteps, to_x0 = path_of(decoder, options)
@@ -379,11 +386,6 @@ def extra_input(decoder: Component, x, inpainting: Inpainting, noise_level=0) ->
     if kind == "noise_level":
         return (jnp.full(len(x), noise_level),)
     if kind == "hint":
-        if inpainting.hint is None:
-            raise UsageError(
-                "this decoder draws after a hint, such as a depth map: call decode "
-                "with hint=images"
-            )
         return (inpainting.hint,)
     known, keep = inpainting.known, inpainting.keep
     if known is None or keep is None:  # all of the image is to be drawn
