@@ -70,6 +70,8 @@ def test_what_is_refused(tmp_path, config, problem):
 
 def test_no_file_is_openais(tmp_path):
     assert read_preprocessor(tmp_path, 28) == USUAL
+    with pytest.raises(FileNotFoundError, match="preprocessor_config.json is missing"):
+        read_preprocessor(tmp_path, 28, required=True)
 
 
 def test_transformers_own_files_are_followed(tmp_path):

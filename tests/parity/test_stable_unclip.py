@@ -66,7 +66,9 @@ def test_what_is_read(model):
     }
     settings = {"steps": 20, "sampler": "ddim", "guidance": 10.0}
     assert model.settings()["decoder"] == settings
-    with pytest.raises(ValueError, match="noise_level 1000: .* takes at most 999"):
+    with pytest.raises(
+        ValueError, match="noise_level must be .* from 0 to 999, got 1000"
+    ):
         model.decode(np.zeros((1, *EMBEDDING)), noise_level=1000)
     with pytest.raises(ValueError, match="makes states, but no embedding"):
         model.encode_text("a cat")

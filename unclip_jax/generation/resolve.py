@@ -201,12 +201,12 @@ def _variance(stack, part, sampler, variance):
 
 def _check_noise_level(stack, part, level):
     augmentation = part.config["diffusion"].get("augmentation")
-    most = augmentation["num_steps"] - 1 if augmentation else 0
-    checks.integer("noise_level", level, 0, 2**31 - 1)
-    if level > most:
-        expected = f"at most {most}" if augmentation else "embeddings without noise"
+    if augmentation:
+        checks.integer("noise_level", level, 0, augmentation["num_steps"] - 1)
+    elif level:
         raise UsageError(
-            f"noise_level {level}: the decoder of {stack.origin} takes {expected}"
+            f"noise_level {level}: the decoder of {stack.origin} takes embeddings "
+            "without noise; leave it out"
         )
 
 

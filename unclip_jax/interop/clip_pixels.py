@@ -35,7 +35,7 @@ _ELSEWHERE = (
 
 
 def read_preprocessor(
-    folder: str | os.PathLike, image_size: int
+    folder: str | os.PathLike, image_size: int, required: bool = False
 ) -> dict[str, tuple[float, ...]]:
     """Mean and std of a transformers folder; OpenAI's where it has no such file.
 
@@ -43,13 +43,21 @@ def read_preprocessor(
       folder: with a preprocessor_config.json, or the processor_config.json of
         transformers 5.
       image_size: side of the images that the model takes.
+      required: whether the file must be there.
 
     Returns:
       {"image_mean", "image_std"}, fields of models.CLIP.
 
-    Raises UsageError for images that are prepared otherwise than ours are.
+    Raises:
+      FileNotFoundError: it is `required` and missing.
+      UsageError: images that are prepared otherwise than ours are.
     """
     file, config = _find(pathlib.Path(folder))
+    if config is None and required:
+        raise FileNotFoundError(
+            f"{pathlib.Path(folder) / PREPROCESSOR} is missing: the folder is not "
+            "complete, and how the image encoder wants its images would be a guess"
+        )
     if config is None:
         return {"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD}
     known = ("size", "crop_size", "resample", "rescale_factor", "image_mean")

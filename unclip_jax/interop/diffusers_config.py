@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from unclip_jax import config as config_lib
@@ -17,6 +17,17 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """The settings in a folder. Raises FileNotFoundError, UsageError if not JSON."""
     path = pathlib.Path(folder) / FILE
     return read_json(path, f"{path} does not exist: is {folder} the right folder?")
+
+
+def check_modules(folders: Iterable[pathlib.Path]) -> None:
+    """Raises FileNotFoundError for modules of a pipeline that are not there."""
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        names = ", ".join(f"{folder.name}/" for folder in missing)
+        raise FileNotFoundError(
+            f"{missing[0].parent} lacks {names} of its pipeline: the folder is not "
+            "complete; download or export it again"
+        )
 
 
 def read_fingerprints(folder: pathlib.Path) -> dict[str, str]:

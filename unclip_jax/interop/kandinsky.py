@@ -33,6 +33,7 @@ from unclip_jax.interop.components import Component
 from unclip_jax.interop.diffusers_config import (
     OURS,
     add_fingerprint,
+    check_modules,
     read_fingerprints,
 )
 from unclip_jax.models.clip_caption import with_empty_caption
@@ -56,6 +57,7 @@ PRIOR_CLASSES = {
     "scheduler": ("diffusers", "UnCLIPScheduler"),
     "image_processor": ("transformers", "CLIPImageProcessor"),
 }
+CLIP_MODULES = ("text_encoder", "tokenizer", "image_encoder", "image_processor")
 DECODER_CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "movq": ("diffusers", "VQModel"),
@@ -93,6 +95,14 @@ def load_kandinsky(
         pipelines; settings that have no counterpart here; tensors that do not fit.
     """
     prior, decoder = _sort(folders)
+    needed = [prior[name] for name in CLIP_MODULES]
+    if "prior" in kinds:
+        needed += [prior["prior"], prior["scheduler"]]
+    if "decoder" in kinds and decoder is not None:
+        needed += [decoder["unet"], decoder["scheduler"]]
+    if "autoencoder" in kinds and decoder is not None:
+        needed.append(decoder["movq"])
+    check_modules(needed)
     clip = _read_clip(prior, dtype)
     module = clip.module
     tokenizer = Tokenizer.load(prior["tokenizer"], module.context_length, warn=True)
@@ -264,6 +274,14 @@ def _scheduler_class(half):
 def _sort(folders):
     """(module -> folder of the prior's pipeline, the same of the decoder's or None)."""
     prior, decoder = None, None
+
+    def only(before, folder, kind):
+        if before is not None:
+            raise UsageError(
+                f"{before['scheduler'].parent} and {folder} both have a {kind}: name "
+                "one of them"
+            )
+
     for folder in folders:
         name = _class_name(folder)
         if not name.startswith(PREFIX):
@@ -273,9 +291,11 @@ def _sort(folders):
             )
         is_combined = "Combined" in name
         if is_combined or name.startswith(f"{PREFIX}Prior"):
+            only(prior, folder, "prior")
             prefix = "prior_" if is_combined else ""
             prior = {k: folder / f"{prefix}{k}" for k in PRIOR_CLASSES}
         if is_combined or not name.startswith(f"{PREFIX}Prior"):
+            only(decoder, folder, "decoder")
             decoder = {k: folder / k for k in (*DECODER_CLASSES, "scheduler")}
     if prior is None:
         raise UsageError(

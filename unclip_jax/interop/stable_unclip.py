@@ -37,6 +37,7 @@ from unclip_jax.interop.components import Component
 from unclip_jax.interop.diffusers_config import (
     OURS,
     add_fingerprint,
+    check_modules,
     read_fingerprints,
 )
 from unclip_jax.models.clip_caption import with_empty_caption
@@ -99,7 +100,8 @@ def load_stable_unclip(
             kind, config, params, meta, dtype=dtype, where=where
         )
 
-    for_texts = (folder / "prior").is_dir()
+    for_texts = read_json(folder / INDEX, "").get("_class_name") == PIPELINES[1]
+    check_modules(folder / name for name in _modules(kinds, for_texts))
 
     def read_towers(kind, text, image=None, projects=False):
         processor = image and folder / "feature_extractor"
@@ -157,6 +159,20 @@ def load_stable_unclip(
         parts["autoencoder"] = build("autoencoder", *loaded)
     kinds = (*kinds, native.TEXT_ENCODER)
     return {k: part for k, part in parts.items() if k in kinds}, tokenizer
+
+
+def _modules(kinds, for_texts) -> list[str]:
+    """The folders that these parts are read from."""
+    needed = ["text_encoder", "tokenizer"]
+    if for_texts:
+        needed += ["prior_text_encoder", "prior_tokenizer"]
+    else:
+        needed += ["image_encoder", "feature_extractor"]
+    if "prior" in kinds and for_texts:
+        needed += ["prior", "prior_scheduler"]
+    if "decoder" in kinds:
+        needed += ["unet", "scheduler", "image_normalizer", "image_noising_scheduler"]
+    return needed + ["vae"] * ("autoencoder" in kinds)
 
 
 def write_part(

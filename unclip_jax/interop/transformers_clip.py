@@ -131,7 +131,7 @@ def load_clip_towers(
       image_folder: a CLIPVisionModelWithProjection; None for a CLIP without image
         tower.
       feature_extractor: folder with the preprocessor_config.json, for mean and std of
-        the pixels; `image_folder` by default.
+        the pixels; by default `image_folder`, which need not have one.
       variant: of the weights, see weights.read_weights.
       text_projects: whether the text tower is one; else it is a CLIPTextModel, of any
         CLIP, of which states are asked, but no embedding.
@@ -147,7 +147,9 @@ def load_clip_towers(
     else:
         vision = {**VISION_DEFAULTS, **_read_config(image_folder, "clip_vision_model")}
         pixels = read_preprocessor(
-            feature_extractor or image_folder, int(vision["image_size"])
+            feature_extractor or image_folder,
+            int(vision["image_size"]),
+            required=feature_extractor is not None,
         )
         where = f"{text_folder} and {image_folder}"
     own = {}
