@@ -45,6 +45,11 @@ FLAGS = {
     "prompt": ([], "a caption; may be repeated"),
     "prompts_file": (str, "text file with one caption per line"),
     "image": ([], "an image file, or a folder of images; may be repeated"),
+    "hint": (
+        [],
+        "what a decoder with a hint draws after, such as a depth map: an image file "
+        "or a folder, one for all or one per prompt or image; may be repeated",
+    ),
     "mask": (str, "inpaint: an image that is white where to draw anew"),
     "strength": (
         float,
@@ -101,8 +106,8 @@ GROUPS = {
         *options.flags(options.UpsamplerOptions),
     ],
     "Options of some modes": (
-        "mask inverted corrections noise frames source target thetas dims scales label "
-        "template"
+        "mask hint inverted corrections noise frames source target thetas dims scales "
+        "label template"
     ).split(),
     "Output": ["format", "columns", "scale", "overwrite"],
     "Computation": ["batch_size", "dtype", "process", "processes"],

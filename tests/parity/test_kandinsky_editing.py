@@ -41,46 +41,56 @@ def z():
 def draw_theirs(kandinsky, monkeypatch):
     """(pipeline, embeddings, steps, options) -> their pictures in [-1, 1]."""
 
-    def draw(pipeline, z, steps, **options):
+    def draw(pipeline, z, steps, shape=LATENT, **options):
         pipeline.set_progress_bar_config(disable=True)
         use_our_tables(monkeypatch, pipeline.scheduler, "linear:0.00085:0.012")
         numbers = range(steps)
-        hand_noise(monkeypatch, "scheduling_ddpm", sampling.DECODER, LATENT, numbers)
+        hand_noise(monkeypatch, "scheduling_ddpm", sampling.DECODER, shape, numbers)
         images = pipeline(
             image_embeds=torch.from_numpy(z),
             negative_image_embeds=kandinsky.prior.get_zero_embed(len(z)),
             guidance_scale=GUIDANCE,
             num_inference_steps=STEPS,
-            height=tiny.IMAGE,
-            width=tiny.IMAGE,
             output_type="np",
-            **options,
+            **{"height": tiny.IMAGE, "width": tiny.IMAGE, **options},
         ).images
         return images * 2 - 1
 
     return draw
 
 
-def start_noise():
-    return to_torch(our_noise(sampling.DECODER, sampling.START, LATENT))
+def start_noise(shape=LATENT):
+    return to_torch(our_noise(sampling.DECODER, sampling.START, shape))
+
+
+def reconstruct_latents(model, images):
+    """What the autoencoder of `model` makes of uint8 images, float32 in [-1, 1]."""
+    part = model.stack.part("autoencoder")
+    latents = encode(part, part.params, from_uint8(images))
+    return np.asarray(decode(part, part.params, latents, rounded=False))
 
 
 @pytest.mark.slow
-def test_img2img(model, kandinsky, draw_theirs, z, monkeypatch, floats):
+@pytest.mark.parametrize("columns", [tiny.IMAGE, 2 * tiny.IMAGE])
+def test_img2img(model, kandinsky, draw_theirs, z, monkeypatch, floats, columns):
     theirs = diffusers.KandinskyV22Img2ImgPipeline(**kandinsky.decoder.components)
-    noise = start_noise()
+    shape = tiny.LATENT, columns // tiny.FACTOR, 4
+    noise = start_noise(shape)
     monkeypatch.setattr(f"{PIPELINES}_img2img.randn_tensor", lambda *_, **__: noise)
     images = pictures()
+    images = np.concatenate([images] * (columns // tiny.IMAGE), axis=2)
     expected = draw_theirs(
         theirs,
         z,
         int(STEPS * STRENGTH),
+        shape,
         image=to_torch(from_uint8(images)),
         strength=STRENGTH,
+        height=columns,  # theirs takes the one for the other
     )
-    options = {"seed": SEED, "steps": STEPS, "start": images}
+    options = {"seed": SEED, "steps": STEPS, "start": images, "width": columns}
     ours = model.decode(z, strength=STRENGTH, **options)
-    assert expected.std() > 0.05
+    assert expected.std() > 0.05 and expected.shape[2] == columns
     np.testing.assert_allclose(ours, expected, atol=1e-3)
     with pytest.raises(ValueError, match="strength 0.1 of 6 steps leaves none"):
         model.decode(z, strength=0.1, **options)
@@ -143,13 +153,12 @@ def test_inpaint(inpainter, draw_theirs, z, floats):
     drawn = ours.decode(z[:1], seed=SEED, steps=STEPS, keep=(images, ~hole))
     np.testing.assert_allclose(drawn[hole], expected[hole], atol=1e-3)
     np.testing.assert_allclose(drawn[~hole], from_uint8(images)[~hole], atol=1e-6)
-    # without a mask it draws all of the image
-    whole = ours.decode(z[:1], seed=SEED, steps=2)
-    assert whole.shape == (1, tiny.IMAGE, tiny.IMAGE, 3)
+    # without a mask it draws all of the image, and so does its inversion
+    assert_inversion_is_undone(ours, pictures(1))
 
 
 @pytest.mark.slow
-def test_a_depth_map_guides(kandinsky, draw_theirs, z, floats, tmp_path):
+def test_a_depth_map_guides(kandinsky, draw_theirs, z, monkeypatch, floats, tmp_path):
     unet = tiny.make_unet(in_channels=8, addition_embed_type="image_hint")
     components = {
         **kandinsky.decoder.components,
@@ -166,39 +175,58 @@ def test_a_depth_map_guides(kandinsky, draw_theirs, z, floats, tmp_path):
     )
     drawn = ours.decode(z, seed=SEED, steps=STEPS, hint=hint)
     np.testing.assert_allclose(drawn, expected, atol=1e-3)
+    drawn = ours.text2image(
+        *(PROMPTS, SEED),
+        hint=hint,
+        prior_steps=2,
+        num_candidates=1,
+        decoder_steps=STEPS,
+    )
+    z = ours.sample_embeddings(PROMPTS, SEED, steps=2, num_candidates=1)
+    expected = ours.decode(z, seed=SEED, steps=STEPS, hint=hint)
+    np.testing.assert_allclose(drawn, expected, atol=1e-5)
+    images = np.random.default_rng(7).integers(0, 256, hint.shape, np.uint8)
+    assert_inversion_is_undone(ours, images, hint=hint)
     with pytest.raises(ValueError, match="draws after a hint, such as a depth map"):
         ours.decode(z, steps=2)
+    # and from an image
+    theirs = diffusers.KandinskyV22ControlnetImg2ImgPipeline(**components)
+    noise = start_noise()
+    module = f"{PIPELINES}_controlnet_img2img"
+    monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise)
+    expected = draw_theirs(
+        theirs,
+        z,
+        int(STEPS * STRENGTH),
+        image=to_torch(from_uint8(images)),
+        hint=to_torch(from_uint8(hint)),
+        strength=STRENGTH,
+        height=side,
+        width=side,
+    )
+    options = {"seed": SEED, "steps": STEPS, "start": images, "hint": hint}
+    drawn = ours.decode(z, strength=STRENGTH, **options)
+    np.testing.assert_allclose(drawn, expected, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_the_methods_of_pictures(model):
-    """Each mode draws; what it is made of is compared elsewhere."""
-    images, few = list(pictures()), {"steps": 3}
-    shape = 2, tiny.IMAGE, tiny.IMAGE, 3
-    prior = {"steps": 2, "num_candidates": 1}
-    assert model.variations(images, **few).shape == shape
-    assert model.img2img(images, strength=0.7, **few).shape == shape
-    again = model.img2img(images, PROMPTS, strength=0.7, prior=prior, **few)
-    changed = model.emb2emb(images, PROMPTS[0], strength=0.5, prior=prior, **few)
-    assert again.shape == changed.shape == shape
-    row = model.interpolate(images[0], images[1], frames=3, noise="shared", steps=3)
-    assert row.shape == (1, 3, *shape[1:])
-    mask = np.zeros(shape[1:3], bool)
+def test_inpainting_without_training_keeps_the_rest(model):
+    mask = np.zeros((tiny.IMAGE, tiny.IMAGE), bool)
     mask[4:] = True
-    painted = model.inpaint(images, mask, **few)
+    painted = model.inpaint(list(pictures()), mask, steps=3)
     np.testing.assert_array_equal(painted[:, :4], pictures()[:, :4])
 
 
 @pytest.mark.slow
 def test_inversion_in_latents_is_undone(model, floats):
+    assert_inversion_is_undone(model, pictures())
+
+
+def assert_inversion_is_undone(model, images, **seen):
     """Back from the noise that it found, the autoencoder's own picture."""
-    images = pictures()
     z = model.encode_image(model.fit_for_clip(list(images)))
-    options = {"guidance": 1.0, "steps": 20}
-    noise = model.invert_pixels(images, z, corrections=4, **options)
-    assert noise.shape == (2, *LATENT)
+    options = {"guidance": 1.0, "steps": 20, **seen}
+    noise = model.invert_pixels(images, z, corrections=8, **options)
+    assert noise.shape == (len(images), *LATENT)
     again = model.decode(z, noise=noise, inverted=True, sampler="ddim", **options)
-    part = model.stack.part("autoencoder")
-    latents = encode(part, part.params, from_uint8(images))
-    best = decode(part, part.params, latents, rounded=False)
-    assert np.abs(again - np.asarray(best)).mean() < 0.02
+    assert np.abs(again - reconstruct_latents(model, images)).mean() < 0.02

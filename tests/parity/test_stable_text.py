@@ -7,6 +7,8 @@ to the next of 25; here it is told. The greatest difference measured in float32 
 CPU is then 2e-5 for pictures in [-1, 1].
 """
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,17 @@ def test_their_pipeline_draws_our_pictures_from_our_export(
     tiny.assert_same_weights(theirs, stable_text[0])
     expected = draw_theirs(theirs, monkeypatch)
     np.testing.assert_allclose(draw_ours(model), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("pipeline", ["stable", "stable_text"])
+def test_a_folder_that_lacks_a_module_is_refused(request, pipeline, tmp_path):
+    _, original = request.getfixturevalue(pipeline)
+    for module in [path for path in original.iterdir() if path.is_dir()]:
+        folder = tmp_path / module.name
+        shutil.copytree(original, folder)
+        shutil.rmtree(folder / module.name)
+        with pytest.raises(FileNotFoundError, match=f"lacks {module.name}/ of its"):
+            UnCLIP.load(folder)
 
 
 @pytest.mark.parametrize("kind", ["prior", "clip", native.TEXT_ENCODER])

@@ -10,6 +10,7 @@ import pytest
 from tests.parity import stable_pipeline as tiny
 from tests.parity.conftest import CAPTIONS
 from tests.parity.our_noise import SEED, our_noise, use_our_tables
+from tests.parity.test_kandinsky_editing import reconstruct_latents
 from unclip_jax.generation import UnCLIP, sampling
 from unclip_jax.images import fit
 
@@ -79,9 +80,9 @@ def test_what_is_read(model):
 def test_variations_are_their_pictures(model, stable, monkeypatch, floats, level):
     prompts = PROMPTS if level else ["", ""]
     expected = draw_theirs(stable[0], monkeypatch, prompts, level)
-    z = model.encode_image(pictures())
-    options = {"seed": SEED, "steps": STEPS, "noise_level": level}
-    ours = model.decode(z, prompts if level else None, **options)
+    options = {"seed": SEED, "steps": STEPS, "noise_level": level, "eta": 0.0}
+    options["prompts"] = prompts if level else None
+    ours = model.variations(list(pictures()), **options)
     assert 0.2 < expected.std()
     np.testing.assert_allclose(ours, expected, atol=1e-3)
 
@@ -103,13 +104,38 @@ def test_their_pipeline_draws_our_pictures_from_our_export(
 
 
 @pytest.mark.slow
-def test_the_methods_of_pictures(model):
-    images, few = list(pictures()), {"steps": 3}
-    shape = 2, tiny.IMAGE, tiny.IMAGE, 3
-    assert model.variations(images, noise_level=20, **few).shape == shape
-    assert model.img2img(images, strength=0.7, **few).shape == shape
-    with pytest.raises(FileNotFoundError, match="has no prior"):
-        model.text2image("a cat")
+def test_inversion_is_undone(stable, floats, tmp_path):
+    """Back from the noise that it found, with the captions that it saw.
+
+    By a smoother UNet, of which fewer steps do.
+    """
+    unet = tiny.make_unet()
+    unet.conv_out.weight.data *= 0.1
+    parts = {**stable[0].components, "unet": unet}
+    diffusers.StableUnCLIPImg2ImgPipeline(**parts).save_pretrained(tmp_path)
+    model = UnCLIP.load(tmp_path, batch_size=2)
+    options = {"guidance": 1.0, "steps": 10}
+    more = {"corrections": 3, "prompts": PROMPTS}
+    z, noise = model.invert(list(pictures()), **options, **more)
+    options |= {"noise": noise, "inverted": True, "sampler": "ddim"}
+    again = model.decode(z, PROMPTS, **options)
+    best = reconstruct_latents(model, pictures())
+    assert np.abs(again - best).mean() < 0.01
+    # without the captions, or with noise on the embedding, it is another path
+    for other in ({}, {"prompts": PROMPTS, "noise_level": 500}):
+        assert np.abs(model.decode(z, **options, **other) - best).mean() > 0.02
+
+
+@pytest.mark.slow
+def test_prompts_are_captions_beside_the_image(model, floats):
+    """Editing without a prior: the image's own embedding, and the prompts' states."""
+    few = {"steps": 3, "seed": SEED}
+    z = model.encode_image(pictures())
+    expected = model.decode(z, PROMPTS, start=pictures(), strength=0.7, **few)
+    drawn = model.img2img(list(pictures()), PROMPTS, strength=0.7, **few)
+    np.testing.assert_array_equal(drawn, expected)
+    plain = model.img2img(list(pictures()), strength=0.7, **few)
+    assert np.abs(drawn - plain).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", ["clip", "decoder", "autoencoder"])

@@ -56,6 +56,7 @@ def interpolate(model, options, progress) -> Figure:
         corrections=options["corrections"],
         seed=options["seed"],
         progress=progress,
+        **listings.hints(model, options, len(images) - 1),
         **paint,
     )
     row = [f"{t:.2f}" for t in np.linspace(0, 1, options["frames"])]
@@ -73,10 +74,11 @@ def text_diff(model, options, progress) -> Figure:
         thetas,
         corrections=options["corrections"],
         progress=progress,
+        **listings.hints(model, options, len(images)),
         **listings.decoder_options(options),
     )
     row = [f"{options['target']}, {theta:g}" for theta in thetas]
-    return _beside(model, files, images, drawn, row)
+    return _beside(files, images, drawn, row)
 
 
 def pca(model, options, progress) -> Figure:
@@ -90,7 +92,7 @@ def pca(model, options, progress) -> Figure:
         progress=progress,
         **listings.decoder_options(options),
     )
-    return _beside(model, files, images, drawn, [f"{n} components" for n in dims])
+    return _beside(files, images, drawn, [f"{n} components" for n in dims])
 
 
 def zero_shot(model, options, progress) -> Figure:
@@ -115,7 +117,7 @@ def typographic(model, options, progress) -> Figure:
         **listings.decoder_options(options),
     )
     drawn = drawn.reshape(len(files), samples, *drawn.shape[1:])
-    figure = _beside(model, files, images, drawn, ["variation"] * samples)
+    figure = _beside(files, images, drawn, ["variation"] * samples)
     step = figure.columns
     figure.captions[::step] = [_ranked(options["label"], row, 4) for row in odds]
     return figure
@@ -185,8 +187,8 @@ def _rows(drawn, captions):
     return Figure(drawn.reshape(-1, *drawn.shape[2:]), captions, drawn.shape[1])
 
 
-def _beside(model, files, images, drawn, row):
+def _beside(files, images, drawn, row):
     """A Figure of rows (N, K, H, W, 3), each after the picture it was made from."""
-    inputs = np.stack([fit(image, model.image_size) for image in images])
+    inputs = np.stack([fit(image, drawn.shape[2:4]) for image in images])
     captions = [text for file in files for text in (file.name, *row)]
     return _rows(np.concatenate([inputs[:, None], drawn], axis=1), captions)

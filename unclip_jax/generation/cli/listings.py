@@ -50,6 +50,7 @@ def text2image(model, options, captions, rows: slice, progress) -> np.ndarray:
         options["seed"],
         first=rows.start,
         progress=progress,
+        **hints(model, options, len(captions), rows),
         **text_options(options),
     )
 
@@ -63,6 +64,8 @@ def variations(model, options, captions, rows: slice, progress) -> np.ndarray:
         corrections=options["corrections"],
         first=rows.start,
         progress=progress,
+        prompts=_only_prompt(options),
+        **hints(model, options, len(captions), rows),
         **decoder_options(options),
     )
 
@@ -74,6 +77,7 @@ def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
         images,
         corrections=options["corrections"],
         progress=progress,
+        **hints(model, options, len(captions), rows),
         **decoder_options(options),
     )
 
@@ -81,54 +85,83 @@ def reconstruct(model, options, captions, rows: slice, progress) -> np.ndarray:
 def inpaint(model, options, captions, rows: slice, progress) -> np.ndarray:
     """Samples images anew where the mask is white."""
     images = [read_image(file) for file in _files(options)[rows]]
-    prompts = options["prompt"]
-    if len(prompts) > 1:
-        raise UsageError(f"--mode=inpaint takes one --prompt, got {len(prompts)}")
     mask = read_mask(options["mask"], images).astype(np.uint8) * 255
-    mask = fit(np.repeat(mask[..., None], 3, axis=-1), model.draw_size).mean(-1) > 127
+    mask = np.repeat(mask[..., None], 3, axis=-1)
+    mask = fit(mask, _sides(model, options)).mean(-1) > 127
     if not mask.any():
         raise UsageError(
-            f"--mask {options['mask']!r} has no white in the square that is drawn: "
+            f"--mask {options['mask']!r} has no white in the part that is drawn: "
             "paint white what is to be drawn anew"
         )
     return model.inpaint(
         images,
         mask,
-        prompts[0] if prompts else None,
+        _only_prompt(options),
         options["seed"],
         prior=select(PriorOptions, options),
         first=rows.start,
         progress=progress,
+        **hints(model, options, len(captions), rows),
         **decoder_options(options),
     )
 
 
 def img2img(model, options, captions, rows: slice, progress) -> np.ndarray:
     """Draws over images, at a strength."""
-    return _edit(model.img2img, options, rows, progress)
+    return _edit(model, model.img2img, options, captions, rows, progress)
 
 
 def emb2emb(model, options, captions, rows: slice, progress) -> np.ndarray:
     """Samples images of embeddings that the prior has changed."""
     if not options["prompt"]:
         raise UsageError("--mode=emb2emb needs --prompt, what to change them to")
-    return _edit(model.emb2emb, options, rows, progress)
+    return _edit(model, model.emb2emb, options, captions, rows, progress)
 
 
-def _edit(method, options, rows, progress):
-    prompts = options["prompt"]
-    if len(prompts) > 1:
-        raise UsageError(f"this mode takes one --prompt, got {len(prompts)}")
+def _edit(model, method, options, captions, rows, progress):
     return method(
         [read_image(file) for file in _files(options)[rows]],
-        prompts or None,
+        _only_prompt(options),
         options["strength"],
         options["seed"],
         prior=select(PriorOptions, options),
         first=rows.start,
         progress=progress,
+        **hints(model, options, len(captions), rows),
         **decoder_options(options),
     )
+
+
+def hints(
+    model, options: Mapping[str, Any], count: int, rows: slice = slice(None)
+) -> dict[str, np.ndarray]:
+    """The argument `hint` of the `rows` that are drawn, if --hint is given.
+
+    Raises UsageError for several that are not one for each of the `count`.
+    """
+    if not options["hint"]:
+        return {}
+    files = repeat(find_images(options["hint"]), options.get("samples", 1))
+    if len(set(files)) == 1:
+        files = files[:1] * count
+    if len(files) != count:
+        raise UsageError(
+            f"--hint names {len(set(files))} images: give one for all, or one per "
+            "prompt or image"
+        )
+    sides = _sides(model, options)
+    return {"hint": np.stack([fit(read_image(file), sides) for file in files[rows]])}
+
+
+def _sides(model, options):
+    return model.draw_sides(options["height"], options["width"])
+
+
+def _only_prompt(options):
+    prompts = options["prompt"]
+    if len(prompts) > 1:
+        raise UsageError(f"this mode takes one --prompt, got {len(prompts)}")
+    return prompts[0] if prompts else None
 
 
 def text_options(options: Mapping[str, Any]) -> dict[str, Any]:

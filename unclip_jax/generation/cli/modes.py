@@ -23,6 +23,7 @@ NEEDED = object()
 
 TEXTS = {"prompt": (), "prompts_file": ""}
 IMAGES = {"image": NEEDED}
+HINT = {"hint": ()}  # of decoders that see one
 PRIOR = defaults(PriorOptions)
 DECODER = defaults(DecoderOptions)
 STEPPED = {k: v for k, v in DECODER.items() if k != "decoder_guidance"}
@@ -56,37 +57,42 @@ class Mode:
 MODES = {
     "text2image": Mode(
         "pictures of prompts",
-        {**TEXTS, "samples": 1, **PRIOR, **DECODER} | defaults(UpsamplerOptions),
+        {**TEXTS, **HINT, "samples": 1, **PRIOR, **DECODER}
+        | defaults(UpsamplerOptions),
         listings.text2image,
         listings.prompts,
     ),
     "variations": Mode(
         "pictures with the content of others",
-        {**IMAGES, "samples": 1, **CORRECTED, "eta": 1.0, "inverted": False},
+        {**IMAGES, **HINT, "prompt": (), "samples": 1, **CORRECTED, "eta": 1.0}
+        | {"inverted": False},
         listings.variations,
         listings.names,
     ),
     "reconstruct": Mode(
         "pictures through their latents and back",
-        {**IMAGES, **INVERTED},
+        {**IMAGES, **HINT, **INVERTED},
         listings.reconstruct,
         listings.names,
     ),
     "inpaint": Mode(
         "pictures painted anew where the mask is white",
-        {**IMAGES, "mask": NEEDED, "prompt": (), "samples": 1, **PRIOR, **DECODER},
+        {**IMAGES, **HINT, "mask": NEEDED, "prompt": (), "samples": 1}
+        | {**PRIOR, **DECODER},
         listings.inpaint,
         listings.names,
     ),
     "img2img": Mode(
         "pictures drawn over, as a prompt or their own embedding says",
-        {**IMAGES, "prompt": (), "strength": 0.3, "samples": 1, **PRIOR, **DECODER},
+        {**IMAGES, **HINT, "prompt": (), "strength": 0.3, "samples": 1}
+        | {**PRIOR, **DECODER},
         listings.img2img,
         listings.names,
     ),
     "emb2emb": Mode(
         "pictures of embeddings that the prior has changed as a prompt says",
-        {**IMAGES, "prompt": (), "strength": 0.3, "samples": 1, **PRIOR, **DECODER},
+        {**IMAGES, **HINT, "prompt": (), "strength": 0.3, "samples": 1}
+        | {**PRIOR, **DECODER},
         listings.emb2emb,
         listings.names,
     ),
@@ -94,6 +100,7 @@ MODES = {
         "the way from one picture to another",
         {
             **IMAGES,
+            **HINT,
             "frames": 8,
             "noise": "inverted",
             **CORRECTED,
@@ -104,6 +111,7 @@ MODES = {
         "pictures changed as a caption changes",
         {
             **IMAGES,
+            **HINT,
             "source": "a photo",
             "target": NEEDED,
             "thetas": "0,0.1,0.2,0.3,0.4",
