@@ -24,7 +24,7 @@ from unclip_jax.models.layers import UNIT_SCALES
 from unclip_jax.tokenizer import Tokenizer
 
 TEXT_ENCODER = native.TEXT_ENCODER
-# Where to find what a folder of another format lacks, to which nothing is exported.
+# Where to find what a pipeline of diffusers lacks, to which nothing is exported.
 ELSEWHERE = {
     "prior": "load a model that has one, such as Kandinsky 2.2 or a "
     "StableUnCLIPPipeline, or start from images (`variations` takes prompts beside "
@@ -82,7 +82,8 @@ class Stack:
         return self.parts[kind]
 
     def _missing(self, name) -> FileNotFoundError:
-        if name not in ELSEWHERE or native.is_export(self.origin):
+        is_pipeline = any(map(diffusers.is_pipeline, split_folders(self.origin)))
+        if name not in ELSEWHERE or not is_pipeline:
             return native.missing_part(self.origin, name, [*self.parts])
         have = ", ".join(sorted(self.parts)) or "nothing"
         return FileNotFoundError(
