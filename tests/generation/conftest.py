@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.configs import TOWERS
+from tests.environment import one_device
 from unclip_jax import models
 from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import Stack
@@ -112,10 +113,18 @@ def resized():
     return random_part
 
 
+def make_model(stack):
+    """UnCLIP on one device; all batches have 8 rows: one program of each kind."""
+    model = UnCLIP(stack, one_device(), batch_size=8)
+    runner = model.pipeline._runner
+    pad = runner.place
+    runner.place = lambda rows, total: pad(rows)
+    return model
+
+
 @pytest.fixture(scope="session")
 def model(stack):
-    """Batches of 8 rows on 8 virtual devices: one shape, one compilation each."""
-    return UnCLIP(stack, batch_size=8)
+    return make_model(stack)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unclip_jax.generation import UnCLIP
+from tests.generation.conftest import make_model
 from unclip_jax.generation.loading import load_stack
 from unclip_jax.interop import native
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory, resized):
 
 def draw(folder, guidance, tokenizer):
     read = dataclasses.replace(load_stack(folder), tokenizer=tokenizer)
-    model = UnCLIP(read, batch_size=8)
+    model = make_model(read)
     return model.decode(Z, None, guidance=guidance, steps=2, seed=1).astype(int)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unclip_jax.generation import UnCLIP
+from tests.generation.conftest import make_model
 from unclip_jax.generation.sampling import CODES, PRIOR, fold_keys
 from unclip_jax.models.ar_sampling import sample
 
@@ -17,7 +17,7 @@ CHOSEN = {"prior": "autoregressive", "num_candidates": 1}
 
 def without(stack, *kinds):
     kept = {kind: part for kind, part in stack.parts.items() if kind not in kinds}
-    return UnCLIP(dataclasses.replace(stack, parts=kept), batch_size=8)
+    return make_model(dataclasses.replace(stack, parts=kept))
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from tests.data.make_epsilon_export import CLASSES
-from tests.environment import one_device
+from tests.generation.conftest import make_model
 from unclip_jax.data.sources import make_source
-from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import load_stack
 
 pytestmark = pytest.mark.slow
@@ -38,7 +37,7 @@ def stack():
 
 @pytest.fixture(scope="module")
 def model(stack):
-    return UnCLIP(stack, one_device(), batch_size=8)
+    return make_model(stack)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,6 @@ def test_an_error_of_epsilon_costs_little(stack, images, back):
     decoder = stack.parts["decoder"]
     decoder = dataclasses.replace(decoder, module=Erring(decoder.module))
     parts = {**stack.parts, "decoder": decoder}
-    model = UnCLIP(dataclasses.replace(stack, parts=parts), one_device(), batch_size=8)
+    model = make_model(dataclasses.replace(stack, parts=parts))
     erred = psnr(model.reconstruct(images, steps=250), images)
     assert erred > psnr(back, images) - 3, (erred, psnr(back, images))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.environment import one_device
 from unclip_jax.diffusion import analytic, bound, process
 from unclip_jax.diffusion.schedule import gather, make_schedule
 from unclip_jax.generation import UnCLIP
@@ -43,7 +44,7 @@ def exact(stack):
     config = {"diffusion": diffusion, "embedding": "raw"}
     part = Component("prior", ExactPrior(), {"none": jnp.zeros(8)}, config, "tiny", {})
     parts = {"clip": stack.parts["clip"], "prior": part}
-    return UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=N)
+    return UnCLIP(dataclasses.replace(stack, parts=parts), one_device(), batch_size=N)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def test_drawing_with_it_has_the_spread_of_the_data(exact, found):
     table = analytic.interpolate(SCHEDULE, found[1], means)
     part = dataclasses.replace(exact.stack.part("prior"), analytic=table)
     parts = {**exact.stack.parts, "prior": part}
-    model = UnCLIP(dataclasses.replace(exact.stack, parts=parts), batch_size=N)
+    model = UnCLIP(
+        dataclasses.replace(exact.stack, parts=parts), one_device(), batch_size=N
+    )
     options = {"guidance": 1.0, "num_candidates": 1, "steps": 6, "sampler": "ddpm"}
     drawn = model.sample_embeddings(PROMPTS, **options, variance="analytic")
     np.testing.assert_allclose(drawn.var() / VARIANCE, 1, atol=0.15)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.generation.conftest import make_model
 from unclip_jax import config as config_lib
 from unclip_jax import sample as entry
 from unclip_jax.errors import UsageError
-from unclip_jax.generation import UnCLIP, checks
+from unclip_jax.generation import checks
 from unclip_jax.generation.cli import command
 from unclip_jax.generation.loading import Stack
 from unclip_jax.images import read_image, read_metadata
@@ -44,7 +45,7 @@ def stack(resized):
 
 @pytest.fixture(scope="module")
 def model(stack):
-    return UnCLIP(stack, batch_size=8)
+    return make_model(stack)
 
 
 @pytest.fixture(scope="module")

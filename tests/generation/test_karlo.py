@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests.generation.conftest import make_model
 from unclip_jax import models
-from unclip_jax.generation import UnCLIP, sampling
+from unclip_jax.generation import sampling
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.generation.resolve import SamplerOptions
 from unclip_jax.generation.upsampling import upsample
@@ -26,7 +27,7 @@ def on_states(stack, resized):
 
 @pytest.mark.slow
 def test_the_caption_reaches_the_decoder_through_clip(on_states):
-    model = UnCLIP(on_states, batch_size=8)
+    model = make_model(on_states)
     z = np.ones((2, 8), np.float32)
     options = {"steps": 6, "guidance": 2.0}
     prompts = ["a cat", "seven green trees"]
@@ -40,7 +41,7 @@ def test_the_caption_reaches_the_decoder_through_clip(on_states):
 
 def test_without_clip_it_says_what_is_missing(on_states):
     alone = {k: v for k, v in on_states.parts.items() if k != "clip"}
-    model = UnCLIP(dataclasses.replace(on_states, parts=alone), batch_size=8)
+    model = make_model(dataclasses.replace(on_states, parts=alone))
     with pytest.raises(FileNotFoundError, match="has no clip"):
         model.decode(np.ones((1, 8), np.float32), ["a cat"], steps=2)
 
@@ -108,7 +109,7 @@ def test_an_unclip_uses_both_networks(stack, networks):
     for count in (1, 2):
         ups = {part.kind: part for part in networks[:count]}
         both = {**stack.parts, **ups}
-        model = UnCLIP(dataclasses.replace(stack, parts=both), batch_size=8)
+        model = make_model(dataclasses.replace(stack, parts=both))
         assert model.image_size == 16
         drawn.append(model.decode(np.ones((1, 8), np.float32), ["a cat"], steps=2))
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() > 1

@@ -4,12 +4,11 @@ import dataclasses
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
+from tests.generation.conftest import make_model
 from unclip_jax import UnCLIP
-from unclip_jax.parallel.mesh import make_mesh
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
@@ -19,7 +18,7 @@ def test_the_python_of_the_readme_runs(monkeypatch, stack, resized):
     code = re.search(r"```python\n(.+?)```", README.read_text("utf-8"), re.DOTALL)[1]
     long = {kind: resized(kind, num_steps=1000) for kind in ("prior", "decoder")}
     stack = dataclasses.replace(stack, parts={**stack.parts, **long})
-    model = UnCLIP(stack, make_mesh(devices=jax.devices()[:1]), batch_size=8)
+    model = make_model(stack)
     monkeypatch.setattr(UnCLIP, "load", lambda folder: model)
     names = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.generation.conftest import make_model
 from unclip_jax.errors import UsageError
-from unclip_jax.generation import UnCLIP
 from unclip_jax.interop.recommended import Recommended
 from unclip_jax.stages.decoder import Diffusion
 
@@ -33,7 +33,7 @@ def recommending(stack, analytic=None, **changes):
 
 @pytest.fixture(scope="module")
 def model(stack):
-    return UnCLIP(recommending(stack, **RECOMMENDED), batch_size=8)
+    return make_model(recommending(stack, **RECOMMENDED))
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_what_is_not_asked_for_is_as_the_export_recommends(model, stack):
     asked = {"prior_guidance": 2.0, "decoder_guidance": 1.25, "prior_steps": 4}
     asked |= {"decoder_steps": 3, "decoder_sampler": "ddpm"}
     asked |= {"decoder_guidance_interval": (5, 19)}
-    plain = UnCLIP(stack, batch_size=8)
+    plain = make_model(stack)
     expected = plain.text2image(["a cat"], **asked)
     np.testing.assert_array_equal(model.text2image(["a cat"]), expected)
     z = plain.sample_embeddings(["a cat"], guidance=2.0, steps=4)
@@ -51,7 +51,7 @@ def test_what_is_not_asked_for_is_as_the_export_recommends(model, stack):
 
 
 def test_without_a_recommendation_all_is_as_it_was(stack):
-    settings = UnCLIP(stack, batch_size=8).settings()
+    settings = make_model(stack).settings()
     assert settings["prior"] == {
         "sampler": "ddpm",
         "steps": 20,
@@ -92,7 +92,7 @@ def test_settings_say_what_is_drawn_with(model, stack):
 def test_an_analytic_variance_is_the_default_where_there_is_a_table(stack):
     analytic = {"prior": {**RECOMMENDED["prior"], "variance": "analytic"}}
     table = np.linspace(0.2, 1, 20)
-    model = UnCLIP(recommending(stack, table, **analytic), batch_size=8)
+    model = make_model(recommending(stack, table, **analytic))
     drawn = model.sample_embeddings(["a cat"])
     explicit = model.sample_embeddings(["a cat"], variance="analytic")
     np.testing.assert_array_equal(drawn, explicit)
@@ -104,7 +104,7 @@ def test_an_analytic_variance_is_the_default_where_there_is_a_table(stack):
 
 def test_an_analytic_variance_without_a_table_names_the_command(stack):
     analytic = {"prior": {**RECOMMENDED["prior"], "variance": "analytic"}}
-    model = UnCLIP(recommending(stack, None, **analytic), batch_size=8)
+    model = make_model(recommending(stack, None, **analytic))
     with pytest.raises(
         FileNotFoundError,
         match="training config recommends, needs a table.*estimate_variance "

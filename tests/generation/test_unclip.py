@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.generation.conftest import make_model
 from unclip_jax.generation import UnCLIP, prior_sampling, sampling
-from unclip_jax.parallel.mesh import make_mesh
 from unclip_jax.progress import ProgressLine
 
 FAST = {"prior_steps": 3, "decoder_steps": 3}
@@ -19,6 +19,12 @@ PROMPTS = [f"a picture number {chr(97 + i) * (i + 1)}" for i in range(11)]
 @pytest.fixture(scope="module")
 def drawn(model):
     return model.text2image(PROMPTS, seed=5, **FAST)
+
+
+@pytest.fixture(scope="module")
+def on_eight(stack):
+    """The same model on all eight devices."""
+    return UnCLIP(stack, batch_size=8)
 
 
 def close(a, b, most=1):
@@ -44,9 +50,8 @@ def test_a_picture_does_not_depend_on_its_batch(model, drawn):
 
 
 @pytest.mark.slow
-def test_one_device_draws_what_eight_do(stack, drawn):
-    one = UnCLIP(stack, mesh=make_mesh(devices=jax.devices()[:1]), batch_size=16)
-    close(one.text2image(PROMPTS, seed=5, **FAST), drawn)
+def test_eight_devices_draw_what_one_does(on_eight, drawn):
+    close(on_eight.text2image(PROMPTS, seed=5, **FAST), drawn)
 
 
 def test_the_place_in_the_list_decides_the_noise(model):
@@ -127,7 +132,7 @@ def test_guidance_can_be_limited_rescaled_and_thresholded(model):
     assert sum(program._cache_size() for program in programs) == before
 
 
-def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):
+def test_steps_are_heard_of_once_each_on_eight_devices(on_eight, drawn):
     class Heard(list):
         def __call__(self, *counts):
             self.append(counts)
@@ -137,7 +142,7 @@ def test_steps_are_heard_of_once_each_on_eight_devices(model, drawn):
 
     heard = Heard()
     options = {"seed": 5, "progress": heard, **FAST}
-    close(model.text2image(PROMPTS, **options), drawn)
+    close(on_eight.text2image(PROMPTS, **options), drawn)
     counts = [entry for entry in heard if len(entry) == 2]
     assert counts == [(0, 11), (8, 11), (11, 11)]
     steps = [(part, i, 3) for part in ("prior", "decoder") for i in range(3)]
@@ -287,7 +292,7 @@ def test_bad_images(model, images):
 @pytest.mark.parametrize("kind", ["clip", "prior", "decoder"])
 def test_missing_parts_name_the_command(stack, kind):
     parts = {k: v for k, v in stack.parts.items() if k != kind}
-    model = UnCLIP(dataclasses.replace(stack, parts=parts), batch_size=8)
+    model = make_model(dataclasses.replace(stack, parts=parts))
     with pytest.raises(FileNotFoundError) as error:
         model.text2image(["a"], **FAST, prior="diffusion")
     assert f"has no {kind}" in str(error.value)
@@ -295,6 +300,6 @@ def test_missing_parts_name_the_command(stack, kind):
 
 
 def test_missing_tokenizer(stack):
-    model = UnCLIP(dataclasses.replace(stack, tokenizer=None), batch_size=8)
+    model = make_model(dataclasses.replace(stack, tokenizer=None))
     with pytest.raises(FileNotFoundError, match="has no tokenizer.*CLIP_RUN"):
         model.encode_text(["a"])

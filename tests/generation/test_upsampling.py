@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.generation.conftest import make_model
 from unclip_jax import models
-from unclip_jax.generation import UnCLIP
 from unclip_jax.generation.loading import check_together, load_stack
 from unclip_jax.interop import components, native
 
@@ -53,7 +53,7 @@ def cascade(stack):
 
 @pytest.fixture(scope="module")
 def large(cascade):
-    return UnCLIP(cascade, batch_size=8)
+    return make_model(cascade)
 
 
 @pytest.mark.slow

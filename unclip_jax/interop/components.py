@@ -1,6 +1,7 @@
 """Trained models ready to run: a module as its config says and parameters that fit."""
 
 import dataclasses
+import functools
 import math
 import numbers
 import os
@@ -190,6 +191,7 @@ def _check_diffusion(options, where: str) -> None:
         raise UsageError(f"{where}: {error}") from error
 
 
+@functools.cache  # of a UNet it takes a second
 def param_shapes(kind: str, module: Any) -> dict[str, Any]:
     """Nested dict of ShapeDtypeStruct: the parameters of `module`; costs no memory."""
 
