@@ -14,7 +14,8 @@ README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs(monkeypatch, stack, resized):
+def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, stack, resized):
+    monkeypatch.chdir(tmp_path)  # it saves images
     code = re.search(r"```python\n(.+?)```", README.read_text("utf-8"), re.DOTALL)[1]
     long = {kind: resized(kind, num_steps=1000) for kind in ("prior", "decoder")}
     stack = dataclasses.replace(stack, parts={**stack.parts, **long})
