@@ -145,14 +145,14 @@ def test_inversion_is_undone(diffusion, conditions):
     prior = diffusion[-1]
     drawn = prior.sample(conditions, seed=3)
     options = {"steps": 10, "guidance": 2.0}
-    noise = prior.invert(drawn, conditions, corrections=200, **options)
+    noise = prior.invert(drawn, conditions, corrections=80, **options)
     assert noise.shape == drawn.shape
     again = prior.sample(conditions, noise=noise, **options)
     np.testing.assert_allclose(again, drawn, atol=1e-3)
     other = prior.sample(conditions, noise=np.zeros_like(noise), **options)
     assert np.abs(other - drawn).max() > 0.1
     way = prior.interpolate(
-        drawn, drawn[::-1], conditions, num=3, corrections=200, **options
+        drawn, drawn[::-1], conditions, num=3, corrections=80, **options
     )
     assert way.shape == (ROWS, 3, *SHAPE)
     np.testing.assert_allclose(way[:, 0], drawn, atol=1e-3)

@@ -191,21 +191,24 @@ def _check_diffusion(options, where: str) -> None:
         raise UsageError(f"{where}: {error}") from error
 
 
-@functools.cache  # of a UNet it takes a second
+def _shape(*size, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct((1, *size), dtype)
+
+
 def param_shapes(kind: str, module: Any) -> dict[str, Any]:
     """Nested dict of ShapeDtypeStruct: the parameters of `module`; costs no memory."""
-
-    def shape(*size, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct((1, *size), dtype)
-
-    key = jax.random.key(0)
-    if kind in native.EMBEDDING_PRIORS:
-        noised = shape(*module.target_shape), shape(dtype=jnp.int32)
+    if kind in native.EMBEDDING_PRIORS:  # their dicts of conditions have no hash
+        noised = _shape(*module.target_shape), _shape(dtype=jnp.int32)
         noised = (None, None) if module.single_pass else noised
         example = jax.eval_shape(lambda: example_conditions(module))
-        return jax.eval_shape(module.init, key, *noised, example, shape(dtype=bool))[
-            "params"
-        ]
+        inputs = *noised, example, _shape(dtype=bool)
+        return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return _param_shapes(kind, module)
+
+
+@functools.cache  # of a UNet it takes a second
+def _param_shapes(kind: str, module: Any) -> dict[str, Any]:
+    shape, key = _shape, jax.random.key(0)
     if kind == "upsampler":
         side, small = module.image_size, module.low_res_size
         x, t, low_res = shape(side, side, 3), shape(), shape(small, small, 3)
