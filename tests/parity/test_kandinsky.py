@@ -265,6 +265,33 @@ def test_a_folder_that_lacks_a_module_is_refused(kandinsky, half, tmp_path):
         UnCLIP.load([*kandinsky.folders, original])
 
 
+def test_parts_of_other_widths_are_refused(kandinsky, tmp_path):
+    """A decoder or a prior of other embeddings, an autoencoder of other latents."""
+    prior, decoder = kandinsky.folders
+    parts, clip = kandinsky.decoder.components, tiny.SIZES.embed_dim
+    narrow = tiny.make_unet(encoder_hid_dim=16)
+    diffusers.KandinskyV22Pipeline(**{**parts, "unet": narrow}).save_pretrained(
+        tmp_path / "narrow"
+    )
+    wide = diffusers.VQModel.from_config(
+        {**parts["movq"].config, "latent_channels": 8, "vq_embed_dim": 8}
+    )
+    shutil.copytree(decoder, tmp_path / "wide")
+    wide.save_pretrained(tmp_path / "wide" / "movq")
+    shutil.copytree(prior, tmp_path / "prior")
+    diffusers.PriorTransformer.from_config(
+        {**kandinsky.prior.prior.config, "embedding_dim": 16}
+    ).save_pretrained(tmp_path / "prior" / "prior")
+    message = f"takes embeddings of 16 numbers, the CLIP makes {clip}"
+    for folders, problem in (
+        ([prior, tmp_path / "narrow"], f"the decoder of .* {message}"),
+        ([tmp_path / "prior", decoder], f"the prior of .* {message}"),
+        ([prior, tmp_path / "wide"], "latents of 4 channels, the autoencoder takes 8"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            UnCLIP.load(folders)
+
+
 def test_the_prior_is_trained_from_its_folder(model, kandinsky):
     """Its CLIP embeds, and its parameters are what training starts from."""
     folder, part = kandinsky.folders[0], model.stack.part("prior")

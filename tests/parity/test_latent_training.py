@@ -16,7 +16,9 @@ from unclip_jax import models
 from unclip_jax.data.loader import open_data
 from unclip_jax.embedding import runner
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.embedding.hints import HintFiles
 from unclip_jax.embedding.latents import LatentEncoder
+from unclip_jax.images import save_image
 from unclip_jax.interop import components, kandinsky, stable_unclip
 from unclip_jax.interop.export import compare, export, merged
 from unclip_jax.interop.frozen_autoencoder import FrozenAutoencoder
@@ -123,6 +125,34 @@ def test_kandinsky_inpaint(kandinsky, records, tmp_path):
     made = run(config, records, folder, tmp_path / "run")
     export(*made, tmp_path / "run", tmp_path / "out", "kandinsky")
     pipeline = diffusers.KandinskyV22InpaintPipeline.from_pretrained(
+        tmp_path / "out" / "decoder"
+    )
+    assert_same_weights(pipeline.unet, theirs.unet)
+
+
+@pytest.mark.slow
+def test_kandinsky_depth(kandinsky, tmp_path):
+    """With a hint per record, as -controlnet-depth is published."""
+    depth = {"in_channels": 8, "addition_embed_type": "image_hint"}
+    theirs = diffusers.KandinskyV22ControlnetPipeline(
+        unet=kandinsky_pipeline.make_unet(**depth),
+        scheduler=kandinsky.decoder.scheduler,
+        movq=kandinsky_pipeline.make_movq(8),
+    )
+    folder = tmp_path / "published"
+    theirs.save_pretrained(folder)
+    source = Pictures(size=8 * kandinsky_pipeline.LATENT)
+    (tmp_path / "depth").mkdir()
+    for i in range(len(source)):
+        image = source[len(source) - 1 - i]["image"]
+        save_image(tmp_path / "depth" / f"p{i}.png", image)
+    clip = FrozenCLIP.load(kandinsky.folders[0], load_run, batch_size=8)
+    hints, records = HintFiles(tmp_path / "depth"), tmp_path / "records"
+    runner.embed_source(source, records, clip, hints=hints, shard_size=20)
+    config = resized(KANDINSKY, extra="hint")
+    made = run(config, records, folder, tmp_path / "run")
+    export(*made, tmp_path / "run", tmp_path / "out", "kandinsky")
+    pipeline = diffusers.KandinskyV22ControlnetPipeline.from_pretrained(
         tmp_path / "out" / "decoder"
     )
     assert_same_weights(pipeline.unet, theirs.unet)

@@ -36,6 +36,9 @@ class EmbedConfig:
     autoencoder: str = ""
     # whether to keep their standard deviations: training then draws from the Gaussians
     latent_std: bool = False
+    # folder of hints, such as depth maps, for a decoder with model.extra="hint": an
+    # image file per example, of its key's name; "": none
+    hints: str = ""
     # cosine of image and caption below which a caption is left out, and an example
     # without another; -1 leaves out none
     min_similarity: float = -1.0

@@ -36,6 +36,8 @@ from unclip_jax.data.sources import (
 from unclip_jax.embedding import codes, given
 from unclip_jax.embedding.config import EmbedConfig
 from unclip_jax.embedding.frozen_clip import FrozenCLIP
+from unclip_jax.embedding.hints import NAME as HINT
+from unclip_jax.embedding.hints import HintFiles
 from unclip_jax.embedding.latents import LatentEncoder
 from unclip_jax.errors import UsageError
 from unclip_jax.images import fit, to_square
@@ -98,12 +100,14 @@ def embed(
             config.autoencoder, load_run, config.compute_dtype
         )
         encoder = LatentEncoder(autoencoder, config.latent_std)
+    hints = HintFiles(config.hints) if config.hints else None
     return {
         split: embed_source(
             source,
             pathlib.Path(workdir) / split,
             clip,
             encoder,
+            hints,
             shard_size=config.shard_size,
             image_format=config.image_format,
             image_size=config.image_size,
@@ -120,6 +124,7 @@ def embed_source(
     folder: str | os.PathLike,
     clip: FrozenCLIP,
     encoder: LatentEncoder | None = None,
+    hints: HintFiles | None = None,
     *,
     shard_size: int,
     image_format: str = "png",
@@ -157,6 +162,11 @@ def embed_source(
             )
         chosen["autoencoder_fingerprint"] = encoder.fingerprint
         arrays |= encoder.arrays(_image_size(source))
+    if hints is not None:
+        if is_given:
+            raise UsageError(f"config.hints: the source of {name} has no images")
+        chosen["hints"] = hints.fingerprint
+        arrays |= hints.arrays(_image_size(source))
 
     def open_writer():
         return RecordWriter(
@@ -207,7 +217,9 @@ def embed_source(
                 else:
                     pools = pool, loaders
                     examples = _examples(
-                        source, indices, clip, pools, skipped, progress, keep, encoder
+                        *(source, indices, clip, pools, skipped, progress, keep),
+                        encoder,
+                        hints,
                     )
                 if min_similarity > -1:
                     examples = similar(examples, min_similarity, skipped)
@@ -233,12 +245,13 @@ def _examples(
     progress,
     keep=lambda image: image,
     encoder=None,
+    hints=None,
 ) -> Iterator[dict]:
     """Examples with tokens and embeddings, in order; the device runs one batch ahead.
 
-    `keep` makes of an image what a record holds. An `encoder` adds latents. Of the two
-    pools, one's threads decode, the other's wait for bytes. The BadRecords of those
-    that cannot be read are appended to `skipped`.
+    `keep` makes of an image what a record holds. An `encoder` adds latents, `hints` add
+    theirs. Of the two pools, one's threads decode, the other's wait for bytes. The
+    BadRecords of those that cannot be read are appended to `skipped`.
     """
     size = clip.part.module.image_size
     pool, loaders = pools
@@ -255,6 +268,7 @@ def _examples(
             "shape": image.shape,
             "scaled": fit(image, size),
             "image": keep(image),
+            **({} if hints is None else {HINT: hints.read(example["key"], len(image))}),
             **({} if encoder is None else {"pixels": image}),
         }
 
@@ -305,7 +319,7 @@ def _finished(batch, tokens, running, more, latents) -> Iterator[dict]:
     for i, example in enumerate(batch):
         captions = captions_of(example)
         found: dict[str, Any] = {"key": example["key"], "caption": captions[0]}
-        found |= {"image": example["image"]}
+        found |= {k: example[k] for k in ("image", HINT) if k in example}
         found |= {name: rows[i] for name, rows in made.items()}
         if len(captions) > 1:
             found["captions"] = captions

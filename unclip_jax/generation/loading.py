@@ -295,6 +295,14 @@ def check_together(stack: Stack) -> None:
                 f"{last.kind} must be models of the same fields"
             )
     both = [stack.parts[k] for k in ("decoder", "autoencoder") if k in stack.parts]
+    if len(both) == 2 and both[0].module.is_latent:
+        decoder, autoencoder = (part.module for part in both)
+        denoised, decoded = decoder.image_channels, autoencoder.latent_channels
+        if denoised != decoded:
+            raise UsageError(
+                f"the parts of {stack.origin} do not fit together: the decoder makes "
+                f"latents of {denoised} channels, the autoencoder takes {decoded}"
+            )
     made = [str(part.meta.get("autoencoder_fingerprint") or "") for part in both]
     if len(made) == 2 and all(made) and made[0] != made[1]:
         raise UsageError(

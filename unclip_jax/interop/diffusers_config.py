@@ -30,6 +30,18 @@ def check_modules(folders: Iterable[pathlib.Path]) -> None:
         )
 
 
+def check_same_width(kind: str, where, takes: int, makes: int) -> None:
+    """Raises UsageError for a part that takes wider or narrower embeddings than CLIP's.
+
+    `where` is the folder, `takes` what the part takes, `makes` what the CLIP makes.
+    """
+    if takes != makes:
+        raise UsageError(
+            f"the {kind} of {where} takes embeddings of {takes} numbers, the CLIP "
+            f"makes {makes}: they are of different models"
+        )
+
+
 def read_fingerprints(folder: pathlib.Path) -> dict[str, str]:
     """The CLIP of each part that this package wrote into a pipeline's folder."""
     path = folder / OURS

@@ -34,6 +34,7 @@ from unclip_jax.interop.diffusers_config import (
     OURS,
     add_fingerprint,
     check_modules,
+    check_same_width,
     read_fingerprints,
 )
 from unclip_jax.models.clip_caption import with_empty_caption
@@ -125,6 +126,8 @@ def load_kandinsky(
         config, params = diffusers_prior.load_prior(
             prior["prior"], prior["scheduler"], **numbers
         )
+        width = config["model"]["embed_dim"]
+        check_same_width("prior", where, width, module.embed_dim)
         empty = components.encode_empty_caption(clip, tokenizer)
         add("prior", config, with_empty_caption(params, *empty))
     if "decoder" in kinds and decoder is not None:
@@ -134,13 +137,9 @@ def load_kandinsky(
             context_length=module.context_length,
             **numbers,
         )
+        width = config["model"]["embed_dim"]
+        check_same_width("decoder", where, width, module.embed_dim)
         null = encode_zeros(clip)
-        if null.shape != (config["model"]["embed_dim"],):
-            raise UsageError(
-                f"the decoder of {where} takes embeddings of "
-                f"{config['model']['embed_dim']} numbers, the CLIP makes {len(null)}: "
-                "they are of different models"
-            )
         add("decoder", config, diffusers_kandinsky.with_null_embedding(params, null))
     if "autoencoder" in kinds and decoder is not None:
         add("autoencoder", *diffusers_autoencoder.load_autoencoder(decoder["movq"]))

@@ -38,6 +38,7 @@ from unclip_jax.interop.diffusers_config import (
     OURS,
     add_fingerprint,
     check_modules,
+    check_same_width,
     read_fingerprints,
 )
 from unclip_jax.models.clip_caption import with_empty_caption
@@ -125,6 +126,8 @@ def load_stable_unclip(
         config, params = diffusers_prior.load_prior(
             folder / "prior", folder / "prior_scheduler", **numbers
         )
+        width = clip.module.embed_dim
+        check_same_width("prior", folder, config["model"]["embed_dim"], width)
         empty = components.encode_empty_caption(clip, tokenizer)
         params = with_empty_caption(params, *empty)
         of_prior = made_for.get("prior") or clip.clip_fingerprint
@@ -144,12 +147,8 @@ def load_stable_unclip(
             name: process[name] for name in ("schedule", "num_steps")
         }
         model = config["model"]
-        if model["embed_dim"] != clip.module.embed_dim:
-            raise UsageError(
-                f"the decoder of {folder} takes embeddings of {model['embed_dim']} "
-                f"numbers, the CLIP makes {clip.module.embed_dim}: they are of "
-                "different models"
-            )
+        width = clip.module.embed_dim
+        check_same_width("decoder", folder, model["embed_dim"], width)
         params["empty_text_states"] = _empty_states(encoder, tokenizer, model["pad_id"])
         parts["decoder"] = build("decoder", config, params, fingerprint)
         if for_texts:

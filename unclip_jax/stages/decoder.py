@@ -5,7 +5,8 @@ guidance. A decoder whose model says so (`is_latent`: Kandinsky's, Stable unCLIP
 learns latents of a frozen autoencoder, which records hold or the training loop makes;
 where they are Gaussians each step draws from them. One that reads a noise level sees
 embeddings with as much noise (conditioning augmentation, Ho et al. 2022); one that
-inpaints sees the image around holes that are drawn for each row (GLIDE, section 2.4).
+inpaints sees the image around holes that are drawn for each row (GLIDE, section 2.4);
+one that reads a hint, such as a depth map, has it from the records.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from unclip_jax import models, stages
 from unclip_jax.data_spec import DataSpec
 from unclip_jax.diffusion import guidance, process, samplers, schedule
 from unclip_jax.errors import UsageError
-from unclip_jax.models.decoder import Decoder
+from unclip_jax.models.decoder import HINT_FACTOR, Decoder
 from unclip_jax.models.stable_decoder import StableDecoder
 from unclip_jax.stages.diffusion import DiffusionConfig, DiffusionStage
 
@@ -116,10 +117,8 @@ class Stage(DiffusionStage):
         elif model.caption == "text_states":
             batch_spec["text_states"] = ((length, fields["text_width"]), "float16")
         if model.extra == "hint":
-            raise UsageError(
-                "config.model.extra 'hint': records hold no hints, such as depth maps; "
-                "decoders with extra 'none' and 'inpaint' are trained here"
-            )
+            side = HINT_FACTOR * fields["image_size"]
+            batch_spec["hint"] = ((side, side, 3), "uint8")
         diffusion = Diffusion.from_config(config, model.learned_sigma)
         if (model.extra == "noise_level") != bool(diffusion.augmentation):
             raise UsageError(
@@ -204,6 +203,9 @@ class Stage(DiffusionStage):
 
     def inputs(self, batch, drop_clip, drop_text):
         """The model's after (x_t, t); (B,) bool say which rows lose what."""
+        extra = batch.get("extra")
+        if "hint" in batch:
+            extra = process.from_uint8(batch["hint"])
         return (
             batch["clip_image"],
             batch["tokens"],
@@ -211,7 +213,7 @@ class Stage(DiffusionStage):
             drop_text,
             batch.get("clip_text"),
             batch.get("text_states"),
-            batch.get("extra"),
+            extra,
         )
 
     def training_inputs(self, batch, keys):
