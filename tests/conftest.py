@@ -38,6 +38,21 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="module")
+def single_device():
+    """What asks for all devices gets one of the eight: for tests of a module that are
+    not of meshes. A program for eight takes twice as long to compile, and computes
+    eight rows where there are two.
+    """
+    import jax
+
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        patch.setattr(jax, "local_devices", lambda: first)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _caches_of_users_are_left_alone(tmp_path_factory):
     """Commands that tests start inherit it, too."""
@@ -49,3 +64,4 @@ def _older_modules_are_no_work_for_the_garbage_collector():
     """Compiled programs of all modules so far are a million objects to walk through."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000)  # at 700 it is 7% of all time: tracing makes no garbage

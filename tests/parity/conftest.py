@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.environment import one_device
 from tests.parity.unclip_pipeline import Sizes, make_pipeline, randomise
 
 TINY = Sizes()
@@ -89,7 +90,7 @@ def model(kandinsky):
     """Both folders, as we load them."""
     from unclip_jax.generation import UnCLIP
 
-    return UnCLIP.load(kandinsky.folders, batch_size=2)
+    return UnCLIP.load(kandinsky.folders, mesh=one_device(), batch_size=2)
 
 
 @pytest.fixture(scope="session")

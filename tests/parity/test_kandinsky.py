@@ -29,6 +29,7 @@ from unclip_jax.interop.init_from import load_initial
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("single_device")
 
 PROMPTS = list(CAPTIONS[:2])
 PRIOR_STEPS, STEPS, GUIDANCE = 5, 4, 4.0

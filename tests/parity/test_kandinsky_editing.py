@@ -21,6 +21,7 @@ from unclip_jax.generation.latents import decode, encode
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("single_device")
 
 STEPS, STRENGTH = 6, 0.5
 PIPELINES = "diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2"

@@ -29,6 +29,7 @@ from unclip_jax.training.loop import train
 from unclip_jax.training.run_config import read_config
 
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("single_device")
 
 TRAINING = {
     "stage": "decoder",

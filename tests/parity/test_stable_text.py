@@ -20,6 +20,7 @@ from unclip_jax.interop import native
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("single_device")
 
 STEPS, PRIOR_STEPS, LEVEL = 4, 5, 300
 PROMPTS = list(CAPTIONS[:2])

@@ -16,6 +16,7 @@ from unclip_jax.images import fit
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("single_device")
 
 STEPS, LEVEL = 4, 300
 PROMPTS = list(CAPTIONS[:2])
