@@ -40,9 +40,10 @@ def unchecked_types():
 
 @pytest.fixture(scope="module")
 def single_device():
-    """What asks for all devices gets one of the eight: for tests of a module that are
-    not of meshes. A program for eight takes twice as long to compile, and computes
-    eight rows where there are two.
+    """Shows one of the eight devices to the tests of a module that is not about meshes.
+
+    A program for eight takes twice as long to compile, and computes eight rows where a
+    test has two. Fixtures of session scope do not see it: they are given a mesh.
     """
     import jax
 
@@ -64,4 +65,4 @@ def _older_modules_are_no_work_for_the_garbage_collector():
     """Compiled programs of all modules so far are a million objects to walk through."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000)  # at 700 it is 7% of all time: tracing makes no garbage
+    gc.set_threshold(100_000)  # at 700 it took 7% of the time of tests/parity
