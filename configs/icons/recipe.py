@@ -23,6 +23,10 @@ ROWS = {
     "min_snr": ("min-SNR weights, gamma 5", dict(diffusion=dict(min_snr_gamma=5.0))),
     "flow": ("flow, error of the velocity, logit-normal", dict(diffusion=FLOW)),
     "refine": ("pixels refined by convolutions", dict(refine_channels=16)),
+    "refine_muon": (
+        "pixels refined by convolutions, Muon",
+        dict(refine_channels=16, optimizer=dict(name="muon")),
+    ),
     "transformer": ("transformer on patches of 8", dict(backbone=TRANSFORMER)),
     "muon": ("Muon", dict(optimizer=dict(name="muon"))),
     "wsd": (
