@@ -11,10 +11,15 @@ export PYTHONDONTWRITEBYTECODE =
 PIP := $(PY) -m pip install --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo own install test test-fast lint format docs clean-demo python
+.PHONY: help try demo own install test test-fast lint format docs clean-demo python
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+try: .venv/installed ## draw now: make try PROMPT="a red heart on a white background"
+	@. ./launch/env.sh && $(PY) -m unclip_jax.sample --model=pretrained/icons --columns=8 \
+	  --scale=3 --out=try.png --overwrite $(if $(PROMPT),--prompt='$(PROMPT)' --samples=8,\
+	  --prompts_file=pretrained/prompts.txt)
 
 demo: python ## train all stages on icons, draw pictures, measure them; again: goes on
 	@. ./launch/env.sh && \

@@ -28,26 +28,10 @@ from steps import (
 
 RUNS, EXPORT = "runs/icons", "exports/icons"
 RECORD = f"{RUNS}/demo.json"
-PROMPTS = (
-    "a red heart on a white background",
-    "a yellow star on a blue background",
-    "a black cat on an orange background",
-    "a white airplane on a blue background",
-    "a green fish on a yellow background",
-    "a purple umbrella on a white background",
-    "an orange key on a black background",
-    "a blue house on a green background",
-    "a red saxophone on a yellow background",
-    "a green snake on a black background",
-    "a white robot on a purple background",
-    "a yellow castle on a blue background",
-    "a blue watch on an orange background",
-    "a purple phone on a white background",
-    "an orange gift on a green background",
-    "a black bed on a red background",
-)
+PROMPTS = "pretrained/prompts.txt"
 # Two images that variations, an interpolation and a text diff start from.
-FIRST, SECOND = PROMPTS[0], "a blue heart on a white background"
+FIRST = "a red heart on a white background"
+SECOND = "a blue heart on a white background"
 STAGES = ("clip", "prior", "decoder")
 PICTURES = ("samples", "variations", "interpolation", "text_diff")
 HEADLINES = (
@@ -68,7 +52,6 @@ def steps(python: str, install: str = "") -> list[Step]:
         out += ("--scale=3",) * (name in PICTURES)
         return module(python, "sample", f"--model={EXPORT}", *flags, *out)
 
-    prompts = (f"--prompt={prompt}" for prompt in PROMPTS)
     first, second = (f"--image={RUNS}/{name}.png" for name in ("first", "second"))
     figures = (
         sample("first", f"--prompt={FIRST}"),
@@ -94,7 +77,11 @@ def steps(python: str, install: str = "") -> list[Step]:
         Step("train prior", train(python, configs, RUNS, "prior"), 3.3),
         Step("train decoder", train(python, configs, RUNS, "decoder"), 9.5),
         Step("export", export(python, RUNS, EXPORT, STAGES), 0.2),
-        Step("sample", (sample("samples", *prompts, "--columns=8"),), 0.3),
+        Step(
+            "sample",
+            (sample("samples", f"--prompts_file={PROMPTS}", "--columns=8"),),
+            0.3,
+        ),
         Step("figures", figures, 1.2),
         Step("evaluate", (module(python, "evaluate", *evaluation),), 0.6),
         Step("report", (module(python, "report", *page),), 0.1),

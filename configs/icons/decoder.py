@@ -30,7 +30,12 @@ def get_config():
         text_depth=1,
         text_heads=2,
     )
-    c.diffusion = dict(prediction="x0", sampling_steps=25, guidance=1.5)
+    c.diffusion = dict(
+        prediction="x0",
+        sampling_steps=25,
+        guidance=1.5,
+        guidance_interval=(250, 999),  # in the last steps it only adds grain
+    )
     c.stage_options = dict(preview_guidance=2.0)
     c.optimizer = common.adamw(2e-3, 100, "cosine", b2=0.99)
     c.log_every = 25
