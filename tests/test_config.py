@@ -82,6 +82,14 @@ def test_overrides_reach_the_entry_point(file):
     assert args.config.optimizer.learning_rate == 1e-4 and args.workdir == "w"
 
 
+def test_a_key_may_have_the_name_of_a_method(file):
+    defaults = dict(defaults=lambda _: {"thing": {"keys": "", "items": ""}})
+    flags = "--config.thing.keys=a.npy", "--config.thing.items", "b.npy"
+    code, args = call(f"--config={file}", "--workdir=w", *flags, **defaults)
+    assert code == 0
+    assert args.config.thing["keys"] == "a.npy" and args.config.thing["items"] == "b.npy"
+
+
 def test_words_reach_get_config(file):
     _, args = call(f"--config={file}:fast", "--workdir=w")
     assert args.config.words == "fast"

@@ -332,7 +332,7 @@ def _parse(argv, config, defaults, extra_flags):
             raise UsageError("--config=FILE is required, e.g. configs/icons/prior.py")
         if path is not None:
             loaded = load(path)
-            _prepare_overrides(argv, loaded, defaults)
+            argv = _prepare_overrides(argv, loaded, defaults)
             config_flags.DEFINE_config_dict("config", loaded, sys_argv=argv, **define)
     absl_flags.DEFINE_bool("debug", False, "show tracebacks", **define)
     kind: dict[Any, str]
@@ -376,10 +376,14 @@ def _asks_help(argv) -> bool:
     return any(arg in ("-h", "-help", "--help") for arg in argv[1:])
 
 
-def _prepare_overrides(argv, config, defaults) -> None:
+def _prepare_overrides(argv, config, defaults) -> list[str]:
     """Gives `config` the keys that flags name, each with its default.
 
-    Raises UsageError for a key that there is not.
+    Returns:
+      argv without the flags whose values are already in `config`.
+
+    Raises:
+      UsageError: a key that there is not.
     """
     flags = [re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", arg) for arg in argv]
     overrides = [(match[1].split("."), match[2]) for match in flags if match]
@@ -391,6 +395,14 @@ def _prepare_overrides(argv, config, defaults) -> None:
         known = defaults(config)
         for keys, _ in overrides:
             _add_key(config, known, keys)
+        # absl takes the methods of a ConfigDict, such as `keys`, for values
+        for keys, _ in overrides:
+            if hasattr(ml_collections.ConfigDict, keys[-1]):
+                name = ".".join(["config", *keys])
+                argv, value = _take_flag(argv, re.escape(name))
+                if value is not None:
+                    config.update_from_flattened_dict({name[len("config.") :]: value})
+    return argv
 
 
 def _add_key(config, defaults, keys) -> None:

@@ -29,12 +29,44 @@ def test_rows_are_written_and_an_interrupted_call_goes_on(tmp_path):
     assert not path.exists()
     found = encode(failing, range(10), path, batch_size=3)
     np.testing.assert_array_equal(found, squares(range(10)).astype("f4"))
-    assert [rows[0] for rows in calls] == [0, 3, 6, 6, 9]
+    assert calls[3] == [0, 2, 5]  # encoded again, to compare
+    assert [rows[0] for rows in calls[:3] + calls[4:]] == [0, 3, 6, 6, 9]
     assert [file.name for file in path.parent.iterdir()] == ["x.npy"]
     encode(failing, range(10), path)
-    assert len(calls) == 5  # finished already
+    assert len(calls) == 7 and calls[6] == [*range(10)]  # finished already
     with pytest.raises(FileExistsError, match=r"float32 \(10, 2\), not 9 rows"):
         encode(squares, range(9), path)
+
+
+@pytest.mark.parametrize("finished", (False, True))
+def test_rows_of_two_encoders_are_not_mixed(finished, tmp_path):
+    """Another encoder, another width and other inputs are refused; nothing is lost."""
+    path, calls = tmp_path / "x.npy", []
+
+    def encoder(rows):
+        calls.append(rows)
+        if len(calls) == 3 and not finished:
+            raise KeyboardInterrupt
+        return squares(rows)
+
+    try:
+        encode(encoder, range(10), path, batch_size=3, dtype="float16")
+    except KeyboardInterrupt:
+        pass
+    assert path.exists() == finished
+    options = dict(path=path, batch_size=3, dtype="float16")
+    others = (
+        (lambda rows: 1.1 * squares(rows), range(10), "row [24];"),  # of 0 it is 0
+        (lambda rows: squares(rows)[:, :1], range(10), "row 0;"),
+        (squares, range(1, 11), "row 0;"),
+    )
+    for other, inputs, where in others:
+        with pytest.raises(FileExistsError, match=f"another encoder, .* {where}"):
+            encode(other, inputs, **options)
+    with pytest.raises(FileExistsError, match="not 11 rows of float16"):
+        encode(squares, range(11), **options)
+    found = encode(lambda rows: 1.0001 * squares(rows), range(10), **options)
+    np.testing.assert_allclose(found, squares(range(10)), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
