@@ -114,6 +114,66 @@ def test_keys_align_what_is_in_another_order():
     assert aligned.columns[1].unused == 5
 
 
+@pytest.mark.parametrize("kind", ("array_record", "tfrecord"))
+def test_fields_of_tfds_are_arrays_by_row_or_key(kind, tmp_path):
+    """TFDS shuffles what it stores; targets and conditions are paired all the same."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    target, voxels = floats(N, 2, 3), floats(N, 4).astype(np.float16)
+    features = tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(2, 2, 3)),
+            "scan": {"voxels": tfds.features.Tensor(shape=(4,), dtype=np.float16)},
+            "tokens": tfds.features.Tensor(shape=(2, 3), dtype=np.float32),
+            "label": tfds.features.ClassLabel(num_classes=3),
+            "ragged": tfds.features.Sequence(np.int64),
+        }
+    )
+    examples = [
+        {
+            "id": f"é{i}",
+            "image": np.zeros((2, 2, 3), np.uint8),
+            "scan": {"voxels": voxels[i]},
+            "tokens": target[i],
+            "label": i % 3,
+            "ragged": [1] * (1 + i % 2),
+        }
+        for i in range(N)
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "scans",
+        "1.0.0",
+        data_dir=tmp_path,
+        split_datasets={"train": list(enumerate(examples))},
+        features=features,
+        file_format=kind,
+        disable_shuffling=False,
+    )
+    folder = tmp_path / "scans/1.0.0"
+    order = RNG.permutation(N)
+    np.save("keys.npy", np.array([f"é{i}" for i in order]))
+    make(
+        {"path": f"{folder}:train/tokens", "keys": f"{folder}:train/id"},
+        voxels={"path": f"{folder}:train/scan/voxels"},
+        label={"path": f"{folder}:train/label"},
+        other={"path": save("o.npy", voxels[order]), "keys": "keys.npy"},
+    )
+    found = AlignedArrays("out/train")
+    rows = [int(key[1:]) for key in found.keys]
+    assert sorted(rows) == [*range(N)]
+    np.testing.assert_array_equal(found.read("target"), target[rows])
+    np.testing.assert_array_equal(found.read("voxels"), voxels[rows])
+    np.testing.assert_array_equal(found.read("other"), voxels[rows])
+    np.testing.assert_array_equal(found.read("label"), np.array(rows) % 3)
+    for name, message in (
+        ("train/voxels", "no 'train/voxels'; name a field of a split, as .*/FIELD; it"),
+        ("test/tokens", "splits train and the fields .*tokens"),
+        ("train/ragged", r"rows of other shapes: \(1,\), \(2,\)"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_table(f"{folder}:{name}", "config.target")
+
+
 def test_what_is_missing_is_masked_or_left_out():
     target, c = floats(N, 3), floats(N, 2)
     c[4], target[7] = np.nan, np.inf

@@ -1,4 +1,4 @@
-"""Arrays of files, one row per example: of numpy, parquet, HDF5, text and tars."""
+"""Arrays of files, one row per example: numpy, parquet, HDF5, TFDS, text and tars."""
 
 import glob
 import io
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unclip_jax import files
+from unclip_jax.data.aligned.tfds_tables import is_tfds, read_tfds
 from unclip_jax.errors import UsageError
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5", ".tar", ".txt")
@@ -52,7 +53,8 @@ def open_table(name: str, where: str) -> np.ndarray:
         "file.parquet:COLUMN", lists of numbers or of lists of numbers, lists of
         integers of other lengths are filled up with -1; "file.h5:NAME"; "*.tar:NAME",
         of samples in webdataset's form, "KEY.NAME" a .npy each, or with __key__ for
-        NAME their keys; "file.txt", a text per line.
+        NAME their keys; "FOLDER:SPLIT/FIELD" of a version that TFDS prepared;
+        "file.txt", a text per line.
       where: whose it is, for messages.
 
     Raises:
@@ -63,11 +65,13 @@ def open_table(name: str, where: str) -> np.ndarray:
     path, member = _split(name, where)
     if path.suffix == ".tar":
         return _read_tars(path, member, where)
-    if not path.is_file():
+    if not path.is_file() and not is_tfds(path):
         raise FileNotFoundError(f"{where}: {str(path)!r} does not exist")
     array: Any
     try:
-        if path.suffix == ".npy":
+        if path.is_dir():
+            array = read_tfds(path, member, where)
+        elif path.suffix == ".npy":
             array = np.load(path, mmap_mode="r")
         elif path.suffix == ".npz":
             array = _read_npz(path, member, where)
@@ -125,14 +129,22 @@ def open_texts(name: str, where: str) -> np.ndarray:
 def files_of(name: str) -> list[str]:
     """The files that a name as of `open_table` stands for."""
     path, _ = _split(name, "")
+    if path.is_dir():
+        return sorted(str(file) for file in path.iterdir())
     return sorted(glob.glob(str(path))) if path.suffix == ".tar" else [str(path)]
 
 
 def _split(name, where):
     match = re.fullmatch(r"(.+\.(?:npz|parquet|h5|hdf5|tar)):(.+)", str(name))
+    folder, _, field = str(name).rpartition(":")
+    if folder and is_tfds(pathlib.Path(folder)):
+        return pathlib.Path(folder), field
     path = pathlib.Path(match[1] if match else name)
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{where}: {name!r}: expected one of {', '.join(SUFFIXES)}")
+        raise UsageError(
+            f"{where}: {name!r}: expected one of {', '.join(SUFFIXES)}, or "
+            "FOLDER:SPLIT/FIELD of a folder with TFDS's dataset_info.json"
+        )
     return path, match[2] if match else ""
 
 

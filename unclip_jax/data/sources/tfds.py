@@ -54,12 +54,12 @@ class Tfds(ImageSource):
             )
         features = builder.info.features
         self._image, self._key, self._split = image, key, split
-        if type(_feature(features, image)).__name__ != "Image":
+        if type(find_feature(features, image)).__name__ != "Image":
             raise UsageError(
                 f"field {image!r} of {name} holds no images: set config.data.image "
                 f"to one of {', '.join(features)}"
             )
-        found = [c for c in CAPTIONS if _feature(features, c) is not None]
+        found = [c for c in CAPTIONS if find_feature(features, c) is not None]
         if not caption and not found:
             raise UsageError(
                 f"{name} has no field of captions by a usual name "
@@ -68,10 +68,10 @@ class Tfds(ImageSource):
             )
         self._caption = caption or found[0]
         for field in (self._caption, key):
-            if field and _feature(features, field) is None:
+            if field and find_feature(features, field) is None:
                 raise UsageError(f"{name} has no field {field!r}: {features}")
         self._label = None
-        feature = _feature(features, self._caption)
+        feature = find_feature(features, self._caption)
         if hasattr(feature, "int2str"):
             self._label, self._template = feature.int2str, template
         self._open = functools.partial(_open, builder, split)
@@ -98,8 +98,8 @@ class Tfds(ImageSource):
         example = self._example(i)
         key = self._name(i)
         if self._key:
-            key = _text(_value(example, self._key))
-        return Raw(key, _value(example, self._image), self._captions_of(example))
+            key = _text(find_value(example, self._key))
+        return Raw(key, find_value(example, self._image), self._captions_of(example))
 
     def load_captions(self, i: int):
         """The captions of example i, without reading its image."""
@@ -127,7 +127,7 @@ class Tfds(ImageSource):
             return self._idle.get()
 
     def _captions_of(self, example):
-        value = _value(example, self._caption)
+        value = find_value(example, self._caption)
         if self._label:
             name = self._label(int(value)).replace("_", " ")
             return [self._template.format(name)]
@@ -148,17 +148,22 @@ def _find(name, data_dir):
         ) from error
 
 
-def _open(builder, split):
-    """The split as a random-access sequence whose images stay encoded."""
+def skip_images(features):
+    """The decoders of TFDS that leave images as their bytes."""
     import tensorflow_datasets as tfds
 
-    skip = {
+    return {
         name: tfds.decode.SkipDecoding()
-        for name, feature in builder.info.features.items()
+        for name, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
+
+
+def _open(builder, split):
+    """The split as a random-access sequence whose images stay encoded."""
     try:
-        return builder.as_data_source(split, decoders=skip)
+        decoders = skip_images(builder.info.features)
+        return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         why = "it is in a format that cannot be read at random"
         raise UsageError(_not_prepared(builder, why)) from error
@@ -179,7 +184,7 @@ def _short(error) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _feature(features, path):
+def find_feature(features, path):
     """The feature called "a" or "a/b", or None; names may themselves hold slashes."""
     if path in features:
         return features[path]
@@ -188,14 +193,15 @@ def _feature(features, path):
         return None
     inner = features[first]
     inner = getattr(inner, "feature", inner)  # a sequence of dicts
-    return _feature(inner, rest) if hasattr(inner, "keys") else None
+    return find_feature(inner, rest) if hasattr(inner, "keys") else None
 
 
-def _value(example, path):
+def find_value(example, path):
+    """What an example has in the field "a" or "a/b"."""
     if path in example:
         return example[path]
     first, _, rest = path.partition("/")
-    return _value(example[first], rest)
+    return find_value(example[first], rest)
 
 
 def _text(value) -> str:
