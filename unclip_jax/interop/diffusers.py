@@ -18,6 +18,7 @@ from unclip_jax.files import read_json, write_json
 from unclip_jax.interop import (
     components,
     diffusers_decoder,
+    diffusers_embedding_prior,
     diffusers_prior,
     diffusers_scheduler,
     diffusers_upsampler,
@@ -124,6 +125,8 @@ def write_part(
 ) -> None:
     """Adds a part to the pipeline in `folder`, or replaces it there.
 
+    An embedding prior is no part of a pipeline: there are its modules alone.
+
     Args:
       folder: made if it does not exist.
       part: the prior and the decoder must have been trained on CLIP's text states
@@ -139,6 +142,12 @@ def write_part(
     kind = native.kind_of(part.kind)
     made_for = add_fingerprint(read_fingerprints(folder), part, folder)
     config, params = part.config, part.params
+    if kind in native.EMBEDDING_PRIORS:  # of no pipeline
+        diffusers_embedding_prior.save_embedding_prior(
+            config, params, folder / "prior", dtype
+        )
+        _write_scheduler(folder / "prior_scheduler", part)
+        return
     if kind == "clip":
         transformers_clip.save_clip_towers(
             folder / "text_encoder",
@@ -219,7 +228,7 @@ def _part(folder, kind, config, params, meta, dtype) -> Component:
 def _write_scheduler(folder, part: Component):
     diffusion = part.config["diffusion"]
     # the bound that sampling takes where the part does not say one
-    clip = 5.0 if part.kind == "prior" else 1.0
+    clip = {"prior": 5.0, **dict.fromkeys(native.EMBEDDING_PRIORS)}.get(part.kind, 1.0)
     diffusers_scheduler.write_scheduler(
         folder,
         diffusion,

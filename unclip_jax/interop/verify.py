@@ -11,6 +11,7 @@ from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write, sha256_file
 from unclip_jax.interop import (
     diffusers,
+    diffusers_embedding_prior,
     diffusers_lora,
     init_from,
     kandinsky,
@@ -124,6 +125,8 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
             folder / "text_encoder", image if image.is_dir() else None
         )[1]
         return {k: v for k, v in towers.items() if k != "logit_scale"}  # has none
+    if part.kind in native.EMBEDDING_PRIORS:
+        return weights.read_weights(folder / "prior")
     names, load = init_from.DIFFUSERS[native.kind_of(part.kind)]
     if part.kind.endswith(native.LAST):
         names = (diffusers.LAST,)
@@ -135,6 +138,8 @@ def _read_back(folder, part, format) -> Mapping[str, Any]:
 
 def _as_read_back(part, format) -> Mapping[str, Any]:
     params = part.params
+    if part.kind in native.EMBEDDING_PRIORS:
+        return diffusers_embedding_prior.their_tensors(part.config, params)
     if format in ("diffusers", "kandinsky") and part.kind == "decoder":
         params = fold_normalization(params)
     return mapping.unstack_blocks(params)
