@@ -1,4 +1,5 @@
-"""The training step of diffusers' prior or decoder, as large as a config's of ours.
+"""The training step of diffusers' prior or decoder, or of dalle2-pytorch's prior of
+token grids, as large as a config's of ours.
 
 AdamW in its fused form, an exponential moving average by torch's own loop over all
 parameters, no clipping and no rule for steps that are not finite: the least that such
@@ -8,6 +9,7 @@ a script does. Batches and noise are random.
 import os
 from typing import Any
 
+from benchmarks import dalle2_step
 from unclip_jax.errors import UsageError
 from unclip_jax.training.run_config import read_config
 
@@ -16,8 +18,9 @@ def make(config, assume, channels_last: bool):
     """Returns (step, {"parameters"}), for `turns.in_turns`.
 
     Args:
-      config: of a prior or a UNet decoder whose caption is "clip_states".
-      assume: embed_dim and context_length, as of `plan`.
+      config: of a prior or a UNet decoder whose caption is "clip_states", or of an
+        embedding prior (see dalle2_step).
+      assume: embed_dim and context_length, as of `plan`; of grids see dalle2_step.
       channels_last: torch's other memory layout of images and convolutions.
 
     Raises UsageError for any other config.
@@ -25,14 +28,16 @@ def make(config, assume, channels_last: bool):
     import torch
 
     config = read_config(config)
-    parts = {"prior": _prior, "decoder": _decoder}
+    parts = {"prior": _prior, "decoder": _decoder, "embedding_prior": dalle2_step.make}
     backbone = config.model.get("backbone", "unet")
-    if config.stage not in parts or config.model.get("caption") != "clip_states":
+    caption = None if config.stage == "embedding_prior" else "clip_states"
+    if config.stage not in parts or config.model.get("caption") != caption:
         backbone = None
     if backbone != "unet" or config.compute_dtype != "float32":
         raise UsageError(
             "--versus=torch: expected the config of a prior or of a decoder with a "
-            "UNet, in float32, with model.caption 'clip_states'"
+            "UNet, in float32, with model.caption 'clip_states', or of an "
+            "embedding_prior in float32"
         )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)

@@ -20,6 +20,13 @@ decoder on CLIP's states) with PyTorch's fused AdamW, in turns, and prints a tab
 
     python -m benchmarks.train --config=benchmarks/small.py:prior --versus=torch \\
         --assume=embed_dim=768 --assume=context_length=77
+
+An embedding prior of token grids is timed beside one of dalle2-pytorch's layers, with
+that package and what it needs in FOLDER (pip install --no-deps --target):
+
+    PYTHONPATH=FOLDER python -m benchmarks.train --versus=torch \\
+        --config=benchmarks/small.py:grid --assume=embed_dim=1664 \\
+        --assume=target_tokens=256 --assume=condition_tokens=256
 """
 
 import dataclasses
@@ -225,7 +232,7 @@ def versus_torch(config, assume, rounds: int) -> list[turns.Times]:
         "torch, channels_last": (torch_step.make, (config, assume, True)),
         "unclip_jax": (make, (config, assume)),
     }
-    if config.stage == "prior":
+    if config.stage != "decoder":
         del programs["torch, channels_last"]
     return turns.in_turns(programs, rounds)
 
