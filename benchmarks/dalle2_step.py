@@ -69,7 +69,8 @@ def make(config, assume):
             time = self.times(t.float())[:, None]
             return self.transformer(torch.cat([brain, time, x], 1))[:, -count:]
 
-    network, noise = Network(), package.NoiseScheduler(
+    network = Network()
+    noise = package.NoiseScheduler(
         beta_schedule="cosine", timesteps=1000, loss_type="l2"
     )
     x_0, brain = torch.randn(rows, count, dim), torch.randn(rows, others, dim)

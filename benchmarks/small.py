@@ -1,5 +1,4 @@
-"""Models as two cores train them, for benchmarks of a step: Karlo's in small, and
-the prior of token grids, of its own size.
+"""Models that one or two cores train, for benchmarks of a step.
 
 --config=benchmarks/small.py:prior      21M parameters, batches of 32
 --config=benchmarks/small.py:decoder    31M parameters, 64 pixels, batches of 4

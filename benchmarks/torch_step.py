@@ -1,5 +1,6 @@
-"""The training step of diffusers' prior or decoder, or of dalle2-pytorch's prior of
-token grids, as large as a config's of ours.
+"""The training step of diffusers' prior or decoder, as large as a config's of ours.
+
+Of a prior of token grids it is that of dalle2-pytorch's layers, see dalle2_step.
 
 AdamW in its fused form, an exponential moving average by torch's own loop over all
 parameters, no clipping and no rule for steps that are not finite: the least that such

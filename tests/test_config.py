@@ -87,7 +87,8 @@ def test_a_key_may_have_the_name_of_a_method(file):
     flags = "--config.thing.keys=a.npy", "--config.thing.items", "b.npy"
     code, args = call(f"--config={file}", "--workdir=w", *flags, **defaults)
     assert code == 0
-    assert args.config.thing["keys"] == "a.npy" and args.config.thing["items"] == "b.npy"
+    thing = args.config.thing
+    assert thing["keys"] == "a.npy" and thing["items"] == "b.npy"
 
 
 def test_words_reach_get_config(file):

@@ -58,6 +58,18 @@ def test_norms_and_their_gradients_are_those_of_the_definition(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_half_precision_neither_overflows_nor_loses_small_differences(name):
+    """float16, whose squares end at 6.5e4: of 2e4, and of 1e-3 around 0; 1e-3."""
+    ours, plain, (x, *rest) = CASES[name]
+    for scale in (1e4, 1e-3):
+        half = jnp.asarray(scale * (x - 2), jnp.float16)
+        value, grads = jax.value_and_grad(lambda a, f=ours: f(a, *rest).sum())(half)
+        expected = plain(half.astype(jnp.float32), *rest)
+        np.testing.assert_allclose(ours(half, *rest), expected, atol=1e-3)
+        assert np.isfinite(value) and np.isfinite(np.asarray(grads, np.float32)).all()
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_gradients_have_the_type_of_what_was_normalized(name):
     ours, _, (x, scale, bias) = CASES[name]
     x = jnp.asarray(x, jnp.bfloat16)

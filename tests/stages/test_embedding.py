@@ -171,6 +171,25 @@ def test_gradient_steps_reduce_the_loss_in_bfloat16(name):
     assert all(a.shape == (N, 18) for a in embeddings.values())
 
 
+@pytest.mark.parametrize("name", ["embedding_prior", "embedding_regression"])
+@pytest.mark.parametrize("embedding", ["standardize", "unit_scaled"])
+def test_nothing_is_divided_by_a_small_norm(name, embedding):
+    """A dimension that is constant, a target and a condition of zeros: all finite."""
+    info = spec()
+    info = dataclasses.replace(
+        info, embedding_std=info.embedding_std * [1, 1, 0, 1, 1, 1]
+    )
+    stage, params, _ = make(name, info=info, embedding=embedding)
+    data = batch()
+    data["target"][0], data["voxels"][1], data["voxels"][:, 2] = 0, 0, 1e-4
+    data["target"][:, 2] = np.float32(info.embedding_mean[2])
+    value, grads = jax.jit(
+        jax.value_and_grad(lambda p: stage.loss(p, jax.random.key(0), data)[0])
+    )(params)
+    assert float(value) < 1e4
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(grads))
+
+
 def test_exports_rebuild_the_same_model():
     for name in ("embedding_prior", "embedding_regression"):
         stage, _, _ = make(name)

@@ -1,6 +1,7 @@
 """Fields of TensorFlow Datasets as arrays, for data.aligned.tables."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def read_tfds(folder: pathlib.Path, member: str, where: str) -> np.ndarray:
             f"{where}: reading {folder} needs pip install tensorflow-datasets"
         ) from None
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
         splits, features = builder.info.splits, builder.info.features
         split, _, field = member.partition("/")
         if split not in splits or not field or find_feature(features, field) is None:
