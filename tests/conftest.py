@@ -18,6 +18,8 @@ if "jax" in sys.modules:
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+gc.set_threshold(100_000)  # at 700 it took 7% of the time of tests/parity
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags(8)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no files outside tmp_path
@@ -42,7 +44,7 @@ def unchecked_types():
 def single_device():
     """Shows one of the eight devices to the tests of a module that is not about meshes.
 
-    A program for eight takes twice as long to compile, and computes eight rows where a
+    A program for eight takes up to twice as long to compile, and computes eight rows where a
     test has two. Fixtures of session scope do not see it: they are given a mesh.
     """
     import jax
@@ -65,4 +67,3 @@ def _older_modules_are_no_work_for_the_garbage_collector():
     """Compiled programs of all modules so far are a million objects to walk through."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000)  # at 700 it took 7% of the time of tests/parity
