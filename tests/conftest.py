@@ -44,8 +44,8 @@ def unchecked_types():
 def single_device():
     """Shows one of the eight devices to the tests of a module that is not about meshes.
 
-    A program for eight takes up to twice as long to compile, and computes eight rows where a
-    test has two. Fixtures of session scope do not see it: they are given a mesh.
+    A program for eight takes up to twice as long to compile, and computes eight rows
+    where a test has two. Fixtures of session scope do not see it: they are given a mesh.
     """
     import jax
 
