@@ -45,7 +45,7 @@ def single_device():
     """Shows one of the eight devices to the tests of a module that is not about meshes.
 
     A program for eight takes up to twice as long to compile, and computes eight rows
-    where a test has two. Fixtures of session scope do not see it: they are given a mesh.
+    where a test has two. Fixtures of session scope do not see it: they get a mesh.
     """
     import jax
 
