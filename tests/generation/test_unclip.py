@@ -39,6 +39,15 @@ def test_shapes_types_and_variety(drawn):
     assert 20 < drawn.std() < 200
 
 
+def test_embeddings_of_another_encoder_are_refused(model):
+    z = np.ones((1, model.stack.part("clip").module.embed_dim), np.float32)
+    own = model.stack.part("decoder").clip_fingerprint
+    drawn = model.decode(z, PROMPTS[:1], encoder=own, steps=2)
+    assert drawn.shape == (1, 8, 8, 3)
+    with pytest.raises(ValueError, match="of the encoder 'other', the decoder draws"):
+        model.decode(z, PROMPTS[:1], encoder="other", steps=2)
+
+
 def test_same_seed_same_pictures_other_seed_others(model, drawn):
     np.testing.assert_array_equal(model.text2image(PROMPTS, seed=5, **FAST), drawn)
     other = model.text2image(PROMPTS, seed=6, **FAST)

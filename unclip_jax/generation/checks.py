@@ -17,6 +17,15 @@ PRIORS = {"diffusion": "prior", "autoregressive": "ar_prior"}  # name -> part
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+def encoder(name: str | None, own: str | None) -> None:
+    """Refuses embeddings of another encoder than the decoder's; None: not known."""
+    if name is not None and name != own:
+        raise UsageError(
+            f"the embeddings are of the encoder {name!r}, the decoder draws those of "
+            f"the CLIP {own!r}: train the prior on embeddings that this CLIP made"
+        )
+
+
 def prompts(values: str | Sequence[str]) -> list[str]:
     """The prompts as a list; a single string is a list of one."""
     values = [values] if isinstance(values, str) else list(values or ())

@@ -276,6 +276,7 @@ class Core:
         hint: np.ndarray | None = None,
         start: np.ndarray | None = None,
         strength: float = 1.0,
+        encoder: str | None = None,
         progress: Progress | bool | None = None,
         **options,
     ) -> np.ndarray:
@@ -300,7 +301,10 @@ class Core:
           hint: uint8 (N, h, w, 3), such as depth maps, for a decoder that sees one.
           start: uint8 (N, h, w, 3), pictures that noise is added to, rather than noise
             alone; `strength`, in (0, 1], says how much.
+          encoder: what made the space of the embeddings, such as Prior.encoder: it must
+            be the fingerprint of the decoder's CLIP.
         """
+        checks.encoder(encoder, self.stack.part("decoder").clip_fingerprint)
         rows = self._conditions(embeddings, prompts)
         n = len(rows[0])
         pipeline, decoder = self.pipeline, make(DecoderOptions, options)

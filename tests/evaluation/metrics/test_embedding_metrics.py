@@ -35,6 +35,7 @@ def test_against_plain_loops():
         / np.linalg.norm(true, axis=1).mean(),
         "two_way": (own[:, None] > cosines)[off].mean(),
         "diversity": (1 - np.diag(again).mean()) / (1 - again[off].mean()),
+        "overconfidence": np.diag(again).mean() - own.mean(),
         "nearest_training": nearest.mean(),
         "true_nearest_training": (unit(true) @ unit(train).T).max(1).mean(),
         "memorized": (nearest > limit).mean(),
@@ -51,6 +52,19 @@ def test_against_plain_loops():
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_draws_of_the_targets_own_distribution_are_calibrated():
+    """Of 2,000 conditions with Gaussian targets; a narrower draw is overconfident."""
+    mean, *noise = np.random.default_rng(1).standard_normal((4, 2000, D))
+    for spread, low, high in ((1.0, -0.01, 0.01), (0.3, 0.1, 1), (2.0, -1, -0.1)):
+        true, one, two = (
+            mean + noise[0],
+            mean + spread * noise[1],
+            mean + spread * noise[2],
+        )
+        score = embedding_metrics(one, true, redrawn=two)
+        assert low < score["overconfidence"] < high
 
 
 def test_known_answers():

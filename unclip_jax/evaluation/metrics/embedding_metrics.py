@@ -42,6 +42,11 @@ def embedding_metrics(predicted, true, *, redrawn=None, train=None):
       diversity                1 minus the mean cosine of two draws for one condition,
                                over that of two conditions: 0 where all draws are equal,
                                1 where the condition decides nothing. With `redrawn`.
+      overconfidence           mean cosine of two draws for one condition minus that of
+                               a draw to the own target. A calibrated prior draws as the
+                               targets are spread, and has 0; one whose draws agree more
+                               with each other than with the truth has more. With
+                               `redrawn`.
       nearest_training         mean cosine of the prediction to its nearest training
                                target; true_nearest_training is that of the true ones.
       memorized                share of predictions nearer to a training target than
@@ -78,6 +83,7 @@ def embedding_metrics(predicted, true, *, redrawn=None, train=None):
         every = queries.sum(0) @ unit_rows(other).sum(0)
         apart = 1 - (every - again.sum()) / (n * (n - 1))
         scores["diversity"] = float((1 - again.mean()) / max(apart, 1e-12))
+        scores["overconfidence"] = float(again.mean() - own.mean())
     if train is not None:
         nearest, limit = (_nearest(x, known) for x in (queries, targets))
         scores["nearest_training"] = float(nearest.mean())
