@@ -163,7 +163,12 @@ def test_an_export_takes_recommendations_from_flags(root, tmp_path, capsys):
     run = (f"--run={root}/decoder", out)
     assert command("export", *run, "--guidance=3.5", "--sampling_steps=7") == 0
     settings = UnCLIP.load(tmp_path / "e").settings()
-    assert settings["decoder"] == {"sampler": "ddim", "steps": 7, "guidance": 3.5}
+    assert settings["decoder"] == {
+        "sampler": "ddim",
+        "steps": 7,
+        "guidance": 3.5,
+        "guidance_interval": (250, 999),  # of the config
+    }
     refused(capsys, command("export", *run, "--sampler=best"), "sampler", "'best'")
     code = command("export", f"--run={root}/clip", out, "--guidance=2")
     refused(capsys, code, "the clip is not sampled by diffusion")
