@@ -1,12 +1,13 @@
 """The benchmark commands, on models that are small enough to time in a test."""
 
+import importlib.util
 import json
 import types
 
 import numpy as np
 import pytest
 
-from benchmarks import embedding_prior, train
+from benchmarks import embedding_prior, torch_step, train
 from unclip_jax import config
 from unclip_jax.data.aligned import alignment, writer
 from unclip_jax.data.aligned.config import read_config
@@ -37,6 +38,16 @@ def test_assumptions():
     assert parse_assumptions(["embed_dim=768"]) == {"embed_dim": 768}
     with pytest.raises(UsageError, match="--assume=embed_dim=x: expected NAME="):
         parse_assumptions(["embed_dim=x"])
+
+
+def test_a_peer_that_is_not_installed_is_named():
+    loaded = config.load("benchmarks/small.py:grid")
+    assert (loaded.batch_size, loaded.model.width) == (1, 1664)
+    assume = {"embed_dim": 1664, "target_tokens": 256, "condition_tokens": 256}
+    if importlib.util.find_spec("dalle2_pytorch"):
+        pytest.skip("it is installed")
+    with pytest.raises(UsageError, match="peer is dalle2-pytorch .* on PYTHONPATH"):
+        torch_step.make(loaded, assume, False)
 
 
 def make_arrays(folder):
