@@ -6,12 +6,15 @@ them differ in their key alone. Here arrays of one shape, one distribution and o
 sharding share a program, and what else the function computes is never compiled.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
+
+LEVEL = "xla_backend_optimization_level"
 
 
 def run_by_leaf(function: Callable, shardings: Any, *args) -> Any:
@@ -43,6 +46,7 @@ def run_by_leaf(function: Callable, shardings: Any, *args) -> Any:
             made_by |= dict.fromkeys(equation.outvars, equation)
     places, tree = jax.tree.flatten(shardings)
     jax.tree.map(lambda *_: None, shapes, shardings)  # of one structure
+    options = _compiler_options()
     programs: dict[Any, Callable] = {}
     leaves = []
     for out, place in zip(jaxpr.outvars, places, strict=True):
@@ -50,9 +54,24 @@ def run_by_leaf(function: Callable, shardings: Any, *args) -> Any:
         key = str(program), place
         if key not in programs:
             closed = core.ClosedJaxpr(program, ())
-            programs[key] = jax.jit(core.jaxpr_as_fun(closed), out_shardings=[place])
+            programs[key] = jax.jit(
+                core.jaxpr_as_fun(closed),
+                out_shardings=[place],
+                compiler_options=options,
+            )
         leaves.append(programs[key](*inputs)[0])
     return jax.tree.unflatten(tree, leaves)
+
+
+def _compiler_options() -> dict[str, int] | None:
+    """On CPUs LLVM's first level of optimization, unless XLA_FLAGS has another.
+
+    A program that runs once costs what it takes to compile. The first level takes half
+    the time, draws as fast as the usual one, and gives the same numbers.
+    """
+    if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {LEVEL: 1}
 
 
 def _is_literal(variable) -> bool:
