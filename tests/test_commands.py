@@ -16,7 +16,7 @@ from unclip_jax import UnCLIP
 from unclip_jax import config as config_lib
 from unclip_jax.evaluation.tuning import choose
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_device")]
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "icons"
 NOUNS = ("--config.data.nouns=3", "--config.data.image_size=16")
 TINY = {
