@@ -231,6 +231,7 @@ def test_captions_of_clip_records_are_conditions():
         ({"model": {**MODEL, "target_shape": (3,)}}, "follows from the data"),
         ({"info": DataSpec(image_size=8)}, "unclip_jax.align"),
         ({"info": dataclasses.replace(spec(), embedding_mean=None)}, "no statistics"),
+        ({"info": spec(absent_conditions=("label",))}, "no example.*condition 'label'"),
     ],
 )
 def test_what_does_not_fit_is_refused(values, message):

@@ -70,7 +70,7 @@ class EmbeddingTask:
 
         Raises:
           UsageError: data without a target or conditions, a condition that they do not
-            have, a field of the model that the data decides.
+            have or no example has, a field of the model that the data decides.
         """
         spec = _described(spec, config)
         assert spec.conditions and spec.target_shape and spec.target
@@ -79,6 +79,13 @@ class EmbeddingTask:
         names = options.conditions or tuple(spec.conditions)
         where = "config.stage_options.conditions"
         config_lib.check_keys(dict.fromkeys(names), spec.conditions, where)
+        for name in names:
+            if name in spec.absent_conditions:
+                raise UsageError(
+                    f"no example of config.data.path has the condition {name!r}, so "
+                    f"that nothing can be learned of it: leave it out with {where}, or "
+                    "divide the examples otherwise (config.splits of unclip_jax.align)"
+                )
         config_lib.check_keys(
             options.drop_each, names, "config.stage_options.drop_each"
         )

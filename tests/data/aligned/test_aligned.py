@@ -191,6 +191,7 @@ def test_what_is_missing_is_masked_or_left_out():
     writer.write(config, aligned, "masked", say=lambda line: None)
     found = AlignedArrays("masked/train")
     assert len(found) == N - 1 and found.manifest["missing"] == {"c": 1}
+    assert found.about_target()["absent_conditions"] == ()
     mask = found.read("c_mask")
     assert mask.sum() == N - 2 and not mask[4]
     np.testing.assert_array_equal(found.read("c")[4], 0)

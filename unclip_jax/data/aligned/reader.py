@@ -129,6 +129,11 @@ class AlignedArrays:
             "embedding_std": self.statistics["std"],
             "clip_fingerprint": self.manifest["encoder"],
             "conditions": conditions,
+            "absent_conditions": tuple(
+                name
+                for name, count in self.manifest["missing"].items()
+                if count == len(self)
+            ),
             "condition_statistics": lambda: statistics,
         }
 
