@@ -32,8 +32,7 @@ import time
 import jax
 import numpy as np
 
-from unclip_jax import config as config_lib
-from unclip_jax import stages
+from unclip_jax import command_line, stages
 from unclip_jax.data import loader
 from unclip_jax.data.aligned.reader import AlignedArrays
 from unclip_jax.errors import UsageError
@@ -218,4 +217,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)
+    command_line.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)

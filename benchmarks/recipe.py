@@ -22,6 +22,7 @@ import sys
 import time
 
 from configs.icons.recipe import ROWS
+from unclip_jax import command_line
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.files import atomic_write
@@ -179,4 +180,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

@@ -36,11 +36,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.errors import UsageError
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of an export"),
+    "model": (command_line.REQUIRED, "folder of an export"),
     "prompt": ("a red heart on a white background", "what is drawn"),
     "repeats": (3, "timed runs, after one that is not"),
     "page": (True, "time the web page, too"),
@@ -167,4 +167,4 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

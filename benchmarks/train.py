@@ -42,8 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import torch_step, turns
-from unclip_jax import config as config_lib
-from unclip_jax import stages
+from unclip_jax import command_line, stages
 from unclip_jax.errors import UsageError
 from unclip_jax.parallel import batches, sharding
 from unclip_jax.parallel.mesh import make_mesh
@@ -281,4 +280,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)
+    command_line.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)

@@ -12,8 +12,7 @@ import shutil
 import numpy as np
 import pytest
 
-from unclip_jax import UnCLIP
-from unclip_jax import config as config_lib
+from unclip_jax import UnCLIP, command_line
 from unclip_jax.evaluation.tuning import choose
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_device")]
@@ -48,7 +47,7 @@ def command(name, *flags):
     if has_config:
         options["defaults"] = module.defaults
     with pytest.raises(SystemExit) as stop:
-        config_lib.run(module.main, config=has_config, **options)
+        command_line.run(module.main, config=has_config, **options)
     return stop.value.code
 
 

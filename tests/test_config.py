@@ -3,6 +3,7 @@ import dataclasses
 import ml_collections
 import pytest
 
+from unclip_jax import command_line
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 
@@ -42,7 +43,7 @@ def call(*argv, main=None, **kwargs):
         return main(args) if main else None
 
     with pytest.raises(SystemExit) as stop:
-        config_lib.run(entry, argv=["program", *map(str, argv)], **kwargs)
+        command_line.run(entry, argv=["program", *map(str, argv)], **kwargs)
     return stop.value.code, seen[0] if seen else None
 
 
@@ -170,7 +171,7 @@ def test_a_mistake_in_a_config_file_is_one_line(capsys, tmp_path, text, message)
 def test_required_flags_are_required(file, capsys):
     assert call(f"--config={file}")[0] == 2
     assert "workdir" in capsys.readouterr().err
-    code, _ = call(config=False, extra_flags={"out": (config_lib.REQUIRED, "a file")})
+    code, _ = call(config=False, extra_flags={"out": (command_line.REQUIRED, "a file")})
     assert code == 2 and "out" in capsys.readouterr().err
 
 
@@ -183,7 +184,7 @@ def test_mistakes_are_one_line_and_bugs_are_not(file, capsys):
     assert "the number 3 is too small" in capsys.readouterr().err
     for bug in (RuntimeError("a bug"), ValueError("of this package, or a library")):
         with pytest.raises(type(bug), match=str(bug)):
-            config_lib.run(
+            command_line.run(
                 lambda args, bug=bug: (_ for _ in ()).throw(bug),
                 argv=["program", *flags],
             )
@@ -215,7 +216,7 @@ def test_help_shows_the_flags(file, capsys):
 
 
 def test_help_is_grouped(file, capsys):
-    flags = {"out": (config_lib.REQUIRED, "a file"), "seed": (0, "of randomness")}
+    flags = {"out": (command_line.REQUIRED, "a file"), "seed": (0, "of randomness")}
     groups = {"Randomness": ("seed",)}
     assert call("--help", extra_flags=flags, groups=groups)[0] == 0
     listed = capsys.readouterr().out

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unclip_jax import __main__ as main_module
-from unclip_jax import align, embed, evaluate, train
+from unclip_jax import align, command_line, embed, evaluate, train
 from unclip_jax import config as config_lib
 from unclip_jax.data import sources
 from unclip_jax.parallel import distributed
@@ -169,7 +169,7 @@ def parse(monkeypatch):
     """(command, flags) -> parses them as the command does, and runs nothing."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    run = config_lib.run
+    run = command_line.run
     parsed = []
 
     def parse_only(main, **options):
@@ -180,7 +180,7 @@ def parse(monkeypatch):
             run(nothing, **options)
         raise SystemExit(0)
 
-    monkeypatch.setattr(config_lib, "run", parse_only)
+    monkeypatch.setattr(command_line, "run", parse_only)
 
     def parse(command, flags):
         with pytest.raises(SystemExit) as stop:

@@ -7,7 +7,7 @@ arrays in .npy, .npz or .parquet files, aligned by row or by key. A folder per s
 written to workdir. With --inspect nothing is: the arrays are counted and described.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {"inspect": (False, "report on the arrays; write nothing")}
 
@@ -32,4 +32,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, extra_flags=FLAGS)
+    command_line.run(main, defaults=defaults, extra_flags=FLAGS)

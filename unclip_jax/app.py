@@ -6,10 +6,10 @@ Needs requirements-app.txt. Only this machine can open it, unless --host says ot
 requests for other names and from other sites are refused.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
+    "model": (command_line.REQUIRED, "folder of an export, or of a diffusers unCLIP"),
     "host": ("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
     "port": (7860, "port to listen on"),
     "batch_size": (16, "images drawn at a time"),
@@ -25,4 +25,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

@@ -10,11 +10,11 @@ better (study/pages, for raters: each file is complete, and works offline) and t
 pages: how often A is preferred, with its 95% interval.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.errors import UsageError
 
 FLAGS = {
-    "study": (config_lib.REQUIRED, "folder of the study"),
+    "study": (command_line.REQUIRED, "folder of the study"),
     "a": (str, "folder of images of model A"),
     "b": (str, "folder of images of model B, paired with A's by name or number"),
     "question": (
@@ -58,4 +58,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

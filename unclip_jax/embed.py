@@ -9,7 +9,7 @@ hosts start it on each of them, with a workdir that all of them see: they share 
 work, file by file.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
     "inspect": (False, "report on the data and draw a contact sheet; embed nothing"),
@@ -41,4 +41,4 @@ def main(args):
 
 if __name__ == "__main__":
     joins = lambda args: not args.inspect  # noqa: E731
-    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=joins)
+    command_line.run(main, defaults=defaults, extra_flags=FLAGS, distributed=joins)

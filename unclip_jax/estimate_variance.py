@@ -8,11 +8,11 @@ table per model (prior, decoder) goes into the export, with its provenance. The 
 command continues where it was stopped; a larger --count refines the tables.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of the export, which receives the tables"),
-    "records": (config_lib.REQUIRED, "folder of records made by unclip_jax.embed"),
+    "model": (command_line.REQUIRED, "folder of the export, which receives the tables"),
+    "records": (command_line.REQUIRED, "folder of records made by unclip_jax.embed"),
     "parts": ("prior,decoder", "models to estimate, of those in the export"),
     "count": (256, "examples to draw from the records"),
     "timesteps": (50, "number of timesteps to estimate at; linear in between"),
@@ -30,4 +30,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

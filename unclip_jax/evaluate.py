@@ -8,7 +8,7 @@ later (and for pytorch-fid) with --make_reference. On several hosts start it on 
 them, with a workdir that all of them see; the numbers are those of one host.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
     "images": ("", "folder or npz of images to score instead of generating any"),
@@ -32,4 +32,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)
+    command_line.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)

@@ -12,16 +12,16 @@ compares every tensor with the checkpoint. --run may also be a file with a prior
 DALLE2-pytorch (docs/any_prior.md).
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.errors import UsageError
 from unclip_jax.interop import recommended
 
 FLAGS = {
     "run": (
-        config_lib.REQUIRED,
+        command_line.REQUIRED,
         "folder of a run (a --workdir of unclip_jax.train), or DALLE2-pytorch's file",
     ),
-    "out": (config_lib.REQUIRED, "folder of the export; other stages in it stay"),
+    "out": (command_line.REQUIRED, "folder of the export; other stages in it stay"),
     "format": (
         "native",
         "native, or what is to load it: diffusers, whose pipelines of latents take "
@@ -79,4 +79,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

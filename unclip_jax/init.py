@@ -8,11 +8,11 @@ minutes. The configs are in runs/NAME/configs, and everything that they make is 
 runs/NAME and exports/NAME. `make own DATA=data/mine NAME=mine` does all of it.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
-    "data": (config_lib.REQUIRED, "folder of images with captions, tars or parquets"),
-    "name": (config_lib.REQUIRED, "of the folders runs/NAME and exports/NAME"),
+    "data": (command_line.REQUIRED, "folder of images with captions, tars or parquets"),
+    "name": (command_line.REQUIRED, "of the folders runs/NAME and exports/NAME"),
     "minutes": (60.0, "that training and all else may take on this machine"),
     "overwrite": (False, "write the configs anew, though there are some"),
 }
@@ -26,4 +26,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

@@ -8,11 +8,11 @@ Needs requirements-tpu.txt (the compiler), but no TPU and no data: what a run wo
 from its records, such as embed_dim, is the paper's value unless --assume gives another.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.train import defaults
 
 FLAGS = {
-    "topology": (config_lib.REQUIRED, "v4, v5e, v5p or v6e and a shape: v5p:4x4x8"),
+    "topology": (command_line.REQUIRED, "v4, v5e, v5p or v6e and a shape: v5p:4x4x8"),
     "assume": (
         [],
         "NAME=NUMBER: a property of the data, e.g. embed_dim=768; may be repeated",
@@ -31,4 +31,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)
+    command_line.run(main, defaults=defaults, workdir=False, extra_flags=FLAGS)

@@ -10,7 +10,7 @@ page needs nothing else; a run may still be going on.
 
 import pathlib
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.errors import UsageError
 
 FLAGS = {
@@ -33,4 +33,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

@@ -30,16 +30,16 @@ A flag that the mode does not use is refused. "The export's" default is what the
 training config recommended (docs/sampling.md), and is printed before drawing starts.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.generation import options
 
 FLAGS = {
     "model": (
-        config_lib.REQUIRED,
+        command_line.REQUIRED,
         "folder of an export, or of a diffusers unCLIP; Kandinsky's two, with a comma",
     ),
     "lora": (str, "adapters in diffusers' names, a file or folder, that are merged"),
-    "out": (config_lib.REQUIRED, "a .png or .webp file, or a folder"),
+    "out": (command_line.REQUIRED, "a .png or .webp file, or a folder"),
     "overwrite": (False, "replace a file or figure that is there already"),
     "mode": ("text2image", "what to draw: one of the modes above"),
     "prompt": ([], "a caption; may be repeated"),
@@ -122,4 +122,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS, groups=GROUPS)
+    command_line.run(main, config=False, extra_flags=FLAGS, groups=GROUPS)

@@ -9,13 +9,13 @@ cosines, retrieval and two-way identification, and with --n=2 diversity; --train
 the training split, for how much of it is memorized.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax.generation import options
 
 FLAGS = {
-    "prior": (config_lib.REQUIRED, "folder of an export with an embedding prior"),
-    "data": (config_lib.REQUIRED, "folder of aligned arrays, a split"),
-    "out": (config_lib.REQUIRED, "folder of the samples"),
+    "prior": (command_line.REQUIRED, "folder of an export with an embedding prior"),
+    "data": (command_line.REQUIRED, "folder of aligned arrays, a split"),
+    "out": (command_line.REQUIRED, "folder of the samples"),
     "n": (0, "draws per row, on an axis of their own; 0: one, without that axis"),
     "seed": (0, "seed of all randomness"),
     "count": (0, "rows, the first of the data; 0: all"),
@@ -52,4 +52,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

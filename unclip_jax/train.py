@@ -7,7 +7,7 @@ On several hosts start it on each of them. TPU pods, SLURM and Open MPI are reco
 elsewhere give --coordinator, --num_processes and --process_id.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
     "restore_step": (int, "continue from this checkpoint; newer ones are set aside"),
@@ -46,4 +46,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)
+    command_line.run(main, defaults=defaults, extra_flags=FLAGS, distributed=True)

@@ -10,12 +10,12 @@ The images and the curves stay in --workdir; the same command continues where it
 stopped.
 """
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 
 FLAGS = {
-    "model": (config_lib.REQUIRED, "folder of the export, whose config.json changes"),
-    "records": (config_lib.REQUIRED, "records made by unclip_jax.embed, held out"),
-    "workdir": (config_lib.REQUIRED, "folder for images and curves"),
+    "model": (command_line.REQUIRED, "folder of the export, whose config.json changes"),
+    "records": (command_line.REQUIRED, "records made by unclip_jax.embed, held out"),
+    "workdir": (command_line.REQUIRED, "folder for images and curves"),
     "decoder_guidance": ("1,1.5,2,3,4,8", "scales to try"),
     "prior_guidance": ("1,2,4", "scales to try, with the best of the decoder"),
     "count": (256, "captions per scale; fewer if the records have fewer"),
@@ -32,4 +32,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    config_lib.run(main, config=False, extra_flags=FLAGS)
+    command_line.run(main, config=False, extra_flags=FLAGS)

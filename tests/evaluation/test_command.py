@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from unclip_jax import config, evaluate
+from unclip_jax import command_line, evaluate
 from unclip_jax.evaluation.config import GENERATION_KEYS
 from unclip_jax.generation import UnCLIP
 
@@ -15,7 +15,7 @@ FILE = pathlib.Path(__file__).parents[2] / "configs/icons/eval.py"
 def fail(capsys, *flags):
     with pytest.raises(SystemExit) as exit_:
         argv = ["evaluate", f"--config={FILE}", *flags]
-        config.run(
+        command_line.run(
             evaluate.main,
             defaults=evaluate.defaults,
             extra_flags=evaluate.FLAGS,

@@ -12,8 +12,8 @@ import json
 import jax
 
 from tests.fuzz import extract
+from unclip_jax import command_line, stages
 from unclip_jax import config as config_lib
-from unclip_jax import stages
 from unclip_jax.data.sources import make_source
 from unclip_jax.data_spec import DataSpec
 from unclip_jax.parallel.batches import check_batch_size
@@ -77,7 +77,7 @@ def open_it(folder):
     configs, text = [], io.StringIO()
     program = f"--config={folder.with_name('config_file.py')}"
     with contextlib.redirect_stderr(text), contextlib.suppress(SystemExit):
-        config_lib.run(
+        command_line.run(
             lambda args: configs.append(_as_train(args.config)),
             defaults=defaults,
             argv=["train", program, "--workdir=x", *_flags(folder)],

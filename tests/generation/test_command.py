@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax import sample as entry
 from unclip_jax.gaussian import Gaussian
 from unclip_jax.generation.cli import command, modes
@@ -19,7 +19,7 @@ FAST = {"prior_steps": 3, "decoder_steps": 3}
 def arguments(**changes):
     values = {}
     for name, (default, _) in entry.FLAGS.items():
-        given = default is not config_lib.REQUIRED and not isinstance(default, type)
+        given = default is not command_line.REQUIRED and not isinstance(default, type)
         values[name] = default if given else None
     values.update(model="exports/tiny", batch_size=8)
     if changes.get("mode", "text2image") == "text2image":
@@ -210,7 +210,7 @@ def test_mistakes(tmp_path, changes, error, message):
 def test_command_line_mistakes_exit_with_two(tmp_path, capsys):
     def exit_of(*flags):
         with pytest.raises(SystemExit) as stop:
-            config_lib.run(
+            command_line.run(
                 entry.main,
                 config=False,
                 extra_flags=entry.FLAGS,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.generation.conftest import make_model
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax import sample as entry
 from unclip_jax.errors import UsageError
 from unclip_jax.generation import checks
@@ -64,7 +64,9 @@ def run(monkeypatch, model):
             flags = (*steps, *flags)
         argv = ["sample", "--model=exports/tiny", "--batch_size=8", *flags]
         with pytest.raises(SystemExit) as stop:
-            config_lib.run(entry.main, config=False, extra_flags=entry.FLAGS, argv=argv)
+            command_line.run(
+                entry.main, config=False, extra_flags=entry.FLAGS, argv=argv
+            )
         return stop.value.code
 
     return run

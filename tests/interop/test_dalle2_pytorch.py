@@ -102,7 +102,7 @@ def test_it_samples_and_exports(tmp_path, capsys):
     flags = ["export", f"--run={tmp_path}/trainer.pth", f"--out={tmp_path}/out"]
     options = {"config": False, "extra_flags": export.FLAGS, "argv": flags}
     with pytest.raises(SystemExit) as end:
-        export.config_lib.run(export.main, **options)
+        export.command_line.run(export.main, **options)
     assert not end.value.code
     assert "exported the prior of" in capsys.readouterr().out
     again = Prior.load(tmp_path / "out").sample(given, guidance=2.0, seed=1)

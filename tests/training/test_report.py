@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax import config as config_lib
+from unclip_jax import command_line
 from unclip_jax import report as command
 from unclip_jax.evaluation.report.plots import line_svg
 from unclip_jax.training.report import read_curves, report
@@ -63,7 +63,7 @@ def test_the_command_and_its_mistakes(run, tmp_path, capsys):
     def start(*flags):
         with pytest.raises(SystemExit) as stop:
             argv = ["report", *flags]
-            config_lib.run(
+            command_line.run(
                 command.main, config=False, extra_flags=command.FLAGS, argv=argv
             )
         return stop.value.code, capsys.readouterr()

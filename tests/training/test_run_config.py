@@ -3,8 +3,8 @@
 import pytest
 
 from tests.training import toy
+from unclip_jax import command_line, train
 from unclip_jax import config as config_lib
-from unclip_jax import train
 from unclip_jax.training import run_folder
 from unclip_jax.training.run_config import config_defaults, read_config
 
@@ -15,7 +15,7 @@ def parse(name, *flags):
     argv = ["train", f"--config=configs/{name}", "--workdir=w"]
     argv += [f"--config.{flag}" for flag in flags]
     with pytest.raises(SystemExit) as stop:
-        config_lib.run(
+        command_line.run(
             lambda args: parsed.append(read_config(args.config)),
             defaults=train.defaults,
             argv=argv,

@@ -191,7 +191,7 @@ def defaults(*classes: type) -> dict[str, Any]:
 
 
 def flags(cls: type) -> dict[str, tuple[type, str]]:
-    """Returns {flag: (its type, its help)}, as config.run takes them.
+    """Returns {flag: (its type, its help)}, as command_line.run takes them.
 
     What is not plainly a number is written as text.
     """

@@ -71,7 +71,7 @@ class Recommended:
 
 
 def flags() -> dict[str, tuple[type, str]]:
-    """Returns {flag: (its type, its help)}, as config.run takes them."""
+    """Returns {flag: (its type, its help)}, as command_line.run takes them."""
     return {
         field.name: (
             float if field.name == "guidance" else str,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_jax import compare, config
+from unclip_jax import command_line, compare
 from unclip_jax.evaluation.human import answers, study
 from unclip_jax.evaluation.human.study import StudyOptions, make_study
 from unclip_jax.evaluation.metrics import preference
@@ -269,7 +269,9 @@ def test_pages_of_a_study_that_was_not_finished_do_not_stay(folders, tmp_path):
 def command(*flags):
     with pytest.raises(SystemExit) as stop:
         argv = ["compare", *flags]
-        config.run(compare.main, config=False, extra_flags=compare.FLAGS, argv=argv)
+        command_line.run(
+            compare.main, config=False, extra_flags=compare.FLAGS, argv=argv
+        )
     return stop.value.code
 
 
