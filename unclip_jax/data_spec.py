@@ -39,7 +39,7 @@ class DataSpec:
     target_shape: tuple[int, ...] | None = None
     target_dtype: str | None = None
     conditions: dict[str, dict[str, Any]] | None = None
-    absent_conditions: tuple[str, ...] = ()  # that no example has
+    absent_conditions: tuple[str, ...] | None = None  # that no example has
     condition_statistics: Callable[[], dict[str, dict[str, np.ndarray]]] | None = None
 
     text_width: int | None = None  # W of CLIP's text states

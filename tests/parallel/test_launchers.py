@@ -25,7 +25,7 @@ OPEN_MPI = {
     "PMIX_NAMESPACE": "prterun-host-77@1",
 }
 INITIALIZE = """
-from unclip_jax.config import run
+from unclip_jax.command_line import run
 from unclip_jax.parallel.distributed import process_number
 run(lambda args: print(process_number()), config=False, distributed=True)
 """

@@ -80,7 +80,7 @@ class EmbeddingTask:
         where = "config.stage_options.conditions"
         config_lib.check_keys(dict.fromkeys(names), spec.conditions, where)
         for name in names:
-            if name in spec.absent_conditions:
+            if name in (spec.absent_conditions or ()):
                 raise UsageError(
                     f"no example of config.data.path has the condition {name!r}, so "
                     f"that nothing can be learned of it: leave it out with {where}, or "
