@@ -17,9 +17,9 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 try: .venv/installed ## draw now: make try PROMPT="a red heart on a white background"
-	@. ./launch/env.sh && $(PY) -m unclip_jax.sample --model=pretrained/icons --columns=8 \
-	  --scale=3 --out=try.png --overwrite $(if $(PROMPT),--prompt='$(PROMPT)' --samples=8,\
-	  --prompts_file=pretrained/prompts.txt)
+	@. ./launch/env.sh && $(PY) -m unclip_jax.sample --model=pretrained/icons \
+	  --out=try.png --overwrite $(if $(PROMPT),--prompt='$(PROMPT)' --scale=8,\
+	  --prompts_file=pretrained/prompts.txt --columns=8 --scale=3)
 
 demo: python ## train all stages on icons, draw pictures, measure them; again: goes on
 	@. ./launch/env.sh && \
