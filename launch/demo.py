@@ -74,15 +74,15 @@ def steps(python: str, install: str = "") -> list[Step]:
         *install_step(install),
         Step("train clip", train(python, configs, RUNS, "clip"), 3.0),
         Step("embed", (module(python, "embed", *records),), 0.4),
-        Step("train prior", train(python, configs, RUNS, "prior"), 3.3),
-        Step("train decoder", train(python, configs, RUNS, "decoder"), 9.5),
+        Step("train prior", train(python, configs, RUNS, "prior"), 2.5),
+        Step("train decoder", train(python, configs, RUNS, "decoder"), 6.5),
         Step("export", export(python, RUNS, EXPORT, STAGES), 0.2),
         Step(
             "sample",
             (sample("samples", f"--prompts_file={PROMPTS}", "--columns=8"),),
             0.3,
         ),
-        Step("figures", figures, 1.2),
+        Step("figures", figures, 0.8),
         Step("evaluate", (module(python, "evaluate", *evaluation),), 0.6),
         Step("report", (module(python, "report", *page),), 0.1),
     ]

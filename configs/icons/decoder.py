@@ -15,7 +15,7 @@ def get_config():
     decoder predicts x0; configs/paper predicts epsilon. Three convolutions over pixels
     smooth what the patches leave.
     """
-    c = common.train("decoder", steps=2000, batch_size=64, ema_decay=0.995)
+    c = common.train("decoder", steps=1500, batch_size=64, ema_decay=0.995)
     c.data = common.records("icons", feed="arrays")
     c.model = dict(
         channels=128,

@@ -16,6 +16,5 @@ def get_config():
     c.model.image_channels = 4
     c.model.patch_size = 2
     c.model.refine_channels = 0  # latents are no pixels
-    c.steps = 1500
     c.diffusion.guidance_interval = None
     return c

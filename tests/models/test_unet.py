@@ -131,7 +131,7 @@ def test_what_pixels_refine_by_torchs_convolutions():
     for name in ("time_1", "time_2", "refine_time"):
         time = time @ params[name]["kernel"] + params[name]["bias"]
         time = time * jax.nn.sigmoid(time) if name != "refine_time" else time
-    h = torch.tensor(np.concatenate([x, y], axis=-1)).permute(0, 3, 1, 2)
+    h = torch.tensor(np.asarray(y)).permute(0, 3, 1, 2)
     shift = torch.tensor(np.asarray(time))[:, :, None, None]
     silu = torch.nn.functional.silu
     h = conv(silu(conv(silu(conv(h, "refine_0") + shift), "refine_1")), "refine_2")
