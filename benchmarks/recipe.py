@@ -31,12 +31,12 @@ CONFIG = "configs/icons/recipe.py"
 # the columns: heading, metric of evaluate, factor, digits
 COLUMNS = (
     ("background %", "icons/background", 100, 1),
-    ("colour %", "icons/glyph_colour", 100, 1),
+    ("color %", "icons/glyph_colour", 100, 1),
     ("glyph %", "icons/glyph_top1", 100, 1),
     ("CLIP score", "clip_score", 1, 3),
     ("R-precision %", "r_precision", 100, 1),
     ("Fréchet, CLIP", "frechet_clip", 1, 2),
-    ("noise, grey levels", "border_noise", 1, 1),
+    ("noise, gray levels", "border_noise", 1, 1),
 )
 FLAGS = {
     "minutes": (

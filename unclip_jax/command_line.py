@@ -169,10 +169,10 @@ def _prepare_overrides(argv, config, defaults) -> list[str]:
         # absl takes the methods of a ConfigDict, such as `keys`, for values
         for keys, _ in overrides:
             if hasattr(ml_collections.ConfigDict, keys[-1]):
-                name = ".".join(["config", *keys])
-                argv, value = _take_flag(argv, re.escape(name))
+                name = ".".join(keys)
+                argv, value = _take_flag(argv, re.escape(f"config.{name}"))
                 if value is not None:
-                    config.update_from_flattened_dict({name[len("config.") :]: value})
+                    config.update_from_flattened_dict({name: value})
     return argv
 
 

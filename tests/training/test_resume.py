@@ -74,16 +74,14 @@ def test_more_steps_at_another_rate_when_asked_by_name(finished, tmp_path):
     shutil.copytree(workdir, tmp_path / "toy")
     longer = toy.make_config(
         steps=14,
-        grad_accum=2,  # free
+        grad_accum=2,
         optimizer={**OPTIMIZER, "learning_rate": 0.0},
     )
-    with pytest.raises(
-        UsageError, match=r"--allow_change=optimizer\.learning_rate,steps"
-    ):
+    with pytest.raises(UsageError, match=r"=grad_accum,optimizer\.learning_rate,steps"):
         run(tmp_path / "toy", longer)
     with pytest.raises(UsageError, match="--allow_change 'seed': what may change"):
         run(tmp_path / "toy", longer, allow_change=["seed"])
-    out, allowed = io.StringIO(), ["steps", "optimizer.learning_rate"]
+    out, allowed = io.StringIO(), ["steps", "optimizer.learning_rate", "grad_accum"]
     resumed = run(tmp_path / "toy", longer, stream=out, allow_change=allowed)
     assert "config.steps is 14 from step 12 on, it was 12" in out.getvalue()
     assert int(resumed.step) == 14

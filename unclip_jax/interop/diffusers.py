@@ -228,7 +228,9 @@ def _part(folder, kind, config, params, meta, dtype) -> Component:
 def _write_scheduler(folder, part: Component):
     diffusion = part.config["diffusion"]
     # the bound that sampling takes where the part does not say one
-    clip = {"prior": 5.0, **dict.fromkeys(native.EMBEDDING_PRIORS)}.get(part.kind, 1.0)
+    clip = 5.0 if part.kind == "prior" else 1.0
+    if part.kind in native.EMBEDDING_PRIORS:
+        clip = None
     diffusers_scheduler.write_scheduler(
         folder,
         diffusion,

@@ -16,7 +16,7 @@ from unclip_jax.interop import mapping, weights
 from unclip_jax.interop.diffusers_config import (
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.mapping import Entry
 
@@ -159,8 +159,7 @@ def save_autoencoder(
     """
     fields = _completed(part_config["model"])
     tensors = mapping.to_torch(table(fields), params)
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, _their_config(fields))
+    write_model(folder, _their_config(fields), tensors, dtype)
 
 
 def class_name(fields: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from unclip_jax import config as config_lib
 from unclip_jax.errors import UsageError
 from unclip_jax.files import read_json, write_json
+from unclip_jax.interop import weights
 
 FILE = "config.json"
 OURS = "unclip_jax.json"  # what this package notes beside a pipeline's index
@@ -56,6 +57,17 @@ def write_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
     path = pathlib.Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, config)
+
+
+def write_model(
+    folder: str | os.PathLike,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    dtype: str,
+) -> None:
+    """Writes a model's folder: its tensors, then the settings."""
+    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
+    write_config(folder, config)
 
 
 def check_settings(

@@ -18,7 +18,7 @@ from unclip_jax.interop.diffusers_config import (
     check_holds,
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
 from unclip_jax.interop.mapping import DENSE, Entry, Layout
@@ -217,10 +217,8 @@ def save_decoder(
     text_proj_tensors = mapping.to_torch(table, rest)
     table = diffusers_unet.table(fields)
     unet_tensors = mapping.to_torch(table, {"unet": params["unet"]})
-    weights.write_weights(text_proj_folder, text_proj_tensors, weights.STEMS[0], dtype)
-    write_config(text_proj_folder, text_proj)
-    weights.write_weights(decoder_folder, unet_tensors, weights.STEMS[0], dtype)
-    write_config(decoder_folder, unet)
+    write_model(text_proj_folder, text_proj, text_proj_tensors, dtype)
+    write_model(decoder_folder, unet, unet_tensors, dtype)
 
 
 def model_fields(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from unclip_jax.errors import UsageError
-from unclip_jax.interop import diffusers_prior, mapping, weights
-from unclip_jax.interop.diffusers_config import check_holds, write_config
+from unclip_jax.interop import diffusers_prior, mapping
+from unclip_jax.interop.diffusers_config import check_holds, write_model
 from unclip_jax.models.conditions import FLOATS, describe
 
 CLASS = diffusers_prior.CLASS
@@ -42,10 +42,8 @@ def save_embedding_prior(
     Raises:
       UsageError: a prior that their class cannot hold.
     """
-    config = their_config(part_config)
-    tensors = their_tensors(part_config, params)
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, config)
+    config, tensors = their_config(part_config), their_tensors(part_config, params)
+    write_model(folder, config, tensors, dtype)
 
 
 def their_config(part_config: Mapping[str, Any]) -> dict[str, Any]:

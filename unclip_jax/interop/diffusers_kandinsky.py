@@ -17,7 +17,7 @@ from unclip_jax.interop.diffusers_config import (
     check_holds,
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.diffusers_ddpm import read_ddpm
 from unclip_jax.interop.mapping import Entry
@@ -142,8 +142,7 @@ def save_decoder(
     params = diffusers_decoder.fold_normalization(params)
     del params["null_clip_image"]
     tensors = mapping.to_torch(table(fields), params)
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, config)
+    write_model(folder, config, tensors, dtype)
 
 
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:

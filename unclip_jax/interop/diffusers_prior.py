@@ -14,7 +14,7 @@ from unclip_jax.interop.diffusers_config import (
     check_holds,
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
 from unclip_jax.interop.mapping import SQUEEZE_1, SQUEEZE_2, Entry
@@ -137,8 +137,7 @@ def save_prior(
     depth = part_config["model"]["depth"]
     params = mapping.unstack_blocks(params)
     tensors = mapping.to_torch(table(depth), params, keep=EMPTY_CAPTION)
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, config)
+    write_model(folder, config, tensors, dtype)
 
 
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:

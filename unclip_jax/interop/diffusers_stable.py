@@ -11,7 +11,7 @@ from unclip_jax.interop import diffusers_decoder, diffusers_unet, mapping, weigh
 from unclip_jax.interop.diffusers_config import (
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.diffusers_ddpm import read_ddpm
 from unclip_jax.interop.mapping import Entry
@@ -154,12 +154,10 @@ def save_decoder(
     """
     fields = {"num_res_blocks": 2, "norm_groups": 32, **part_config["model"]}
     tensors = mapping.to_torch(table(fields), {"unet": params["unet"]})
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, _their_config(fields))
+    write_model(folder, _their_config(fields), tensors, dtype)
     statistics = {k: np.asarray(params["space"][k])[None] for k in ("mean", "std")}
-    weights.write_weights(normalizer, statistics, weights.STEMS[0], dtype)
     config = {"_class_name": NORMALIZER, "embedding_dim": fields["embed_dim"]}
-    write_config(normalizer, config)
+    write_model(normalizer, config, statistics, dtype)
 
 
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from unclip_jax.interop.diffusers_config import (
     check_holds,
     check_settings,
     read_config,
-    write_config,
+    write_model,
 )
 from unclip_jax.interop.diffusers_scheduler import read_scheduler
 
@@ -106,8 +106,7 @@ def save_upsampler(
         **diffusers_unet.their_settings(fields, in_channels=6),
     }
     tensors = mapping.to_torch(diffusers_unet.table(fields), params)
-    weights.write_weights(folder, tensors, weights.STEMS[0], dtype)
-    write_config(folder, config)
+    write_model(folder, config, tensors, dtype)
 
 
 def model_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -270,7 +270,7 @@ class UNet(nn.Module):
         """y (B, S, S, out_channels) -> what to add to it.
 
         They do not see x: where there is little noise its pixels are a short cut, and
-        the UNet learns shapes several times more slowly (docs/recipe.md).
+        the UNet learns shapes more slowly (docs/recipe.md).
         """
         conv: dict[str, Any]
         conv = {"kernel_size": (3, 3), "padding": 1}

@@ -32,7 +32,6 @@ from unclip_jax.training.run_config import config_defaults
 # Keys that may differ when a run goes on: they do not change what a step computes, but
 # for rounding. Of data.path the fingerprint is compared when the state is restored.
 FREE = (
-    "grad_accum",
     "model.remat",
     "log_every",
     "checkpoint",
@@ -53,8 +52,10 @@ FREE = (
     "watchdog",
 )
 # Keys that change the steps to come, and may differ where `allow_change` names them.
+# Micro-batches have noise of their own, and CLIP's loss compares within them.
 CHANGEABLE = (
     "steps",
+    "grad_accum",
     "ema_decay",
     "optimizer.learning_rate",
     "optimizer.schedule",
